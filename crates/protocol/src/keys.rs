@@ -1,0 +1,171 @@
+//! Keys. Everything a party signs with comes from one BIP39 seed by hardened BIP32 derivation, so a backup of twelve
+//! words restores the wallet; an open channel needs its stored state as well, because the other side's signatures
+//! cannot be derived.
+//!
+//! | key | path | use |
+//! |---|---|---|
+//! | wallet | `m/86'/coin'/0'` (BIP86) | ordinary outputs; lives in the wallet, not here |
+//! | funding | `m/402'/coin'/hi'/lo'/0'` | signs commitments, closings, refunds and the opening statement |
+//! | session | `m/402'/coin'/hi'/lo'/1'` | agrees on the key that authenticates calls ([`crate::session`]); no money |
+//! | challenge | `m/402'/coin'/2147483647'` | a seller's secret that binds challenges to it |
+//!
+//! `hi` and `lo` are a random 62-bit [`KeyId`], so a payee needs no counter, and no state, to make a fresh key for
+//! each offer.
+
+use bitcoin::Network;
+use bitcoin::bip32::{ChildNumber, Xpriv};
+use bitcoin::hashes::{Hash, HashEngine, sha256};
+use secp256k1::{Keypair, Message, PublicKey, SECP256K1, SecretKey, XOnlyPublicKey, schnorr};
+use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use crate::tagged;
+
+/// BIP43 purpose of this project's keys: the HTTP status that asks for a payment.
+const PURPOSE: u32 = 402;
+const MASK: u32 = (1 << 31) - 1;
+
+/// Which key pair of a party a channel uses: 62 random bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyId {
+    hi: u32,
+    lo: u32,
+}
+
+impl KeyId {
+    /// A key id from fresh randomness. The two all-ones indexes are kept free for keys that belong to no channel.
+    pub fn from_entropy(entropy: [u8; 8]) -> Self {
+        Self::from_u64(u64::from_be_bytes(entropy))
+    }
+
+    /// Reads what [`Self::to_u64`] gave; bits that no key id has are dropped.
+    pub fn from_u64(id: u64) -> Self {
+        let index = |part: u32| (part & MASK).min(MASK - 1);
+        Self { hi: index((id >> 31) as u32), lo: index(id as u32) }
+    }
+
+    /// The id as one number.
+    pub fn to_u64(self) -> u64 {
+        (u64::from(self.hi) << 31) | u64::from(self.lo)
+    }
+}
+
+/// The root of a party's keys: a BIP39 seed of 64 bytes, wiped when dropped.
+#[derive(Zeroize, ZeroizeOnDrop)]
+pub struct Seed {
+    bytes: [u8; 64],
+    #[zeroize(skip)]
+    network: Network,
+}
+
+impl Seed {
+    /// Takes the 64 bytes that BIP39 derives from the words, for use on `network`.
+    pub fn new(bytes: [u8; 64], network: Network) -> Self {
+        Self { bytes, network }
+    }
+
+    /// The network whose keys this seed derives.
+    pub fn network(&self) -> Network {
+        self.network
+    }
+
+    /// The BIP32 root, for the wallet's own descriptors. The caller keeps it no longer than it must.
+    pub fn root(&self) -> Xpriv {
+        Xpriv::new_master(self.network, &self.bytes)
+            .expect("64 bytes of seed give a valid root but for odds of 2^-127")
+    }
+
+    /// The keys of one channel.
+    pub fn channel_keys(&self, id: KeyId) -> ChannelKeys {
+        let branch = [id.hi, id.lo];
+        let mut funding = self.derive(&[branch[0], branch[1], 0]);
+        let mut session = self.derive(&[branch[0], branch[1], 1]);
+        let keys = ChannelKeys { funding: Keypair::from_secret_key(SECP256K1, &funding), session };
+        funding.non_secure_erase();
+        session.non_secure_erase();
+        keys
+    }
+
+    /// The secret that binds a seller's challenges to it.
+    pub fn challenge_secret(&self) -> [u8; 32] {
+        self.derive(&[MASK]).secret_bytes()
+    }
+
+    fn derive(&self, path: &[u32]) -> SecretKey {
+        let coin = if self.network == Network::Bitcoin { 0 } else { 1 };
+        let hardened = |index| ChildNumber::Hardened { index };
+        let path: Vec<ChildNumber> =
+            [PURPOSE, coin].into_iter().chain(path.iter().copied()).map(hardened).collect();
+        self.root().derive_priv(SECP256K1, &path).expect("hardened indexes below 2^31").private_key
+    }
+}
+
+/// The secret keys of one party in one channel. Neither `Clone` nor `Debug`; wiped when dropped.
+pub struct ChannelKeys {
+    pub(crate) funding: Keypair,
+    pub(crate) session: SecretKey,
+}
+
+impl Drop for ChannelKeys {
+    fn drop(&mut self) {
+        self.funding.non_secure_erase();
+        self.session.non_secure_erase();
+    }
+}
+
+impl ChannelKeys {
+    /// The funding key's public half.
+    pub fn funding(&self) -> PublicKey {
+        self.funding.public_key()
+    }
+
+    /// The session key's public half.
+    pub fn session(&self) -> PublicKey {
+        self.session.public_key(SECP256K1)
+    }
+
+    /// Signs a statement about a channel, under a tag of its own so that it can never be a transaction's digest.
+    pub(crate) fn sign_statement(&self, tag: &str, statement: &[u8; 32]) -> schnorr::Signature {
+        SECP256K1.sign_schnorr_no_aux_rand(&statement_digest(tag, statement), &self.funding)
+    }
+}
+
+/// Whether `key` signed the statement under that tag.
+pub(crate) fn statement_holds(
+    key: &XOnlyPublicKey,
+    tag: &str,
+    statement: &[u8; 32],
+    signature: &schnorr::Signature,
+) -> bool {
+    SECP256K1.verify_schnorr(signature, &statement_digest(tag, statement), key).is_ok()
+}
+
+fn statement_digest(tag: &str, statement: &[u8; 32]) -> Message {
+    let mut engine = tagged::engine(tag);
+    engine.input(statement);
+    Message::from_digest(sha256::Hash::from_engine(engine).to_byte_array())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_the_same_for_the_same_seed_and_differ_by_id_network_and_purpose() {
+        let seed = Seed::new([7; 64], Network::Regtest);
+        let id = KeyId::from_entropy([9; 8]);
+        let keys = seed.channel_keys(id);
+        assert_eq!(keys.funding(), Seed::new([7; 64], Network::Regtest).channel_keys(id).funding());
+        assert_ne!(keys.funding(), keys.session());
+        assert_ne!(keys.funding(), seed.channel_keys(KeyId::from_entropy([8; 8])).funding());
+        assert_ne!(keys.funding(), Seed::new([7; 64], Network::Bitcoin).channel_keys(id).funding());
+    }
+
+    #[test]
+    fn a_key_id_survives_the_way_through_a_number() {
+        for entropy in [[0; 8], [0xff; 8], [1, 2, 3, 4, 5, 6, 7, 8]] {
+            let id = KeyId::from_entropy(entropy);
+            assert_eq!(KeyId::from_u64(id.to_u64()), id);
+        }
+    }
+}

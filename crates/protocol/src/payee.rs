@@ -1,0 +1,490 @@
+//! The payee: what it does with each input, and what it can lose.
+//!
+//! ```text
+//!             accept                  deep enough               closing agreed
+//!   (opening) ──────▶ AwaitingDepth ◀────────────▶ Open ─────────────────────▶ ClosingTogether
+//!                           │         reorganised    │ margin reached,              │ patience
+//!                           │                        │ or the operator closes       ▼ exhausted
+//!                           └────────────────────────┴───────────────────────▶ ClosingAlone
+//!                                                                                   │
+//!                     Closed ◀──────── the funding's spend is deep enough ──────────┘
+//! ```
+//!
+//! **What the payee can lose.** It serves only what was paid for, so never a served piece. At stake are: what is below
+//! dust or below the cost of closing (so the first payment covers both: [`crate::opening::Offer::prepaid`]); fractions
+//! of a satoshi; before the funding is deep enough, what [`Policy::unconfirmed_cap`] allows; and everything, if it
+//! does not publish its commitment before the expiry: so it closes [`Policy::margin`] blocks earlier by itself.
+//!
+//! **Replay.** A commitment, a closing or a child may be broadcast any number of times. A closing signature is made
+//! only in memory, with a fresh nonce each time, and only in the state [`ClosingTogether`], which accepts no payment.
+
+use bitcoin::{Amount, FeeRate, Transaction};
+use secp256k1::schnorr;
+use serde::{Deserialize, Serialize};
+
+use crate::amount::Msat;
+use crate::channel::{Channel, Ending, SpendKind};
+use crate::closing::{self, BadSettlement, Settlement};
+use crate::commitment::{self, WrongSignature};
+use crate::keys::ChannelKeys;
+use crate::ledger::Ledger;
+use crate::opening::{self, Refusal};
+use crate::payment::Payment;
+use crate::sighting::{Funding, Sighting};
+use crate::transition::Transition;
+
+/// How careful this payee is in one channel. Fixed at the opening.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// How deep the funding must be before payments count in full.
+    pub confirmations: u32,
+    /// What may be sold before that: what a double-spent funding costs.
+    pub unconfirmed_cap: Msat,
+    /// How many blocks before the expiry it closes by itself.
+    pub margin: u32,
+    /// How many blocks it gives the payer to publish an agreed closing before it publishes its commitment.
+    pub patience: u32,
+    /// How deep a spend must be before the channel is forgotten.
+    pub finality: u32,
+}
+
+/// What stays the same over a channel's life.
+pub struct Setup {
+    /// The agreement.
+    pub channel: Channel,
+    /// The payee's keys.
+    pub keys: ChannelKeys,
+    /// Its policy.
+    pub policy: Policy,
+}
+
+/// Where a channel stands, for the payee.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum State {
+    /// The funding is not deep enough.
+    AwaitingDepth(AwaitingDepth),
+    /// Payments count.
+    Open(Open),
+    /// The payer may publish the closing that both agreed on.
+    ClosingTogether(ClosingTogether),
+    /// The payee publishes its newest commitment.
+    ClosingAlone(ClosingAlone),
+    /// It is over.
+    Closed(Closed),
+}
+
+/// The funding is not in the chain yet, or not deep enough, or was lost in a reorganisation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AwaitingDepth {
+    ledger: Ledger,
+}
+
+/// The funding is deep enough.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Open {
+    ledger: Ledger,
+}
+
+/// No payment is accepted any more; a signature on this settlement may have left.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClosingTogether {
+    ledger: Ledger,
+    settlement: Settlement,
+    /// The finished closing, once the payer has handed it over.
+    transaction: Option<Transaction>,
+    /// When the payee stops waiting for it, a block height.
+    publish_at: u32,
+}
+
+/// No payment is accepted any more; the commitment is being published.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClosingAlone {
+    ledger: Ledger,
+    newest: Payment,
+}
+
+/// Nothing is left to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Closed {
+    ledger: Ledger,
+    /// How it ended on chain; `None` when there was nothing to claim or no valid funding.
+    pub ending: Option<Ending>,
+}
+
+/// What can happen to a payee.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// An authentic call ([`crate::session`]) asks for something that costs `cost`, and may bring a payment.
+    Charge {
+        /// The newest signed total, if the call brings one.
+        payment: Option<Payment>,
+        /// What the call costs. Zero for a payment ahead.
+        cost: Msat,
+    },
+    /// The payer asks for a cooperative close.
+    Settle {
+        /// What it wants settled.
+        settlement: Settlement,
+        /// The tip's height.
+        height: u32,
+    },
+    /// The payer handed over the finished closing.
+    Settled {
+        /// The complete transaction.
+        transaction: Transaction,
+    },
+    /// The operator wants its money now.
+    Close,
+    /// A look at the chain.
+    Sighted(Sighting),
+}
+
+/// What the payee is to do, once its state is stored.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Answer the opening with this signature on the channel id.
+    Accept(schnorr::Signature),
+    /// Serve what was charged.
+    Serve {
+        /// What it cost.
+        cost: Msat,
+    },
+    /// Make the payee's half of this closing and answer with it.
+    Cosign(Settlement),
+    /// Broadcast this complete commitment, with a child where its fee rate is too low.
+    Publish(Transaction),
+    /// Broadcast this complete closing.
+    Broadcast(Transaction),
+}
+
+/// The other side is wrong, or too late. Nothing changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Reject {
+    /// A payment ahead that does not raise the total.
+    #[error("the payment does not raise the total: it is {got}, but {paid} is paid already")]
+    NotIncreasing {
+        /// The total so far.
+        paid: Msat,
+        /// The stated total.
+        got: Msat,
+    },
+    /// More than is locked.
+    #[error("the total of {got} is above the {most} that this channel can pay")]
+    OverCapacity {
+        /// The most that the channel can pay.
+        most: Msat,
+        /// The stated total.
+        got: Msat,
+    },
+    /// The first payment must be enforceable.
+    #[error("the first payment is {got}, but must be at least {least}: less cannot be claimed on chain")]
+    FirstTooSmall {
+        /// The agreed prepayment.
+        least: Msat,
+        /// The stated total.
+        got: Msat,
+    },
+    /// The signature does not fit.
+    #[error(transparent)]
+    WrongSignature(#[from] WrongSignature),
+    /// The credit does not cover the cost.
+    #[error("{needed} must be paid in total for this, but only {paid} is")]
+    Unpaid {
+        /// What the total must reach.
+        needed: Msat,
+        /// What it is.
+        paid: Msat,
+    },
+    /// Too much for a funding that may yet disappear.
+    #[error(
+        "the funding is not deep enough: until then at most {cap} can be spent, this would make it {got}"
+    )]
+    NotDeepEnough {
+        /// The cap.
+        cap: Msat,
+        /// What would be spent.
+        got: Msat,
+    },
+    /// The channel is closing or closed.
+    #[error("the channel is {0} and accepts no payment")]
+    NotOpen(&'static str),
+    /// The settlement pays too little.
+    #[error("the closing pays {got}, but {due} is due")]
+    Underpaid {
+        /// What is due.
+        due: Amount,
+        /// What was offered.
+        got: Amount,
+    },
+    /// The closing would not confirm.
+    #[error("the closing's fee rate is {got} sat/kwu, but must be at least {least}")]
+    FeeTooLow {
+        /// The least, in satoshi per 1,000 weight units.
+        least: u64,
+        /// What was offered.
+        got: u64,
+    },
+    /// The settlement makes no transaction.
+    #[error(transparent)]
+    BadSettlement(#[from] BadSettlement),
+    /// Not the closing that was agreed on, or not completely signed.
+    #[error("this is not the closing that was agreed on, or it is not completely signed")]
+    WrongClosing,
+}
+
+/// Accepts an opening that has passed [`opening::Offer::check`].
+///
+/// # Errors
+/// When the payer's signature on the channel id does not verify.
+pub fn accept(setup: &Setup, signature: &schnorr::Signature) -> Result<Transition<State, Effect>, Refusal> {
+    if !opening::opening_holds(&setup.channel, signature) {
+        return Err(Refusal::Signature);
+    }
+    Ok(Transition::to(State::AwaitingDepth(AwaitingDepth { ledger: Ledger::default() }))
+        .then(acceptance(setup)))
+}
+
+/// The acceptance again, for a payer that did not get it. It says only that the channel is known.
+pub fn acceptance(setup: &Setup) -> Effect {
+    Effect::Accept(opening::sign_acceptance(&setup.channel, &setup.keys))
+}
+
+impl State {
+    /// Decides what an input does.
+    ///
+    /// # Errors
+    /// When the other side is wrong, or too late. Then nothing changes.
+    pub fn handle(&self, setup: &Setup, input: Input) -> Result<Transition<Self, Effect>, Reject> {
+        match (self, input) {
+            (Self::AwaitingDepth(state), Input::Charge { payment, cost }) => {
+                let ledger = state.ledger.charged(setup, payment, cost)?;
+                let cap = setup.policy.unconfirmed_cap;
+                if ledger.spent > cap {
+                    return Err(Reject::NotDeepEnough { cap, got: ledger.spent });
+                }
+                Ok(Transition::to(Self::AwaitingDepth(AwaitingDepth { ledger })).then(Effect::Serve { cost }))
+            }
+            (Self::Open(state), Input::Charge { payment, cost }) => {
+                let ledger = state.ledger.charged(setup, payment, cost)?;
+                Ok(Transition::to(Self::Open(Open { ledger })).then(Effect::Serve { cost }))
+            }
+            (Self::ClosingTogether(_) | Self::ClosingAlone(_) | Self::Closed(_), Input::Charge { .. }) => {
+                Err(Reject::NotOpen(self.name()))
+            }
+
+            (
+                Self::AwaitingDepth(AwaitingDepth { ledger })
+                | Self::Open(Open { ledger })
+                | Self::ClosingTogether(ClosingTogether { ledger, .. }),
+                Input::Settle { settlement, height },
+            ) => ledger.settle(setup, settlement, height),
+            (Self::ClosingAlone(_) | Self::Closed(_), Input::Settle { .. }) => {
+                Err(Reject::NotOpen(self.name()))
+            }
+
+            (Self::ClosingTogether(state), Input::Settled { transaction }) => {
+                state.settled(setup, transaction)
+            }
+            (
+                Self::AwaitingDepth(_) | Self::Open(_) | Self::ClosingAlone(_) | Self::Closed(_),
+                Input::Settled { .. },
+            ) => Err(Reject::WrongClosing),
+
+            (Self::AwaitingDepth(_) | Self::Open(_) | Self::ClosingTogether(_), Input::Close) => {
+                Ok(self.close_alone(setup))
+            }
+            (Self::ClosingAlone(_) | Self::Closed(_), Input::Close) => Ok(Transition::to(self.clone())),
+
+            (Self::AwaitingDepth(_) | Self::Open(_), Input::Sighted(sighting)) => {
+                Ok(self.sighted_while_open(setup, &sighting))
+            }
+            (Self::ClosingTogether(state), Input::Sighted(sighting)) => {
+                Ok(self.sighted_while_closing_together(setup, state, &sighting))
+            }
+            (Self::ClosingAlone(_), Input::Sighted(sighting)) => match self.ended(setup, &sighting) {
+                Some(closed) => Ok(Transition::to(closed)),
+                None => Ok(self.close_alone(setup)),
+            },
+            (Self::Closed(_), Input::Sighted(_)) => Ok(Transition::to(self.clone())),
+        }
+    }
+
+    /// What a restart must do again.
+    pub fn resume(&self, setup: &Setup) -> Vec<Effect> {
+        match self {
+            Self::ClosingAlone(state) => vec![publication(setup, &state.newest)],
+            Self::ClosingTogether(ClosingTogether { transaction: Some(transaction), .. }) => {
+                vec![Effect::Broadcast(transaction.clone())]
+            }
+            Self::AwaitingDepth(_) | Self::Open(_) | Self::ClosingTogether(_) | Self::Closed(_) => Vec::new(),
+        }
+    }
+
+    /// The channel's money as this side counts it.
+    pub fn ledger(&self) -> &Ledger {
+        match self {
+            Self::AwaitingDepth(AwaitingDepth { ledger })
+            | Self::Open(Open { ledger })
+            | Self::ClosingTogether(ClosingTogether { ledger, .. })
+            | Self::ClosingAlone(ClosingAlone { ledger, .. })
+            | Self::Closed(Closed { ledger, .. }) => ledger,
+        }
+    }
+
+    /// The state in words, for people and messages.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::AwaitingDepth(_) => "awaiting depth",
+            Self::Open(_) => "open",
+            Self::ClosingTogether(_) => "closing",
+            Self::ClosingAlone(_) => "closing alone",
+            Self::Closed(_) => "closed",
+        }
+    }
+
+    /// Publishes the newest commitment; without one there is nothing to claim.
+    fn close_alone(&self, setup: &Setup) -> Transition<Self, Effect> {
+        let ledger = *self.ledger();
+        match ledger.newest {
+            Some(newest) => Transition::to(Self::ClosingAlone(ClosingAlone { ledger, newest }))
+                .then(publication(setup, &newest)),
+            None => Transition::to(Self::Closed(Closed { ledger, ending: None })),
+        }
+    }
+
+    fn sighted_while_open(&self, setup: &Setup, sighting: &Sighting) -> Transition<Self, Effect> {
+        let ledger = *self.ledger();
+        let awaiting_depth = || Transition::to(Self::AwaitingDepth(AwaitingDepth { ledger }));
+        let expected = setup.channel.funding_txout();
+        match &sighting.funding {
+            Funding::Confirmed { output, .. } | Funding::Unconfirmed(output) if *output != expected => {
+                Transition::to(Self::Closed(Closed { ledger, ending: None }))
+            }
+            Funding::Confirmed { .. } if setup.must_close(sighting.height) => self.close_alone(setup),
+            Funding::Confirmed { confirmations, .. } if *confirmations >= setup.policy.confirmations => {
+                Transition::to(Self::Open(Open { ledger }))
+            }
+            Funding::Unseen | Funding::Unconfirmed(_) if setup.expired(sighting.height) => {
+                Transition::to(Self::Closed(Closed { ledger, ending: None }))
+            }
+            Funding::Unseen | Funding::Unconfirmed(_) | Funding::Confirmed { .. } => awaiting_depth(),
+            Funding::Spent { .. } => match self.ended(setup, sighting) {
+                Some(closed) => Transition::to(closed),
+                None => self.close_alone(setup),
+            },
+        }
+    }
+
+    fn sighted_while_closing_together(
+        &self,
+        setup: &Setup,
+        state: &ClosingTogether,
+        sighting: &Sighting,
+    ) -> Transition<Self, Effect> {
+        if let Some(closed) = self.ended(setup, sighting) {
+            return Transition::to(closed);
+        }
+        let agreed_closing_is_out = match &sighting.funding {
+            Funding::Spent { by, .. } => setup.channel.spend_kind(by) == Some(SpendKind::Closing),
+            Funding::Unseen | Funding::Unconfirmed(_) | Funding::Confirmed { .. } => false,
+        };
+        let patience_is_over = sighting.height >= state.publish_at || setup.must_close(sighting.height);
+        match (&state.transaction, agreed_closing_is_out) {
+            (_, true) => Transition::to(self.clone()),
+            (Some(transaction), false) if !patience_is_over => {
+                Transition::to(self.clone()).then(Effect::Broadcast(transaction.clone()))
+            }
+            (None, false) if !patience_is_over => Transition::to(self.clone()),
+            // The commitment pays everything that was paid, so it never pays less than what is due.
+            (Some(_) | None, false) => self.close_alone(setup),
+        }
+    }
+
+    fn ended(&self, setup: &Setup, sighting: &Sighting) -> Option<Self> {
+        let ending =
+            Ending::of(&setup.channel, &setup.channel.params().payee, sighting, setup.policy.finality)?;
+        Some(Self::Closed(Closed { ledger: *self.ledger(), ending: Some(ending) }))
+    }
+}
+
+impl ClosingTogether {
+    fn settled(&self, setup: &Setup, transaction: Transaction) -> Result<Transition<State, Effect>, Reject> {
+        if !closing::is_complete(&setup.channel, &self.settlement, &transaction) {
+            return Err(Reject::WrongClosing);
+        }
+        let effect = Effect::Broadcast(transaction.clone());
+        let next = Self { transaction: Some(transaction), ..self.clone() };
+        Ok(Transition::to(State::ClosingTogether(next)).then(effect))
+    }
+}
+
+impl Ledger {
+    /// The ledger after a call: a larger, valid payment raises what is paid; then the credit must cover the cost. A
+    /// payment that is not larger is simply not needed, since calls may overtake each other.
+    fn charged(&self, setup: &Setup, payment: Option<Payment>, cost: Msat) -> Result<Self, Reject> {
+        let mut ledger = *self;
+        if let Some(payment) = payment {
+            if payment.total > ledger.paid() {
+                setup.check_raise(&ledger, &payment)?;
+                ledger.newest = Some(payment);
+            } else if cost == Msat::ZERO {
+                return Err(Reject::NotIncreasing { paid: ledger.paid(), got: payment.total });
+            }
+        }
+        let over = Reject::OverCapacity { most: setup.channel.max_total(), got: Msat::new(u64::MAX) };
+        let needed = ledger.spent.checked_add(cost).ok_or(over)?;
+        if needed > ledger.paid() {
+            return Err(Reject::Unpaid { needed, paid: ledger.paid() });
+        }
+        ledger.spent = needed;
+        Ok(ledger)
+    }
+
+    fn settle(
+        &self,
+        setup: &Setup,
+        settlement: Settlement,
+        height: u32,
+    ) -> Result<Transition<State, Effect>, Reject> {
+        let due = closing::due(self.spent, self.paid());
+        if settlement.to_payee < due {
+            return Err(Reject::Underpaid { due, got: settlement.to_payee });
+        }
+        let least: FeeRate = setup.channel.params().fee_rate;
+        if settlement.fee_rate < least {
+            let got = settlement.fee_rate.to_sat_per_kwu();
+            return Err(Reject::FeeTooLow { least: least.to_sat_per_kwu(), got });
+        }
+        closing::build(&setup.channel, &settlement)?;
+        let publish_at = height.saturating_add(setup.policy.patience);
+        let next = ClosingTogether { ledger: *self, settlement, transaction: None, publish_at };
+        Ok(Transition::to(State::ClosingTogether(next)).then(Effect::Cosign(settlement)))
+    }
+}
+
+impl Setup {
+    fn check_raise(&self, ledger: &Ledger, payment: &Payment) -> Result<(), Reject> {
+        let most = self.channel.max_total();
+        if payment.total > most {
+            return Err(Reject::OverCapacity { most, got: payment.total });
+        }
+        let least = Msat::from_amount(self.channel.params().prepaid).expect("at most the capacity");
+        if ledger.newest.is_none() && payment.total < least {
+            return Err(Reject::FirstTooSmall { least, got: payment.total });
+        }
+        Ok(commitment::verify(&self.channel, payment)?)
+    }
+
+    fn must_close(&self, height: u32) -> bool {
+        height.saturating_add(self.policy.margin) >= self.channel.params().expiry.height()
+    }
+
+    fn expired(&self, height: u32) -> bool {
+        height >= self.channel.params().expiry.height()
+    }
+}
+
+fn publication(setup: &Setup, newest: &Payment) -> Effect {
+    Effect::Publish(commitment::complete(&setup.channel, &setup.keys, newest))
+}

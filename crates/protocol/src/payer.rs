@@ -1,0 +1,413 @@
+//! The payer: what it does with each input, and what it can lose.
+//!
+//! ```text
+//!                        accepted                     confirmed            close, or the payee closes
+//!   AwaitingAcceptance ──────────▶ AwaitingFunding ◀───────────▶ Open ────────────────▶ Closing
+//!        │ refused                                    reorganised  │ expiry                │ expiry
+//!        ▼                                                         ▼                       ▼
+//!     Abandoned            Closed ◀── the spend is deep enough ── Refunding ◀──────────────┘
+//! ```
+//!
+//! **What the payer can lose.** It pays before it is served, so the pieces in flight: one by default of each request,
+//! two requests at a time. The first payment also prepays ([`crate::channel::Params::prepaid`]); an honest payee gives
+//! back what was not spent, one that closes alone keeps it. Nothing else: the payee can publish only what the payer
+//! signed, and what it does not publish before the expiry is the payer's again.
+//!
+//! **Replay.** The funding, a closing and a refund may be broadcast any number of times; a payment that was sent may be
+//! sent again and is charged once. A closing round is never repeated with the same nonce: each starts afresh.
+
+use bitcoin::{FeeRate, Transaction};
+use secp256k1::schnorr;
+use serde::{Deserialize, Serialize};
+
+use crate::amount::Msat;
+use crate::channel::{Channel, Ending};
+use crate::closing::{self, BadSettlement, Settlement};
+use crate::commitment;
+use crate::keys::ChannelKeys;
+use crate::ledger::Ledger;
+use crate::opening::{self, Opening};
+use crate::payment::Payment;
+use crate::refund;
+use crate::sighting::{Funding, Sighting};
+use crate::transition::Transition;
+
+/// What stays the same over a channel's life.
+pub struct Setup {
+    /// The agreement.
+    pub channel: Channel,
+    /// The payer's keys.
+    pub keys: ChannelKeys,
+    /// The signed funding transaction. It is broadcast only after the payee has accepted.
+    pub funding: Transaction,
+    /// How deep a spend must be before the channel is forgotten.
+    pub finality: u32,
+}
+
+/// Where a channel stands, for the payer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum State {
+    /// The payee has not answered; nothing is on chain.
+    AwaitingAcceptance,
+    /// The payee refused; the coins are free again.
+    Abandoned,
+    /// The funding is broadcast and not in a block.
+    AwaitingFunding(AwaitingFunding),
+    /// The funding is in a block.
+    Open(Open),
+    /// No payment is made any more.
+    Closing(Closing),
+    /// The payer takes everything back.
+    Refunding(Refunding),
+    /// It is over.
+    Closed(Closed),
+}
+
+/// The funding is broadcast; payments may be made, and the payee decides how far it trusts them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AwaitingFunding {
+    ledger: Ledger,
+}
+
+/// The funding is in a block.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Open {
+    ledger: Ledger,
+}
+
+/// The payer asked to close, or the funding is being spent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Closing {
+    ledger: Ledger,
+    settlement: Option<Settlement>,
+    /// What spends the funding, once known.
+    transaction: Option<Transaction>,
+}
+
+/// The expiry has passed and the funding is unspent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refunding {
+    ledger: Ledger,
+    fee_rate: FeeRate,
+}
+
+/// Nothing is left to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Closed {
+    ledger: Ledger,
+    /// How it ended on chain.
+    pub ending: Ending,
+}
+
+/// What can happen to a payer.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// The payee accepted the opening with this signature.
+    Accepted(schnorr::Signature),
+    /// The payee refused the opening.
+    Refused,
+    /// Something is to be bought.
+    Buy {
+        /// What it costs.
+        cost: Msat,
+    },
+    /// The channel is to be closed.
+    Close {
+        /// The closing's fee rate.
+        fee_rate: FeeRate,
+    },
+    /// The payee's half came and completed this closing.
+    Countersigned {
+        /// The complete transaction.
+        transaction: Transaction,
+    },
+    /// A look at the chain.
+    Sighted(Sighting),
+}
+
+/// What the payer is to do, once its state is stored.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Send the opening to the payee.
+    Propose(Opening),
+    /// Free the coins that the funding would have spent.
+    ReleaseCoins,
+    /// Send this payment with the request.
+    Pay(Payment),
+    /// Start a closing round for this settlement.
+    ProposeClosing(Settlement),
+    /// Broadcast this transaction: the funding, a closing or a refund.
+    Broadcast(Transaction),
+}
+
+/// Why an input changes nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Reject {
+    /// The payee's acceptance is not its signature on this channel.
+    #[error("the payee's acceptance is not signed by the key that it offered")]
+    WrongAcceptance,
+    /// The channel cannot pay that much.
+    #[error("this would make a total of {got}, but the channel can pay only {most}")]
+    OverCapacity {
+        /// The most that the channel can pay.
+        most: Msat,
+        /// What would be paid.
+        got: Msat,
+    },
+    /// No payment in this state.
+    #[error("the channel is {0} and pays nothing")]
+    NotOpen(&'static str),
+    /// Not the closing that was proposed, or not completely signed.
+    #[error("this is not the closing that was proposed, or it is not completely signed")]
+    WrongClosing,
+    /// The settlement makes no transaction.
+    #[error(transparent)]
+    BadSettlement(#[from] BadSettlement),
+}
+
+/// Proposes a channel. The funding stays unpublished until the payee has accepted.
+pub fn propose(setup: &Setup) -> Transition<State, Effect> {
+    Transition::to(State::AwaitingAcceptance).then(proposal(setup))
+}
+
+impl State {
+    /// Decides what an input does.
+    ///
+    /// # Errors
+    /// When the input does not fit. Then nothing changes.
+    pub fn handle(&self, setup: &Setup, input: Input) -> Result<Transition<Self, Effect>, Reject> {
+        match (self, input) {
+            (Self::AwaitingAcceptance, Input::Accepted(signature)) => {
+                if !opening::acceptance_holds(&setup.channel, &signature) {
+                    return Err(Reject::WrongAcceptance);
+                }
+                let next = AwaitingFunding { ledger: Ledger::default() };
+                Ok(Transition::to(Self::AwaitingFunding(next)).then(Effect::Broadcast(setup.funding.clone())))
+            }
+            (Self::AwaitingAcceptance, Input::Refused) => {
+                Ok(Transition::to(Self::Abandoned).then(Effect::ReleaseCoins))
+            }
+            // A second acceptance says nothing new, and a refusal comes too late.
+            (
+                Self::Abandoned
+                | Self::AwaitingFunding(_)
+                | Self::Open(_)
+                | Self::Closing(_)
+                | Self::Refunding(_)
+                | Self::Closed(_),
+                Input::Accepted(_) | Input::Refused,
+            ) => Ok(Transition::to(self.clone())),
+
+            (Self::AwaitingFunding(AwaitingFunding { ledger }), Input::Buy { cost }) => {
+                let (ledger, payment) = ledger.bought(setup, cost)?;
+                Ok(Transition::to(Self::AwaitingFunding(AwaitingFunding { ledger }))
+                    .then(Effect::Pay(payment)))
+            }
+            (Self::Open(Open { ledger }), Input::Buy { cost }) => {
+                let (ledger, payment) = ledger.bought(setup, cost)?;
+                Ok(Transition::to(Self::Open(Open { ledger })).then(Effect::Pay(payment)))
+            }
+            (
+                Self::AwaitingAcceptance
+                | Self::Abandoned
+                | Self::Closing(_)
+                | Self::Refunding(_)
+                | Self::Closed(_),
+                Input::Buy { .. },
+            ) => Err(Reject::NotOpen(self.name())),
+
+            (
+                Self::AwaitingFunding(AwaitingFunding { ledger })
+                | Self::Open(Open { ledger })
+                | Self::Closing(Closing { ledger, transaction: None, .. }),
+                Input::Close { fee_rate },
+            ) => {
+                let to_payee = closing::due(ledger.spent, ledger.paid());
+                let settlement =
+                    Settlement { to_payee, fee_rate: fee_rate.max(setup.channel.params().fee_rate) };
+                closing::build(&setup.channel, &settlement)?;
+                let next = Closing { ledger: *ledger, settlement: Some(settlement), transaction: None };
+                Ok(Transition::to(Self::Closing(next)).then(Effect::ProposeClosing(settlement)))
+            }
+            (Self::Closing(Closing { transaction: Some(transaction), .. }), Input::Close { .. }) => {
+                Ok(Transition::to(self.clone()).then(Effect::Broadcast(transaction.clone())))
+            }
+            (
+                Self::AwaitingAcceptance | Self::Abandoned | Self::Refunding(_) | Self::Closed(_),
+                Input::Close { .. },
+            ) => Err(Reject::NotOpen(self.name())),
+
+            (Self::Closing(state), Input::Countersigned { transaction }) => {
+                let settlement = state.settlement.ok_or(Reject::WrongClosing)?;
+                if !closing::is_complete(&setup.channel, &settlement, &transaction) {
+                    return Err(Reject::WrongClosing);
+                }
+                let effect = Effect::Broadcast(transaction.clone());
+                let next = Closing { transaction: Some(transaction), ..state.clone() };
+                Ok(Transition::to(Self::Closing(next)).then(effect))
+            }
+            (
+                Self::AwaitingAcceptance
+                | Self::Abandoned
+                | Self::AwaitingFunding(_)
+                | Self::Open(_)
+                | Self::Refunding(_)
+                | Self::Closed(_),
+                Input::Countersigned { .. },
+            ) => Err(Reject::WrongClosing),
+
+            (
+                Self::AwaitingFunding(AwaitingFunding { ledger })
+                | Self::Open(Open { ledger })
+                | Self::Closing(Closing { ledger, .. })
+                | Self::Refunding(Refunding { ledger, .. }),
+                Input::Sighted(sighting),
+            ) => Ok(self.sighted(setup, *ledger, sighting)),
+            (Self::AwaitingAcceptance | Self::Abandoned | Self::Closed(_), Input::Sighted(_)) => {
+                Ok(Transition::to(self.clone()))
+            }
+        }
+    }
+
+    /// What a restart must do again.
+    pub fn resume(&self, setup: &Setup) -> Vec<Effect> {
+        match self {
+            Self::AwaitingAcceptance => vec![proposal(setup)],
+            Self::AwaitingFunding(_) => vec![Effect::Broadcast(setup.funding.clone())],
+            Self::Closing(Closing { transaction: Some(transaction), .. }) => {
+                vec![Effect::Broadcast(transaction.clone())]
+            }
+            // A closing round is not repeated; a new one starts when the user or the program asks again.
+            Self::Closing(Closing { settlement: Some(settlement), transaction: None, .. }) => {
+                vec![Effect::ProposeClosing(*settlement)]
+            }
+            Self::Refunding(state) => refund_at(setup, state.fee_rate),
+            Self::Abandoned => vec![Effect::ReleaseCoins],
+            Self::Open(_) | Self::Closing(_) | Self::Closed(_) => Vec::new(),
+        }
+    }
+
+    /// The channel's money as this side counts it.
+    pub fn ledger(&self) -> Ledger {
+        match self {
+            Self::AwaitingAcceptance | Self::Abandoned => Ledger::default(),
+            Self::AwaitingFunding(AwaitingFunding { ledger })
+            | Self::Open(Open { ledger })
+            | Self::Closing(Closing { ledger, .. })
+            | Self::Refunding(Refunding { ledger, .. })
+            | Self::Closed(Closed { ledger, .. }) => *ledger,
+        }
+    }
+
+    /// The state in words, for people and messages.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::AwaitingAcceptance => "awaiting acceptance",
+            Self::Abandoned => "abandoned",
+            Self::AwaitingFunding(_) => "awaiting funding",
+            Self::Open(_) => "open",
+            Self::Closing(_) => "closing",
+            Self::Refunding(_) => "refunding",
+            Self::Closed(_) => "closed",
+        }
+    }
+
+    fn sighted(&self, setup: &Setup, ledger: Ledger, sighting: Sighting) -> Transition<Self, Effect> {
+        let ending = Ending::of(&setup.channel, &setup.channel.params().payer, &sighting, setup.finality);
+        if let Some(ending) = ending {
+            return Transition::to(Self::Closed(Closed { ledger, ending }));
+        }
+        match sighting.funding {
+            Funding::Unseen | Funding::Unconfirmed(_) => match self {
+                Self::AwaitingFunding(_) | Self::Open(_) => {
+                    Transition::to(Self::AwaitingFunding(AwaitingFunding { ledger }))
+                        .then(Effect::Broadcast(setup.funding.clone()))
+                }
+                // Everything that spends the funding needs it in the chain again.
+                Self::AwaitingAcceptance
+                | Self::Abandoned
+                | Self::Closing(_)
+                | Self::Refunding(_)
+                | Self::Closed(_) => {
+                    Transition::to(self.clone()).then(Effect::Broadcast(setup.funding.clone()))
+                }
+            },
+            Funding::Confirmed { .. } if sighting.height >= setup.channel.params().expiry.height() => {
+                self.refund(setup, ledger, sighting.fee_rate)
+            }
+            Funding::Confirmed { .. } => match self {
+                Self::AwaitingFunding(_) | Self::Open(_) => Transition::to(Self::Open(Open { ledger })),
+                Self::Closing(Closing { transaction: Some(transaction), .. }) => {
+                    Transition::to(self.clone()).then(Effect::Broadcast(transaction.clone()))
+                }
+                Self::AwaitingAcceptance
+                | Self::Abandoned
+                | Self::Closing(_)
+                | Self::Refunding(_)
+                | Self::Closed(_) => Transition::to(self.clone()),
+            },
+            // Somebody spends the funding: no payment into it any more.
+            Funding::Spent { by, .. } => match self {
+                Self::AwaitingAcceptance | Self::Abandoned | Self::Refunding(_) | Self::Closed(_) => {
+                    Transition::to(self.clone())
+                }
+                Self::Closing(state) => {
+                    Transition::to(Self::Closing(Closing { transaction: Some(by), ..state.clone() }))
+                }
+                Self::AwaitingFunding(_) | Self::Open(_) => {
+                    Transition::to(Self::Closing(Closing { ledger, settlement: None, transaction: Some(by) }))
+                }
+            },
+        }
+    }
+
+    /// Takes everything back, at a fee rate that only ever rises, and then by a quarter at least, as replacement asks
+    /// (BIP125).
+    fn refund(&self, setup: &Setup, ledger: Ledger, now: FeeRate) -> Transition<Self, Effect> {
+        let fee_rate = match self {
+            Self::Refunding(Refunding { fee_rate, .. }) => {
+                let raise = FeeRate::from_sat_per_kwu(fee_rate.to_sat_per_kwu().saturating_mul(5) / 4);
+                if now >= raise { now } else { *fee_rate }
+            }
+            Self::AwaitingAcceptance
+            | Self::Abandoned
+            | Self::AwaitingFunding(_)
+            | Self::Open(_)
+            | Self::Closing(_)
+            | Self::Closed(_) => now,
+        };
+        let next = Transition::to(Self::Refunding(Refunding { ledger, fee_rate }));
+        refund_at(setup, fee_rate).into_iter().fold(next, Transition::then)
+    }
+}
+
+impl Ledger {
+    /// The ledger after buying something, and the payment that covers it: the credit first, then a larger total, but
+    /// never less than the agreed first payment.
+    fn bought(&self, setup: &Setup, cost: Msat) -> Result<(Self, Payment), Reject> {
+        let most = setup.channel.max_total();
+        let over = |got| Reject::OverCapacity { most, got };
+        let spent = self.spent.checked_add(cost).ok_or(over(Msat::new(u64::MAX)))?;
+        let prepaid = Msat::from_amount(setup.channel.params().prepaid).expect("at most the capacity");
+        let total = spent.max(self.paid()).max(prepaid);
+        if total > most {
+            return Err(over(total));
+        }
+        let payment = match self.newest {
+            Some(newest) if newest.total == total => newest,
+            Some(_) | None => commitment::sign(&setup.channel, &setup.keys, total),
+        };
+        Ok((Self { newest: Some(payment), spent }, payment))
+    }
+}
+
+fn proposal(setup: &Setup) -> Effect {
+    let signature = opening::sign_opening(&setup.channel, &setup.keys);
+    Effect::Propose(Opening { params: setup.channel.params().clone(), signature })
+}
+
+/// A refund that leaves nothing above dust is not worth publishing.
+fn refund_at(setup: &Setup, fee_rate: FeeRate) -> Vec<Effect> {
+    refund::complete(&setup.channel, &setup.keys, fee_rate).map(Effect::Broadcast).into_iter().collect()
+}
