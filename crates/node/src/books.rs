@@ -1,0 +1,541 @@
+//! One thread that keeps the books of one role: it owns the database connection and every channel's state, runs the
+//! machines, and stores each batch of decisions in one durable write.
+//!
+//! Callers queue orders. While one write is under way, the next orders gather; then all of them are decided on, stored
+//! together, and answered. So a thousand payments cost a few disk flushes, and each answer still comes after its own
+//! state is on disk. When the write fails, every order in the batch fails, all states stay as they were, and no effect
+//! comes out.
+
+use std::collections::HashMap;
+use std::sync::mpsc;
+use std::sync::{Arc, RwLock};
+use std::thread::JoinHandle;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bitcoin::OutPoint;
+use farthing_protocol::channel::BadParams;
+use farthing_protocol::keys::Seed;
+use farthing_protocol::ledger::Ledger;
+use farthing_protocol::{ChannelId, Msat, Transition};
+use tokio::sync::oneshot;
+
+use crate::crash;
+use crate::machine::{Machine, Watched};
+use crate::store::{Spend, Store, StoreError, Write};
+
+/// The most orders that share a write.
+const BATCH: usize = 512;
+/// The most orders that may wait. More callers block until there is room.
+const QUEUE: usize = 4_096;
+
+/// Why an order was not carried out. Nothing changed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum OrderError<R: std::error::Error> {
+    /// No such channel.
+    #[error("there is no channel {0}")]
+    NoChannel(ChannelId),
+    /// The machine refused the input.
+    #[error(transparent)]
+    Rejected(R),
+    /// The state could not be stored.
+    #[error("nothing was done, since it could not be stored: {0}")]
+    Store(Arc<StoreError>),
+    /// The books are closed: the program is ending.
+    #[error("the program is ending")]
+    Ended,
+}
+
+/// What came of an order.
+#[derive(Debug)]
+pub struct Outcome<E> {
+    /// What is to be done now. Effects come after the state behind them is stored.
+    pub effects: Vec<E>,
+    /// The channel's money after it.
+    pub ledger: Ledger,
+    /// The item had been charged before, at that cost: nothing changed, and it may be served again.
+    pub again: Option<Msat>,
+}
+
+/// Something that is charged once, however often it is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Item {
+    /// Its name.
+    pub id: [u8; 32],
+    /// What it costs.
+    pub cost: Msat,
+}
+
+/// A channel as the books show it.
+#[derive(Debug)]
+pub struct Entry<M: Machine> {
+    /// The channel.
+    pub id: ChannelId,
+    /// Its setup record.
+    pub record: M::Record,
+    /// Where it stands.
+    pub state: M::State,
+    /// When it was opened, in seconds since 1970.
+    pub opened_at: u64,
+}
+
+type Reply<M> = oneshot::Sender<Result<Outcome<<M as Machine>::Effect>, OrderError<<M as Machine>::Reject>>>;
+type Decided<M> = Transition<<M as Machine>::State, <M as Machine>::Effect>;
+
+struct Handle<M: Machine> {
+    id: ChannelId,
+    input: M::Input,
+    item: Option<Item>,
+    reply: Reply<M>,
+}
+
+struct Add<M: Machine> {
+    record: Box<M::Record>,
+    setup: Arc<M::Setup>,
+    transition: Decided<M>,
+    writes: Vec<Write>,
+    reply: Reply<M>,
+}
+
+enum Order<M: Machine> {
+    Add(Add<M>),
+    Handle(Handle<M>),
+    Write(Vec<Write>, oneshot::Sender<Result<(), Arc<StoreError>>>),
+    List(oneshot::Sender<Vec<Entry<M>>>),
+    Wishes(oneshot::Sender<Result<Vec<ChannelId>, Arc<StoreError>>>),
+    Granted(ChannelId, oneshot::Sender<Result<(), Arc<StoreError>>>),
+    Spends(OutPoint, oneshot::Sender<Result<Vec<Spend>, Arc<StoreError>>>),
+    End,
+}
+
+/// A way to the books, shared by all parts of a program.
+pub struct Books<M: Machine> {
+    orders: mpsc::SyncSender<Order<M>>,
+    setups: Arc<RwLock<HashMap<ChannelId, Arc<M::Setup>>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Why the books could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A stored channel makes no sense.
+    #[error("the stored channel {id} makes no sense: {source}")]
+    Corrupt {
+        /// Which.
+        id: ChannelId,
+        /// Why.
+        source: BadParams,
+    },
+}
+
+impl<M: Machine> Books<M> {
+    /// Reads all channels of the role from the database and starts the thread. Returns what a restart must do again.
+    ///
+    /// # Errors
+    /// When the database cannot be read or holds something that makes no sense.
+    pub fn open(store: Store, seed: &Seed) -> Result<(Self, Vec<(ChannelId, M::Effect)>), OpenError> {
+        let mut pages = HashMap::new();
+        let mut setups = HashMap::new();
+        let mut resumed = Vec::new();
+        for stored in store.channels::<M>()? {
+            let setup = M::setup(&stored.record, seed)
+                .map_err(|source| OpenError::Corrupt { id: stored.id, source })?;
+            let setup = Arc::new(setup);
+            resumed.extend(M::resume(&stored.state, &setup).into_iter().map(|effect| (stored.id, effect)));
+            setups.insert(stored.id, setup.clone());
+            let page = Page { record: stored.record, setup, state: stored.state, opened_at: stored.opened_at };
+            pages.insert(stored.id, page);
+        }
+        let setups = Arc::new(RwLock::new(setups));
+        let (orders, queue) = mpsc::sync_channel(QUEUE);
+        let keeper = Keeper { store, pages, setups: setups.clone() };
+        let thread = std::thread::Builder::new()
+            .name(format!("{} books", M::ROLE.name()))
+            .spawn(move || keeper.run(&queue))
+            .expect("the operating system starts a thread");
+        Ok((Self { orders, setups, thread: Some(thread) }, resumed))
+    }
+
+    /// A channel's setup.
+    pub fn setup(&self, id: &ChannelId) -> Option<Arc<M::Setup>> {
+        self.setups.read().expect("no holder of this lock panics").get(id).cloned()
+    }
+
+    /// Adds a channel with its first transition, and `writes` in the same durable write. Blocks.
+    ///
+    /// # Errors
+    /// When it could not be stored.
+    pub fn add_blocking(
+        &self,
+        record: M::Record,
+        setup: M::Setup,
+        transition: Decided<M>,
+        writes: Vec<Write>,
+    ) -> Result<Outcome<M::Effect>, OrderError<M::Reject>> {
+        let (record, setup) = (Box::new(record), Arc::new(setup));
+        self.ask(|reply| Order::Add(Add { record, setup, transition, writes, reply }))?
+    }
+
+    /// Gives a channel an input. With an item, the input counts only if the item was never charged in this channel.
+    ///
+    /// # Errors
+    /// When the input was refused or the state could not be stored.
+    pub async fn handle(
+        &self,
+        id: ChannelId,
+        input: M::Input,
+        item: Option<Item>,
+    ) -> Result<Outcome<M::Effect>, OrderError<M::Reject>> {
+        let (reply, answer) = oneshot::channel();
+        self.orders.send(Order::Handle(Handle { id, input, item, reply })).map_err(|_| OrderError::Ended)?;
+        answer.await.unwrap_or(Err(OrderError::Ended))
+    }
+
+    /// [`Self::handle`] for a thread of its own.
+    ///
+    /// # Errors
+    /// When the input was refused or the state could not be stored.
+    pub fn handle_blocking(
+        &self,
+        id: ChannelId,
+        input: M::Input,
+    ) -> Result<Outcome<M::Effect>, OrderError<M::Reject>> {
+        self.ask(|reply| Order::Handle(Handle { id, input, item: None, reply }))?
+    }
+
+    /// Makes something else durable, from a thread of its own.
+    ///
+    /// # Errors
+    /// When it could not be stored.
+    pub fn write_blocking(&self, writes: Vec<Write>) -> Result<(), OrderError<M::Reject>> {
+        self.ask(|reply| Order::Write(writes, reply))?.map_err(OrderError::Store)
+    }
+
+    /// All channels, as they stand now. Blocks.
+    ///
+    /// # Errors
+    /// When the program is ending.
+    pub fn list_blocking(&self) -> Result<Vec<Entry<M>>, OrderError<M::Reject>> {
+        self.ask(Order::List)
+    }
+
+    /// All channels, as they stand now.
+    ///
+    /// # Errors
+    /// When the program is ending.
+    pub async fn list(&self) -> Result<Vec<Entry<M>>, OrderError<M::Reject>> {
+        let (reply, answer) = oneshot::channel();
+        self.orders.send(Order::List(reply)).map_err(|_| OrderError::Ended)?;
+        answer.await.map_err(|_| OrderError::Ended)
+    }
+
+    /// The channels that are to be watched. Blocks.
+    ///
+    /// # Errors
+    /// When the program is ending.
+    pub fn watched_blocking(&self) -> Result<Vec<Watched>, OrderError<M::Reject>> {
+        let live = self.list_blocking()?.into_iter().filter(|entry| M::is_live(&entry.state));
+        Ok(live
+            .filter_map(|entry| {
+                let setup = self.setup(&entry.id)?;
+                let channel = M::channel(&setup);
+                let outpoint = channel.params().funding;
+                Some(Watched { id: entry.id, outpoint, output: channel.funding_txout() })
+            })
+            .collect())
+    }
+
+    /// The channels that a person asked to close from another process. Blocks.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn wishes_blocking(&self) -> Result<Vec<ChannelId>, OrderError<M::Reject>> {
+        self.ask(Order::Wishes)?.map_err(OrderError::Store)
+    }
+
+    /// Forgets such a wish. Blocks.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn granted_blocking(&self, id: ChannelId) -> Result<(), OrderError<M::Reject>> {
+        self.ask(|reply| Order::Granted(id, reply))?.map_err(OrderError::Store)
+    }
+
+    /// The spends of an outpoint that were seen in blocks. Blocks.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn spends_blocking(&self, outpoint: OutPoint) -> Result<Vec<Spend>, OrderError<M::Reject>> {
+        self.ask(|reply| Order::Spends(outpoint, reply))?.map_err(OrderError::Store)
+    }
+
+    fn ask<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order<M>) -> Result<T, OrderError<M::Reject>> {
+        let (reply, answer) = oneshot::channel();
+        self.orders.send(order(reply)).map_err(|_| OrderError::Ended)?;
+        answer.blocking_recv().map_err(|_| OrderError::Ended)
+    }
+}
+
+impl<M: Machine> Drop for Books<M> {
+    fn drop(&mut self) {
+        // Orders that are queued before this one are still carried out.
+        let _ended_already = self.orders.send(Order::End);
+        if let Some(thread) = self.thread.take() {
+            let _panicked = thread.join();
+        }
+    }
+}
+
+struct Page<M: Machine> {
+    record: M::Record,
+    setup: Arc<M::Setup>,
+    state: M::State,
+    opened_at: u64,
+}
+
+struct Keeper<M: Machine> {
+    store: Store,
+    pages: HashMap<ChannelId, Page<M>>,
+    setups: Arc<RwLock<HashMap<ChannelId, Arc<M::Setup>>>>,
+}
+
+/// An order that was decided on and waits for the write.
+struct Waiting<M: Machine> {
+    reply: Reply<M>,
+    effects: usize,
+    again: Option<Msat>,
+}
+
+/// What one channel's orders in a batch come to.
+struct Draft<M: Machine> {
+    transition: Option<Decided<M>>,
+    added: Option<(Box<M::Record>, Arc<M::Setup>, u64)>,
+    items: Vec<Item>,
+    waiting: Vec<Waiting<M>>,
+}
+
+impl<M: Machine> Default for Draft<M> {
+    fn default() -> Self {
+        Self { transition: None, added: None, items: Vec::new(), waiting: Vec::new() }
+    }
+}
+
+struct DraftBatch<M: Machine> {
+    drafts: HashMap<ChannelId, Draft<M>>,
+    writes: Vec<Write>,
+    written: Vec<oneshot::Sender<Result<(), Arc<StoreError>>>>,
+    granted: Vec<ChannelId>,
+}
+
+impl<M: Machine> Keeper<M> {
+    fn run(mut self, queue: &mpsc::Receiver<Order<M>>) {
+        while let Ok(first) = queue.recv() {
+            let mut batch = DraftBatch {
+                drafts: HashMap::new(),
+                writes: Vec::new(),
+                written: Vec::new(),
+                granted: Vec::new(),
+            };
+            let mut ending = self.take(first, &mut batch);
+            for _ in 1..BATCH {
+                match queue.try_recv() {
+                    Ok(order) if !ending => ending = self.take(order, &mut batch),
+                    _ => break,
+                }
+            }
+            self.save(batch);
+            if ending {
+                return;
+            }
+        }
+    }
+
+    /// Decides on one order. Whether it was the last.
+    fn take(&mut self, order: Order<M>, batch: &mut DraftBatch<M>) -> bool {
+        match order {
+            Order::Handle(order) => self.decide(order, batch),
+            Order::Add(add) => self.add(add, batch),
+            Order::Write(writes, reply) => {
+                batch.writes.extend(writes);
+                batch.written.push(reply);
+            }
+            Order::Granted(id, reply) => {
+                batch.granted.push(id);
+                batch.written.push(reply);
+            }
+            Order::List(reply) => {
+                let entry = |(id, page): (&ChannelId, &Page<M>)| Entry {
+                    id: *id,
+                    record: page.record.clone(),
+                    state: page.state.clone(),
+                    opened_at: page.opened_at,
+                };
+                let _caller_left = reply.send(self.pages.iter().map(entry).collect());
+            }
+            Order::Wishes(reply) => {
+                let _caller_left = reply.send(self.store.wishes().map_err(Arc::new));
+            }
+            Order::Spends(outpoint, reply) => {
+                let _caller_left = reply.send(self.store.spends(&outpoint).map_err(Arc::new));
+            }
+            Order::End => return true,
+        }
+        false
+    }
+
+    fn add(&mut self, add: Add<M>, batch: &mut DraftBatch<M>) {
+        let Add { record, setup, transition, writes, reply } = add;
+        let id = M::channel(&setup).id();
+        let waiting = Waiting { reply, effects: transition.effect_count(), again: None };
+        batch.writes.extend(writes);
+        let draft = batch.drafts.entry(id).or_default();
+        draft.transition = Some(transition);
+        draft.added = Some((record, setup, now()));
+        draft.waiting.push(waiting);
+    }
+
+    fn decide(&mut self, order: Handle<M>, batch: &mut DraftBatch<M>) {
+        let Handle { id, input, item, reply } = order;
+        let refuse = |reply: Reply<M>, error| {
+            let _caller_left = reply.send(Err(error));
+        };
+        let Some(page) = self.pages.get(&id) else {
+            return refuse(reply, OrderError::NoChannel(id));
+        };
+        let draft = batch.drafts.entry(id).or_default();
+        if let Some(item) = item {
+            let in_batch = draft.items.iter().find(|other| other.id == item.id).map(|other| other.cost);
+            match in_batch.map_or_else(|| self.store.purchase(id, &item.id), |cost| Ok(Some(cost))) {
+                Ok(None) => {}
+                Ok(again @ Some(_)) => {
+                    return draft.waiting.push(Waiting { reply, effects: 0, again });
+                }
+                Err(error) => return refuse(reply, OrderError::Store(Arc::new(error))),
+            }
+        }
+        let (transition, decided) = match draft.transition.take() {
+            None => match M::handle(&page.state, &page.setup, input) {
+                Ok(transition) => {
+                    let effects = transition.effect_count();
+                    (Some(transition), Ok(effects))
+                }
+                Err(reject) => (None, Err(reject)),
+            },
+            Some(earlier) => {
+                let (both, decided) = earlier.and_then(|state| M::handle(state, &page.setup, input));
+                (Some(both), decided)
+            }
+        };
+        draft.transition = transition;
+        match decided {
+            Ok(effects) => {
+                draft.items.extend(item);
+                draft.waiting.push(Waiting { reply, effects, again: None });
+            }
+            Err(reject) => refuse(reply, OrderError::Rejected(reject)),
+        }
+    }
+
+    /// Makes a batch durable and only then answers.
+    fn save(&mut self, batch: DraftBatch<M>) {
+        let DraftBatch { drafts, writes, written, granted } = batch;
+        let mut transitions = Vec::new();
+        let mut rest = HashMap::new();
+        for (id, mut draft) in drafts {
+            if let Some(transition) = draft.transition.take() {
+                transitions.push((id, transition));
+            }
+            rest.insert(id, draft);
+        }
+        let store = &mut self.store;
+        let nothing_to_write = transitions.is_empty() && writes.is_empty() && granted.is_empty();
+        let committed = Transition::commit_all(transitions, |states: &[(&ChannelId, &M::State)]| {
+            if nothing_to_write {
+                return Ok(());
+            }
+            crash::point();
+            let batch = store.batch()?;
+            for (id, state) in states {
+                let draft = &rest[*id];
+                match &draft.added {
+                    Some((record, _, opened_at)) => batch.add_channel::<M>(**id, record, state, *opened_at)?,
+                    None => batch.set_state::<M>(**id, state)?,
+                }
+                for item in &draft.items {
+                    batch.add_purchase(**id, &item.id, item.cost)?;
+                }
+            }
+            for write in &writes {
+                batch.write(write)?;
+            }
+            for id in &granted {
+                batch.forget_wish(*id)?;
+            }
+            batch.commit()?;
+            crash::point();
+            Ok::<(), StoreError>(())
+        });
+        match committed {
+            Ok(committed) => {
+                let effects = self.turn_pages(committed, &mut rest);
+                self.answer(rest, effects);
+                for reply in written {
+                    let _caller_left = reply.send(Ok(()));
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "could not store: every request in this batch is refused");
+                let error = Arc::new(error);
+                for waiting in rest.into_values().flat_map(|draft| draft.waiting) {
+                    let _caller_left = waiting.reply.send(Err(OrderError::Store(error.clone())));
+                }
+                for reply in written {
+                    let _caller_left = reply.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    fn turn_pages(
+        &mut self,
+        committed: Vec<(ChannelId, M::State, Vec<M::Effect>)>,
+        drafts: &mut HashMap<ChannelId, Draft<M>>,
+    ) -> HashMap<ChannelId, Vec<M::Effect>> {
+        let mut released = HashMap::new();
+        for (id, state, effects) in committed {
+            if let Some((record, setup, opened_at)) = drafts.get_mut(&id).and_then(|draft| draft.added.take()) {
+                self.setups.write().expect("no holder of this lock panics").insert(id, setup.clone());
+                self.pages.insert(id, Page { record: *record, setup, state, opened_at });
+            } else if let Some(page) = self.pages.get_mut(&id) {
+                page.state = state;
+            }
+            released.insert(id, effects);
+        }
+        released
+    }
+
+    /// Hands each order its own share of its channel's effects, in order.
+    fn answer(
+        &self,
+        drafts: HashMap<ChannelId, Draft<M>>,
+        mut released: HashMap<ChannelId, Vec<M::Effect>>,
+    ) {
+        for (id, draft) in drafts {
+            let Some(page) = self.pages.get(&id) else { continue };
+            let ledger = M::ledger(&page.state);
+            let mut effects = released.remove(&id).unwrap_or_default().into_iter();
+            for Waiting { reply, effects: count, again } in draft.waiting {
+                let effects = effects.by_ref().take(count).collect();
+                let _caller_left = reply.send(Ok(Outcome { effects, ledger, again }));
+            }
+        }
+    }
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,342 @@
+//! What a program that buys uses: channels to sellers, payments, closings, refunds.
+
+use std::sync::{Arc, Mutex};
+
+use bitcoin::{Amount, FeeRate, OutPoint, Transaction};
+use farthing_chain::{BroadcastError, Chain, ChainError};
+use farthing_protocol::channel::{BadParams, Expiry};
+use farthing_protocol::closing::{Answer, BadAnswer, BadSettlement, Proposal};
+use farthing_protocol::keys::{KeyId, Seed};
+use farthing_protocol::opening::{Limits, Offer, Opening, Refusal};
+use farthing_protocol::payer::{self, Effect, Input, Reject};
+use farthing_protocol::session::CallKey;
+use farthing_protocol::{Channel, ChannelId, Msat, Params, Party, Payment};
+use secp256k1::schnorr;
+
+use crate::books::{Books, Entry, Item, OpenError, OrderError};
+use crate::entropy;
+use crate::home::{Home, HomeError, Lock};
+use crate::machine::{Machine as _, Payer, PayerRecord};
+use crate::publish;
+use crate::store::StoreError;
+use crate::wallet::{Balance, Wallet, WalletError};
+use crate::watch::{OnChain, Pace, Watch, Watchable};
+
+/// Why a buyer could not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The data folder.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// The stored channels.
+    #[error(transparent)]
+    Books(#[from] OpenError),
+    /// The wallet.
+    #[error(transparent)]
+    Wallet(#[from] WalletError),
+    /// The node.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why no channel was proposed. Nothing is locked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProposeError {
+    /// A term that the offer or our own limits do not allow.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The parameters make no channel.
+    #[error(transparent)]
+    BadParams(#[from] BadParams),
+    /// Too little money, mostly.
+    #[error(transparent)]
+    Wallet(#[from] WalletError),
+    /// The node cannot be asked.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+    /// Not stored.
+    #[error(transparent)]
+    Order(#[from] OrderError<Reject>),
+}
+
+/// Why a closing round did not succeed. The channel stays closing; a new round may be tried.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CloseError {
+    /// Refused or not stored.
+    #[error(transparent)]
+    Order(#[from] OrderError<Reject>),
+    /// The settlement makes no transaction.
+    #[error(transparent)]
+    Bad(#[from] BadSettlement),
+    /// The payee's half does not fit.
+    #[error(transparent)]
+    Answer(#[from] BadAnswer),
+    /// The node cannot be asked.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+}
+
+/// Why the wallet sent nothing.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SendError {
+    /// Too little money, mostly.
+    #[error(transparent)]
+    Wallet(#[from] WalletError),
+    /// The node cannot be asked.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+    /// The node refused the transaction.
+    #[error(transparent)]
+    Broadcast(#[from] BroadcastError),
+    /// Not stored.
+    #[error(transparent)]
+    Order(#[from] OrderError<Reject>),
+}
+
+/// A payment to be sent with a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Bought {
+    /// What to send.
+    pub payment: Payment,
+    /// What the item costs: what it cost when it was first bought, if it was bought before.
+    pub cost: Msat,
+    /// It was bought before: this asks for it again and costs nothing more.
+    pub again: bool,
+}
+
+/// A running buyer.
+pub struct Buyer {
+    // The watch ends before the books, and the lock is freed last.
+    watch: Watch,
+    books: Arc<Books<Payer>>,
+    chain: Chain,
+    wallet: Arc<Mutex<Wallet>>,
+    seed: Arc<Seed>,
+    pace: Pace,
+    finality: u32,
+    _lock: Lock,
+}
+
+impl Buyer {
+    /// Reads the stored channels, does again what a restart must, and watches the chain. Returns also the channels whose
+    /// opening or closing was interrupted and needs the other side. Blocks.
+    ///
+    /// # Errors
+    /// When the folder is used by another process, or anything in it cannot be read.
+    pub fn start(home: &Home, chain: Chain, pace: Pace, finality: u32) -> Result<Self, StartError> {
+        let lock = home.lock()?;
+        let seed = Arc::new(home.seed()?);
+        let mut store = home.store()?;
+        let wallet = Wallet::open(&mut store, seed.clone(), chain.tip()?)?;
+        let (books, resumed) = Books::<Payer>::open(store, &seed)?;
+        let (books, wallet) = (Arc::new(books), Arc::new(Mutex::new(wallet)));
+        let watch = Watch::start(chain.clone(), wallet.clone(), books.clone(), pace, resumed);
+        Ok(Self { watch, books, chain, wallet, seed, pace, finality, _lock: lock })
+    }
+
+    /// What confirms soon now. Blocks.
+    ///
+    /// # Errors
+    /// When the node cannot be asked.
+    pub fn fee_rate(&self) -> Result<FeeRate, ChainError> {
+        publish::fee_rate(&self.chain, self.pace.target_blocks, self.pace.fallback_fee_rate)
+    }
+
+    /// The tip's height. Blocks.
+    ///
+    /// # Errors
+    /// When the node cannot be asked.
+    pub fn height(&self) -> Result<u32, ChainError> {
+        Ok(self.chain.tip()?.height)
+    }
+
+    /// Proposes a channel: builds and signs the funding, keeps it back, and stores the proposal with the coins it takes.
+    /// Nothing is locked until [`Self::accepted`]. Blocks.
+    ///
+    /// # Errors
+    /// When a term is out of bounds or there is too little money.
+    pub fn propose(
+        &self,
+        offer: &Offer,
+        limits: &Limits,
+        capacity: Amount,
+        lifetime: u32,
+        peer: String,
+    ) -> Result<(ChannelId, Opening), ProposeError> {
+        let height = self.chain.tip()?.height;
+        let now = self.fee_rate()?;
+        let fee_rate = now.clamp(offer.fee_rate.0.max(limits.fee_rate.0), offer.fee_rate.1.min(limits.fee_rate.1));
+        let key = KeyId::from_entropy(entropy::bytes());
+        let keys = self.seed.channel_keys(key);
+        let mut wallet = self.wallet.lock().expect("no holder of this lock panics");
+        let output = wallet.new_address().script_pubkey();
+        let mut params = Params {
+            network: offer.network,
+            funding: OutPoint::null(),
+            capacity,
+            expiry: Expiry::at_height(height.saturating_add(lifetime)),
+            fee_rate,
+            prepaid: Offer::prepaid(fee_rate),
+            payer: Party { funding: keys.funding(), session: keys.session(), output },
+            payee: offer.payee.clone(),
+        };
+        offer.check(&params, height)?;
+        limits.check(&params, height)?;
+        let funding_output = Channel::new(params.clone())?.funding_txout();
+        let funding = wallet.pay(funding_output.script_pubkey.clone(), capacity, now)?;
+        let vout = funding.output.iter().position(|output| *output == funding_output);
+        let vout = vout.expect("the wallet pays what it was asked to") as u32;
+        params.funding = OutPoint { txid: funding.compute_txid(), vout };
+        let record = PayerRecord { params, key, funding, finality: self.finality, peer };
+        let setup = Payer::setup(&record, &self.seed)?;
+        let id = setup.channel.id();
+        let transition = payer::propose(&setup);
+        let writes = wallet.staged().into_iter().collect();
+        let outcome = self.books.add_blocking(record, setup, transition, writes)?;
+        wallet.saved();
+        Ok((id, opening(outcome.effects)))
+    }
+
+    /// The proposal again, of a channel whose answer was lost.
+    pub fn proposal(&self, id: ChannelId) -> Option<Opening> {
+        let setup = self.books.setup(&id)?;
+        Some(opening(payer::State::AwaitingAcceptance.resume(&setup)))
+    }
+
+    /// The payee accepted: the funding is broadcast.
+    ///
+    /// # Errors
+    /// When the acceptance is not the payee's signature, or could not be stored. Then nothing is broadcast.
+    pub async fn accepted(&self, id: ChannelId, signature: schnorr::Signature) -> Result<(), OrderError<Reject>> {
+        let outcome = self.books.handle(id, Input::Accepted(signature), None).await?;
+        self.carry_out(id, outcome.effects);
+        Ok(())
+    }
+
+    /// The payee refused: the coins are free again.
+    ///
+    /// # Errors
+    /// When it could not be stored.
+    pub async fn refused(&self, id: ChannelId) -> Result<(), OrderError<Reject>> {
+        let outcome = self.books.handle(id, Input::Refused, None).await?;
+        self.carry_out(id, outcome.effects);
+        Ok(())
+    }
+
+    /// Buys an item: the payment to send with the request, stored before it is returned. An item that was bought before
+    /// costs nothing more.
+    ///
+    /// # Errors
+    /// When the channel cannot pay it, or it could not be stored.
+    pub async fn buy(&self, id: ChannelId, item: Item) -> Result<Bought, OrderError<Reject>> {
+        let outcome = self.books.handle(id, Input::Buy { cost: item.cost }, Some(item)).await?;
+        let paid = outcome.effects.into_iter().find_map(|effect| match effect {
+            Effect::Pay(payment) => Some(payment),
+            Effect::Propose(_) | Effect::ReleaseCoins | Effect::ProposeClosing(_) | Effect::Broadcast(_) => None,
+        });
+        let payment = paid.or(outcome.ledger.newest).expect("an item that was bought was paid for");
+        Ok(Bought { payment, cost: outcome.again.unwrap_or(item.cost), again: outcome.again.is_some() })
+    }
+
+    /// The key that authenticates a channel's calls.
+    pub fn call_key(&self, id: ChannelId) -> Option<CallKey> {
+        let setup = self.books.setup(&id)?;
+        Some(CallKey::agree(&setup.keys, &setup.channel.params().payee.session, id))
+    }
+
+    /// Starts a closing round: from now on the channel pays nothing more. `None` when the closing is complete already
+    /// and was broadcast again.
+    ///
+    /// # Errors
+    /// When the channel cannot be closed or that could not be stored.
+    pub async fn propose_closing(
+        &self,
+        id: ChannelId,
+        fee_rate: FeeRate,
+    ) -> Result<Option<Proposal>, CloseError> {
+        let outcome = self.books.handle(id, Input::Close { fee_rate }, None).await?;
+        let setup = self.books.setup(&id).ok_or(OrderError::NoChannel(id))?;
+        let settlement = outcome.effects.iter().find_map(|effect| match effect {
+            Effect::ProposeClosing(settlement) => Some(*settlement),
+            Effect::Propose(_) | Effect::ReleaseCoins | Effect::Pay(_) | Effect::Broadcast(_) => None,
+        });
+        self.carry_out(id, outcome.effects);
+        let proposal =
+            settlement.map(|settlement| Proposal::new(&setup.channel, &setup.keys, settlement, entropy::bytes()));
+        Ok(proposal.transpose()?)
+    }
+
+    /// Completes a closing round with the payee's half, stores the closing and broadcasts it.
+    ///
+    /// # Errors
+    /// When the half does not fit, or the closing could not be stored.
+    pub async fn complete_closing(
+        &self,
+        id: ChannelId,
+        proposal: Proposal,
+        answer: &Answer,
+    ) -> Result<Transaction, CloseError> {
+        let setup = self.books.setup(&id).ok_or(OrderError::NoChannel(id))?;
+        let transaction = proposal.complete(&setup.channel, &setup.keys, answer)?;
+        let input = Input::Countersigned { transaction: transaction.clone() };
+        let outcome = self.books.handle(id, input, None).await?;
+        self.carry_out(id, outcome.effects);
+        Ok(transaction)
+    }
+
+    /// A channel's agreement.
+    pub fn params(&self, id: ChannelId) -> Option<Params> {
+        Some(self.books.setup(&id)?.channel.params().clone())
+    }
+
+    /// All channels.
+    ///
+    /// # Errors
+    /// When the program is ending.
+    pub async fn channels(&self) -> Result<Vec<Entry<Payer>>, OrderError<Reject>> {
+        self.books.list().await
+    }
+
+    /// What the wallet holds.
+    pub fn balance(&self) -> Balance {
+        self.wallet.lock().expect("no holder of this lock panics").balance()
+    }
+
+    fn carry_out(&self, id: ChannelId, effects: Vec<Effect>) {
+        let Some(setup) = self.books.setup(&id) else { return };
+        for on_chain in effects.into_iter().filter_map(|effect| Payer::on_chain(&setup, effect)) {
+            self.watch.carry_out(on_chain);
+        }
+        self.watch.look_now();
+    }
+}
+
+fn opening(effects: Vec<Effect>) -> Opening {
+    let proposed = effects.into_iter().find_map(|effect| match effect {
+        Effect::Propose(opening) => Some(*opening),
+        Effect::ReleaseCoins | Effect::Pay(_) | Effect::ProposeClosing(_) | Effect::Broadcast(_) => None,
+    });
+    proposed.expect("a proposal that was stored is to be sent")
+}
+
+impl Watchable for Payer {
+    fn on_chain(setup: &payer::Setup, effect: Effect) -> Option<OnChain> {
+        match effect {
+            Effect::Broadcast(transaction) => Some(OnChain::Broadcast(transaction)),
+            Effect::ReleaseCoins => Some(OnChain::Release(setup.funding.compute_txid())),
+            // These need the payee, so the program that speaks to it sends them again.
+            Effect::Propose(_) | Effect::Pay(_) | Effect::ProposeClosing(_) => None,
+        }
+    }
+
+    fn close() -> Option<Input> {
+        None
+    }
+}

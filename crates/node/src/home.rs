@@ -1,0 +1,217 @@
+//! The data folder of one network: the seed, the database, and a lock so that one process at a time runs channels.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `seed` | the BIP39 words, mode 0600. Whoever reads it has the money |
+//! | `farthing.sqlite` | channels, purchases, wallet ([`crate::store`]) |
+//! | `lock` | held while a process runs channels; names its process id |
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::str::FromStr as _;
+
+use bip39::Mnemonic;
+use bitcoin::Network;
+use farthing_protocol::keys::Seed;
+use zeroize::{Zeroize as _, Zeroizing};
+
+use crate::entropy;
+use crate::store::{Store, StoreError};
+
+/// Why a data folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HomeError {
+    /// There is none yet.
+    #[error("there is no wallet in {}: run `farthing init` first", .0.display())]
+    Missing(PathBuf),
+    /// There is one already.
+    #[error("there is a wallet in {} already; nothing was changed", .0.display())]
+    Exists(PathBuf),
+    /// A file cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The words are not a BIP39 mnemonic.
+    #[error("the words are not a BIP39 mnemonic: {0}")]
+    Words(bip39::Error),
+    /// Another process runs channels here.
+    #[error("another farthing process ({holder}) uses {}: stop it, or use another --data folder", path.display())]
+    Locked {
+        /// The folder.
+        path: PathBuf,
+        /// What the lock says about its holder.
+        holder: String,
+    },
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A data folder that has a seed.
+#[derive(Debug)]
+pub struct Home {
+    folder: PathBuf,
+    network: Network,
+}
+
+/// Held while a process runs channels in a folder.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+impl Home {
+    /// The folder of `network` within `data`.
+    pub fn folder(data: &Path, network: Network) -> PathBuf {
+        data.join(network.to_string())
+    }
+
+    /// Makes a folder with a seed: from `words`, or from fresh randomness. Returns the words, to be shown once.
+    ///
+    /// # Errors
+    /// When there is a seed already, the words are wrong, or the folder cannot be written.
+    pub fn init(
+        data: &Path,
+        network: Network,
+        words: Option<&str>,
+    ) -> Result<(Self, Zeroizing<String>), HomeError> {
+        let folder = Self::folder(data, network);
+        let mnemonic = match words {
+            Some(words) => Mnemonic::from_str(words).map_err(HomeError::Words)?,
+            None => {
+                let entropy = Zeroizing::new(entropy::bytes::<16>());
+                Mnemonic::from_entropy(&*entropy).map_err(HomeError::Words)?
+            }
+        };
+        let words = Zeroizing::new(mnemonic.to_string());
+        let file = |path: &Path| {
+            let path = path.to_owned();
+            move |source| HomeError::File { path, source }
+        };
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(file(&folder))?;
+        let path = folder.join("seed");
+        let mut seed = match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(HomeError::Exists(folder)),
+            opened => opened.map_err(file(&path))?,
+        };
+        seed.write_all(words.as_bytes()).and_then(|()| seed.sync_all()).map_err(file(&path))?;
+        Ok((Self { folder, network }, words))
+    }
+
+    /// Uses a folder that has a seed.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn open(data: &Path, network: Network) -> Result<Self, HomeError> {
+        let folder = Self::folder(data, network);
+        if folder.join("seed").is_file() { Ok(Self { folder, network }) } else { Err(HomeError::Missing(folder)) }
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The network.
+    pub fn network(&self) -> Network {
+        self.network
+    }
+
+    /// Reads the seed.
+    ///
+    /// # Errors
+    /// When the file cannot be read or does not hold BIP39 words.
+    pub fn seed(&self) -> Result<Seed, HomeError> {
+        let path = self.folder.join("seed");
+        let words = fs::read_to_string(&path).map_err(|source| HomeError::File { path, source })?;
+        let words = Zeroizing::new(words);
+        let mnemonic = Mnemonic::from_str(words.trim()).map_err(HomeError::Words)?;
+        let mut bytes = mnemonic.to_seed("");
+        let seed = Seed::new(bytes, self.network);
+        bytes.zeroize();
+        Ok(seed)
+    }
+
+    /// Opens the database.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn store(&self) -> Result<Store, HomeError> {
+        Ok(Store::open(&self.folder.join("farthing.sqlite"))?)
+    }
+
+    /// Takes the lock, for as long as the returned value lives. The operating system frees it when the process dies.
+    ///
+    /// # Errors
+    /// When another process holds it.
+    pub fn lock(&self) -> Result<Lock, HomeError> {
+        let path = self.folder.join("lock");
+        let failed = |source| HomeError::File { path: path.clone(), source };
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                let _unreadable = file.read_to_string(&mut holder);
+                return Err(HomeError::Locked { path: self.folder.clone(), holder });
+            }
+            Err(TryLockError::Error(source)) => return Err(failed(source)),
+        }
+        let written = file
+            .set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| write!(file, "process {}", std::process::id()));
+        written.map_err(failed)?;
+        Ok(Lock { _file: file })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_seed_is_made_once_read_back_and_private() {
+        let data = tempfile::tempdir().unwrap();
+        assert!(matches!(Home::open(data.path(), Network::Regtest), Err(HomeError::Missing(_))));
+        let (home, words) = Home::init(data.path(), Network::Regtest, None).unwrap();
+        assert_eq!(words.split(' ').count(), 12);
+        assert!(matches!(Home::init(data.path(), Network::Regtest, None), Err(HomeError::Exists(_))));
+        let mode = fs::metadata(home.path().join("seed")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+
+        let elsewhere = tempfile::tempdir().unwrap();
+        let (again, _) = Home::init(elsewhere.path(), Network::Regtest, Some(&words)).unwrap();
+        assert_eq!(again.seed().unwrap().challenge_secret(), home.seed().unwrap().challenge_secret());
+        assert!(matches!(
+            Home::init(elsewhere.path(), Network::Signet, Some("not words")),
+            Err(HomeError::Words(_))
+        ));
+    }
+
+    #[test]
+    fn one_process_at_a_time() {
+        let data = tempfile::tempdir().unwrap();
+        let (home, _) = Home::init(data.path(), Network::Regtest, None).unwrap();
+        let lock = home.lock().unwrap();
+        assert!(matches!(home.lock(), Err(HomeError::Locked { .. })));
+        drop(lock);
+        assert!(home.lock().is_ok());
+    }
+}

@@ -1,0 +1,27 @@
+//! Runs the state machines of `farthing-protocol` in the world: keeps their states, watches the chain, carries out
+//! their effects.
+//!
+//! | part | does |
+//! |---|---|
+//! | [`home`] | the data folder: seed, lock, database |
+//! | [`store`] | SQLite: what is stored, and how |
+//! | [`books`] | one thread that runs every machine of one role and stores each batch of decisions in one durable write |
+//! | [`wallet`] | the on-chain wallet (BIP86), persisted in the same database |
+//! | [`watch`] | looks at the chain and tells the machines |
+//! | [`publish`] | brings a commitment into a block, with a child that pays for it where needed |
+//! | [`seller`], [`buyer`] | what a program that sells or buys uses |
+//!
+//! The rule that everything here serves: **nothing is sent, served, signed or broadcast before the state behind it is
+//! stored.** Only [`books`] commits transitions; effects come out of nowhere else.
+
+pub mod books;
+pub mod buyer;
+mod crash;
+pub mod entropy;
+pub mod home;
+pub mod machine;
+pub mod publish;
+pub mod seller;
+pub mod store;
+pub mod wallet;
+pub mod watch;

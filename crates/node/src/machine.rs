@@ -1,0 +1,232 @@
+//! What the driver needs to know of a state machine, so that one driver runs payers and payees alike.
+
+use bitcoin::{Transaction, TxOut};
+use farthing_protocol::channel::BadParams;
+use farthing_protocol::keys::{KeyId, Seed};
+use farthing_protocol::ledger::Ledger;
+use farthing_protocol::sighting::Sighting;
+use farthing_protocol::{Channel, Params, Transition, payee, payer};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// Which side of a channel this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Role {
+    /// Pays.
+    Payer,
+    /// Is paid.
+    Payee,
+}
+
+/// A state machine, its setup, and how the setup is stored.
+pub trait Machine: Send + 'static {
+    /// What stays the same over a channel's life, with keys.
+    type Setup: Send + Sync + 'static;
+    /// The setup as it is stored: without keys, with their id.
+    type Record: Serialize + DeserializeOwned + Clone + Send + 'static;
+    /// Where a channel stands.
+    type State: Serialize + DeserializeOwned + Clone + Send + 'static;
+    /// What can happen.
+    type Input: Send + 'static;
+    /// What is to be done.
+    type Effect: Send + 'static;
+    /// Why an input changed nothing.
+    type Reject: std::error::Error + Send + Sync + 'static;
+
+    /// The side.
+    const ROLE: Role;
+
+    /// Works out a setup from its record.
+    ///
+    /// # Errors
+    /// When the stored parameters make no channel.
+    fn setup(record: &Self::Record, seed: &Seed) -> Result<Self::Setup, BadParams>;
+
+    /// The channel in a setup.
+    fn channel(setup: &Self::Setup) -> &Channel;
+
+    /// Decides what an input does.
+    ///
+    /// # Errors
+    /// When the input changes nothing.
+    fn handle(
+        state: &Self::State,
+        setup: &Self::Setup,
+        input: Self::Input,
+    ) -> Result<Transition<Self::State, Self::Effect>, Self::Reject>;
+
+    /// What a restart must do again.
+    fn resume(state: &Self::State, setup: &Self::Setup) -> Vec<Self::Effect>;
+
+    /// The channel's money as this side counts it.
+    fn ledger(state: &Self::State) -> Ledger;
+
+    /// The state in words.
+    fn name(state: &Self::State) -> &'static str;
+
+    /// Whether the channel needs to be watched: it has a funding that may be on chain, and is not over.
+    fn is_live(state: &Self::State) -> bool;
+
+    /// The input for a look at the chain.
+    fn sighted(sighting: Sighting) -> Self::Input;
+}
+
+/// The payer's machine.
+#[derive(Debug)]
+pub enum Payer {}
+
+/// A payer's setup as it is stored.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PayerRecord {
+    /// The agreement.
+    pub params: Params,
+    /// Which keys.
+    pub key: KeyId,
+    /// The signed funding transaction.
+    pub funding: Transaction,
+    /// How deep a spend must be.
+    pub finality: u32,
+    /// Where the payee is reached: the origin of its server.
+    pub peer: String,
+}
+
+impl Machine for Payer {
+    type Setup = payer::Setup;
+    type Record = PayerRecord;
+    type State = payer::State;
+    type Input = payer::Input;
+    type Effect = payer::Effect;
+    type Reject = payer::Reject;
+
+    const ROLE: Role = Role::Payer;
+
+    fn setup(record: &PayerRecord, seed: &Seed) -> Result<payer::Setup, BadParams> {
+        Ok(payer::Setup {
+            channel: Channel::new(record.params.clone())?,
+            keys: seed.channel_keys(record.key),
+            funding: record.funding.clone(),
+            finality: record.finality,
+        })
+    }
+
+    fn channel(setup: &payer::Setup) -> &Channel {
+        &setup.channel
+    }
+
+    fn handle(
+        state: &payer::State,
+        setup: &payer::Setup,
+        input: payer::Input,
+    ) -> Result<Transition<payer::State, payer::Effect>, payer::Reject> {
+        state.handle(setup, input)
+    }
+
+    fn resume(state: &payer::State, setup: &payer::Setup) -> Vec<payer::Effect> {
+        state.resume(setup)
+    }
+
+    fn ledger(state: &payer::State) -> Ledger {
+        state.ledger()
+    }
+
+    fn name(state: &payer::State) -> &'static str {
+        state.name()
+    }
+
+    fn is_live(state: &payer::State) -> bool {
+        match state {
+            payer::State::AwaitingAcceptance | payer::State::Abandoned | payer::State::Closed(_) => false,
+            payer::State::AwaitingFunding(_)
+            | payer::State::Open(_)
+            | payer::State::Closing(_)
+            | payer::State::Refunding(_) => true,
+        }
+    }
+
+    fn sighted(sighting: Sighting) -> payer::Input {
+        payer::Input::Sighted(sighting)
+    }
+}
+
+/// The payee's machine.
+#[derive(Debug)]
+pub enum Payee {}
+
+/// A payee's setup as it is stored.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PayeeRecord {
+    /// The agreement.
+    pub params: Params,
+    /// Which keys.
+    pub key: KeyId,
+    /// How careful the payee is in this channel.
+    pub policy: payee::Policy,
+}
+
+impl Machine for Payee {
+    type Setup = payee::Setup;
+    type Record = PayeeRecord;
+    type State = payee::State;
+    type Input = payee::Input;
+    type Effect = payee::Effect;
+    type Reject = payee::Reject;
+
+    const ROLE: Role = Role::Payee;
+
+    fn setup(record: &PayeeRecord, seed: &Seed) -> Result<payee::Setup, BadParams> {
+        Ok(payee::Setup {
+            channel: Channel::new(record.params.clone())?,
+            keys: seed.channel_keys(record.key),
+            policy: record.policy,
+        })
+    }
+
+    fn channel(setup: &payee::Setup) -> &Channel {
+        &setup.channel
+    }
+
+    fn handle(
+        state: &payee::State,
+        setup: &payee::Setup,
+        input: payee::Input,
+    ) -> Result<Transition<payee::State, payee::Effect>, payee::Reject> {
+        state.handle(setup, input)
+    }
+
+    fn resume(state: &payee::State, setup: &payee::Setup) -> Vec<payee::Effect> {
+        state.resume(setup)
+    }
+
+    fn ledger(state: &payee::State) -> Ledger {
+        *state.ledger()
+    }
+
+    fn name(state: &payee::State) -> &'static str {
+        state.name()
+    }
+
+    fn is_live(state: &payee::State) -> bool {
+        match state {
+            payee::State::Closed(_) => false,
+            payee::State::AwaitingDepth(_)
+            | payee::State::Open(_)
+            | payee::State::ClosingTogether(_)
+            | payee::State::ClosingAlone(_) => true,
+        }
+    }
+
+    fn sighted(sighting: Sighting) -> payee::Input {
+        payee::Input::Sighted(sighting)
+    }
+}
+
+/// What the watcher looks for on the chain.
+#[derive(Clone, Debug)]
+pub struct Watched {
+    /// The channel.
+    pub id: farthing_protocol::ChannelId,
+    /// Its funding outpoint.
+    pub outpoint: bitcoin::OutPoint,
+    /// The output that should be there.
+    pub output: TxOut,
+}

@@ -1,0 +1,345 @@
+//! What a program that sells uses: offers, openings, charges, closings.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bitcoin::{Amount, FeeRate, ScriptBuf, Transaction};
+use farthing_chain::{Chain, ChainError};
+use farthing_protocol::channel::BadParams;
+use farthing_protocol::closing::{self, Answer, BadSettlement, PublicNonce, Settlement};
+use farthing_protocol::keys::{KeyId, Seed};
+use farthing_protocol::opening::{Confirmations, Offer, Opening, Refusal};
+use farthing_protocol::payee::{self, Effect, Input, Policy, Reject};
+use farthing_protocol::session::CallKey;
+use farthing_protocol::{Channel, ChannelId, Msat, Party, Payment};
+use secp256k1::schnorr;
+
+use crate::books::{Books, Entry, Item, OpenError, OrderError};
+use crate::entropy;
+use crate::home::{Home, HomeError, Lock};
+use crate::machine::{Machine as _, Payee, PayeeRecord};
+use crate::publish::Publication;
+use crate::store::StoreError;
+use crate::wallet::{Balance, Wallet, WalletError};
+use crate::watch::{OnChain, Pace, Watch, Watchable};
+
+/// What a seller accepts, and how careful it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// The smallest and the largest channel.
+    pub capacity: (Amount, Amount),
+    /// The lowest and the highest fee rate for commitments.
+    pub fee_rate: (FeeRate, FeeRate),
+    /// The shortest and the longest lifetime, in blocks.
+    pub lifetime: (u32, u32),
+    /// How many blocks before the expiry it closes by itself.
+    pub margin: u32,
+    /// How deep a funding must be.
+    pub confirmations: Confirmations,
+    /// What may be sold before that.
+    pub unconfirmed_cap: Msat,
+    /// How many blocks a payer has to publish an agreed closing.
+    pub patience: u32,
+    /// How deep a spend must be before a channel is forgotten.
+    pub finality: u32,
+    /// How many channels may wait for a funding that nobody has seen.
+    pub most_unfunded: usize,
+}
+
+/// Why a seller could not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The data folder.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// The stored channels.
+    #[error(transparent)]
+    Books(#[from] OpenError),
+    /// The wallet.
+    #[error(transparent)]
+    Wallet(#[from] WalletError),
+    /// The node.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why an opening was not accepted. Nothing was stored.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AcceptError {
+    /// The parameters make no channel.
+    #[error(transparent)]
+    BadParams(#[from] BadParams),
+    /// The terms are not ours, or the signature does not fit.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Too many openings that nobody funded.
+    #[error("{0} channels wait for a funding that nobody has seen; try again later")]
+    TooManyUnfunded(usize),
+    /// The node cannot be asked for the height.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+    /// Not stored.
+    #[error(transparent)]
+    Order(#[from] OrderError<Reject>),
+    /// The wallet.
+    #[error(transparent)]
+    Wallet(#[from] WalletError),
+}
+
+/// Why a cooperative close was not signed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SettleError {
+    /// Refused or not stored.
+    #[error(transparent)]
+    Order(#[from] OrderError<Reject>),
+    /// The payer's nonce is invalid.
+    #[error(transparent)]
+    Bad(#[from] BadSettlement),
+    /// The node cannot be asked for the height.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+}
+
+/// A running seller.
+pub struct Seller {
+    // The watch ends before the books, and the lock is freed last.
+    watch: Watch,
+    books: Arc<Books<Payee>>,
+    chain: Chain,
+    wallet: Arc<Mutex<Wallet>>,
+    output: Mutex<ScriptBuf>,
+    seed: Arc<Seed>,
+    terms: Terms,
+    _lock: Lock,
+}
+
+impl Seller {
+    /// Reads the stored channels, does again what a restart must, and watches the chain. Blocks.
+    ///
+    /// # Errors
+    /// When the folder is used by another process, or anything in it cannot be read.
+    pub fn start(home: &Home, chain: Chain, pace: Pace, terms: Terms) -> Result<Self, StartError> {
+        let lock = home.lock()?;
+        let seed = Arc::new(home.seed()?);
+        let mut store = home.store()?;
+        let mut wallet = Wallet::open(&mut store, seed.clone(), chain.tip()?)?;
+        let output = new_output(&mut wallet, |write| {
+            let batch = store.batch()?;
+            batch.write(&write)?;
+            batch.commit()
+        })?;
+        let (books, resumed) = Books::<Payee>::open(store, &seed)?;
+        let (books, wallet) = (Arc::new(books), Arc::new(Mutex::new(wallet)));
+        let watch = Watch::start(chain.clone(), wallet.clone(), books.clone(), pace, resumed);
+        Ok(Self { watch, books, chain, wallet, output: Mutex::new(output), seed, terms, _lock: lock })
+    }
+
+    /// An offer with fresh keys. It costs no state, so anybody may ask for one.
+    pub fn offer(&self) -> (Offer, KeyId) {
+        let key = KeyId::from_entropy(entropy::bytes());
+        let keys = self.seed.channel_keys(key);
+        let output = self.output.lock().expect("no holder of this lock panics").clone();
+        let terms = self.terms;
+        let offer = Offer {
+            network: self.seed.network(),
+            payee: Party { funding: keys.funding(), session: keys.session(), output },
+            capacity: terms.capacity,
+            fee_rate: terms.fee_rate,
+            lifetime: terms.lifetime,
+            margin: terms.margin,
+            confirmations: terms.confirmations,
+        };
+        (offer, key)
+    }
+
+    /// Accepts an opening under an offer of this seller's: the caller has checked that the offer is its own. The same
+    /// opening again gets the same answer. Blocks.
+    ///
+    /// # Errors
+    /// When the opening breaks the offer's terms, or could not be stored.
+    pub fn accept(
+        &self,
+        offer: &Offer,
+        key: KeyId,
+        opening: Opening,
+    ) -> Result<(ChannelId, schnorr::Signature), AcceptError> {
+        let channel = Channel::new(opening.params.clone())?;
+        let id = channel.id();
+        if let Some(setup) = self.books.setup(&id) {
+            return Ok((id, signature(vec![payee::acceptance(&setup)])));
+        }
+        offer.check(&opening.params, self.chain.tip()?.height)?;
+        let unfunded = self.books.list_blocking()?;
+        let unfunded = unfunded.iter().filter(|entry| is_unfunded(entry)).count();
+        if unfunded >= self.terms.most_unfunded {
+            return Err(AcceptError::TooManyUnfunded(unfunded));
+        }
+        let policy = Policy {
+            confirmations: offer.confirmations.required(opening.params.capacity),
+            unconfirmed_cap: self.terms.unconfirmed_cap,
+            margin: offer.margin,
+            patience: self.terms.patience,
+            finality: self.terms.finality,
+        };
+        let record = PayeeRecord { params: opening.params, key, policy };
+        let setup = Payee::setup(&record, &self.seed)?;
+        let transition = payee::accept(&setup, &opening.signature)?;
+        let outcome = self.books.add_blocking(record, setup, transition, Vec::new())?;
+        self.change_output()?;
+        self.watch.look_now();
+        Ok((id, signature(outcome.effects)))
+    }
+
+    /// The key that authenticates a channel's calls.
+    pub fn call_key(&self, id: ChannelId) -> Option<CallKey> {
+        let setup = self.books.setup(&id)?;
+        Some(CallKey::agree(&setup.keys, &setup.channel.params().payer.session, id))
+    }
+
+    /// Charges an item to a channel. An item that was charged before is not charged again: `Ok` says that it may be
+    /// served, with what it cost.
+    ///
+    /// # Errors
+    /// When it is not paid for, or could not be stored. Then it is not to be served.
+    pub async fn charge(
+        &self,
+        id: ChannelId,
+        item: Item,
+        payment: Option<Payment>,
+    ) -> Result<Msat, OrderError<Reject>> {
+        let outcome = self.books.handle(id, Input::Charge { payment, cost: item.cost }, Some(item)).await?;
+        Ok(outcome.again.unwrap_or(item.cost))
+    }
+
+    /// Signs this side's half of a cooperative close. Blocks.
+    ///
+    /// # Errors
+    /// When less is offered than is due, or the state could not be stored.
+    pub fn settle(
+        &self,
+        id: ChannelId,
+        settlement: Settlement,
+        nonce: &PublicNonce,
+    ) -> Result<Answer, SettleError> {
+        let height = self.chain.tip()?.height;
+        let outcome = self.books.handle_blocking(id, Input::Settle { settlement, height })?;
+        let setup = self.books.setup(&id).ok_or(OrderError::NoChannel(id))?;
+        let agreed = outcome.effects.into_iter().find_map(|effect| match effect {
+            Effect::Cosign(settlement) => Some(settlement),
+            Effect::Accept(_) | Effect::Serve { .. } | Effect::Publish(_) | Effect::Broadcast(_) => None,
+        });
+        let agreed = agreed.expect("a settlement that was stored is to be signed");
+        Ok(closing::cosign(&setup.channel, &setup.keys, &agreed, nonce, entropy::bytes())?)
+    }
+
+    /// Takes the finished closing, to broadcast it as well.
+    ///
+    /// # Errors
+    /// When it is not the closing that was agreed on.
+    pub async fn settled(&self, id: ChannelId, transaction: Transaction) -> Result<(), OrderError<Reject>> {
+        let outcome = self.books.handle(id, Input::Settled { transaction }, None).await?;
+        self.carry_out(id, outcome.effects);
+        Ok(())
+    }
+
+    /// Closes a channel without the payer.
+    ///
+    /// # Errors
+    /// When there is no such channel or it could not be stored.
+    pub async fn close(&self, id: ChannelId) -> Result<(), OrderError<Reject>> {
+        let outcome = self.books.handle(id, Input::Close, None).await?;
+        self.carry_out(id, outcome.effects);
+        Ok(())
+    }
+
+    /// All channels.
+    ///
+    /// # Errors
+    /// When the program is ending.
+    pub async fn channels(&self) -> Result<Vec<Entry<Payee>>, OrderError<Reject>> {
+        self.books.list().await
+    }
+
+    /// The secret that binds this seller's challenges.
+    pub fn challenge_secret(&self) -> [u8; 32] {
+        self.seed.challenge_secret()
+    }
+
+    /// What the wallet holds.
+    pub fn balance(&self) -> Balance {
+        self.wallet.lock().expect("no holder of this lock panics").balance()
+    }
+
+    fn carry_out(&self, id: ChannelId, effects: Vec<Effect>) {
+        let Some(setup) = self.books.setup(&id) else { return };
+        for on_chain in effects.into_iter().filter_map(|effect| Payee::on_chain(&setup, effect)) {
+            self.watch.carry_out(on_chain);
+        }
+    }
+
+    /// The next channel gets another output, for the seller's privacy.
+    fn change_output(&self) -> Result<(), AcceptError> {
+        let mut wallet = self.wallet.lock().expect("no holder of this lock panics");
+        let output = wallet.new_address().script_pubkey();
+        wallet.save(|write| self.books.write_blocking(vec![write]))?;
+        *self.output.lock().expect("no holder of this lock panics") = output;
+        Ok(())
+    }
+}
+
+fn new_output<E>(
+    wallet: &mut Wallet,
+    write: impl FnOnce(crate::store::Write) -> Result<(), E>,
+) -> Result<ScriptBuf, E> {
+    let output = wallet.new_address().script_pubkey();
+    wallet.save(write)?;
+    Ok(output)
+}
+
+fn is_unfunded(entry: &Entry<Payee>) -> bool {
+    matches!(entry.state, payee::State::AwaitingDepth(_))
+}
+
+fn signature(effects: Vec<Effect>) -> schnorr::Signature {
+    let accepted = effects.into_iter().find_map(|effect| match effect {
+        Effect::Accept(signature) => Some(signature),
+        Effect::Serve { .. } | Effect::Cosign(_) | Effect::Publish(_) | Effect::Broadcast(_) => None,
+    });
+    accepted.expect("an opening that was stored is to be answered")
+}
+
+impl Watchable for Payee {
+    fn on_chain(setup: &payee::Setup, effect: Effect) -> Option<OnChain> {
+        match effect {
+            Effect::Publish(commitment) => Some(OnChain::Publish(Publication {
+                fee: setup.channel.params().capacity - commitment.output.iter().map(|output| output.value).sum(),
+                commitment,
+                script: setup.channel.params().payee.output.clone(),
+            })),
+            Effect::Broadcast(transaction) => Some(OnChain::Broadcast(transaction)),
+            Effect::Accept(_) | Effect::Serve { .. } | Effect::Cosign(_) => None,
+        }
+    }
+
+    fn close() -> Option<Input> {
+        Some(Input::Close)
+    }
+}
+
+impl Pace {
+    /// A pace for a network: a private chain moves when it is told to, a public one every ten minutes.
+    pub fn for_network(network: bitcoin::Network) -> Self {
+        let regtest = network == bitcoin::Network::Regtest;
+        Self {
+            interval: if regtest { Duration::from_millis(100) } else { Duration::from_secs(5) },
+            target_blocks: 3,
+            fallback_fee_rate: FeeRate::from_sat_per_vb_u32(2),
+        }
+    }
+}

@@ -1,0 +1,375 @@
+//! What is stored, and how: one SQLite database in WAL mode, written through to the disk at every commit
+//! (`synchronous = FULL`).
+//!
+//! | table | holds |
+//! |---|---|
+//! | `channels` | one row each: role, setup record, state |
+//! | `purchases` | every item ever charged, so that it is charged once |
+//! | `spends` | transactions in blocks that spend a watched funding |
+//! | `wallet` | the wallet's change sets, in order |
+//! | `wishes` | what a person asked for from another process: close this channel |
+//!
+//! Setups, states and change sets are `postcard` with a leading version byte. What is read back is not trusted: it is
+//! decoded, and parameters are checked again.
+
+use std::path::Path;
+use std::time::Duration;
+
+use bdk_wallet::ChangeSet;
+use bdk_wallet::chain::Merge as _;
+use bitcoin::consensus::encode::{deserialize, serialize};
+use bitcoin::hashes::Hash as _;
+use bitcoin::{BlockHash, OutPoint, Transaction};
+use farthing_protocol::{ChannelId, Msat};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::machine::{Machine, Role};
+
+/// The layout this code writes, kept in `PRAGMA user_version`.
+const SCHEMA: i32 = 1;
+/// The encoding of a stored value.
+const ENCODING: u8 = 1;
+
+const TABLES: &str = "
+CREATE TABLE channels (
+    id BLOB PRIMARY KEY, role INTEGER NOT NULL, record BLOB NOT NULL, state BLOB NOT NULL, opened_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE purchases (
+    channel BLOB NOT NULL, item BLOB NOT NULL, cost INTEGER NOT NULL, PRIMARY KEY (channel, item)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE spends (
+    outpoint BLOB NOT NULL, block BLOB NOT NULL, height INTEGER NOT NULL, spender BLOB NOT NULL,
+    PRIMARY KEY (outpoint, block)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE wallet (id INTEGER PRIMARY KEY, changes BLOB NOT NULL) STRICT;
+CREATE TABLE wishes (channel BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;
+";
+
+/// A read or write that did not succeed. A failed write changed nothing.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// SQLite says why: a full disk, a lost file, a lock.
+    #[error("the database cannot be read or written: {0}")]
+    Sqlite(#[from] rusqlite::Error),
+    /// A stored value cannot be decoded.
+    #[error("a stored {what} cannot be read: {source}")]
+    Corrupt {
+        /// What kind of value.
+        what: &'static str,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The database was written by a newer version.
+    #[error("the database has layout {found}, and this version knows only up to {SCHEMA}: use a newer farthing")]
+    TooNew {
+        /// The layout found.
+        found: i32,
+    },
+}
+
+impl StoreError {
+    fn corrupt(what: &'static str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Corrupt { what, source: source.into() }
+    }
+}
+
+/// A channel as it is stored.
+#[derive(Clone, Debug)]
+pub struct StoredChannel<R, S> {
+    /// The channel.
+    pub id: ChannelId,
+    /// Its setup record.
+    pub record: R,
+    /// Where it stands.
+    pub state: S,
+    /// When it was opened, in seconds since 1970.
+    pub opened_at: u64,
+}
+
+/// A funding's spend that was seen in a block.
+#[derive(Clone, Debug)]
+pub struct Spend {
+    /// What was spent.
+    pub outpoint: OutPoint,
+    /// The transaction that did.
+    pub by: Transaction,
+    /// The block it is in.
+    pub block: BlockHash,
+    /// That block's height.
+    pub height: u32,
+}
+
+/// Something to be written besides states, in the same durable write.
+#[derive(Debug)]
+pub enum Write {
+    /// What changed in the wallet.
+    Wallet(Box<ChangeSet>),
+    /// A spend that was seen in a block.
+    Spend(Box<Spend>),
+}
+
+/// The database.
+#[derive(Debug)]
+pub struct Store {
+    connection: Connection,
+}
+
+impl Store {
+    /// Opens the database, and makes it when it is not there.
+    ///
+    /// # Errors
+    /// When the file cannot be opened or is from a newer version.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let mut connection = Connection::open(path)?;
+        connection.busy_timeout(Duration::from_secs(10))?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        let found: i32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        match found {
+            0 => {
+                transaction.execute_batch(TABLES)?;
+                transaction.pragma_update(None, "user_version", SCHEMA)?;
+            }
+            SCHEMA => {}
+            found => return Err(StoreError::TooNew { found }),
+        }
+        transaction.commit()?;
+        Ok(Self { connection })
+    }
+
+    /// All channels of a role, in the order of their opening.
+    ///
+    /// # Errors
+    /// When the database cannot be read or holds something that cannot be decoded.
+    pub fn channels<M: Machine>(&self) -> Result<Vec<StoredChannel<M::Record, M::State>>, StoreError> {
+        let mut statement = self
+            .connection
+            .prepare("SELECT id, record, state, opened_at FROM channels WHERE role = ?1 ORDER BY opened_at, id")?;
+        let rows = statement.query_map([M::ROLE as i64], |row| {
+            Ok((id(row, 0)?, row.get::<_, Vec<u8>>(1)?, row.get::<_, Vec<u8>>(2)?, row.get::<_, i64>(3)?))
+        })?;
+        rows.map(|row| {
+            let (id, record, state, opened_at) = row?;
+            let (record, state) = (decode("channel's setup", &record)?, decode("channel's state", &state)?);
+            Ok(StoredChannel { id, record, state, opened_at: opened_at.unsigned_abs() })
+        })
+        .collect()
+    }
+
+    /// What an item cost when it was charged, if it ever was.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn purchase(&self, channel: ChannelId, item: &[u8; 32]) -> Result<Option<Msat>, StoreError> {
+        let mut statement =
+            self.connection.prepare_cached("SELECT cost FROM purchases WHERE channel = ?1 AND item = ?2")?;
+        let cost: Option<i64> =
+            statement.query_row(params![channel.as_bytes(), item], |row| row.get(0)).optional()?;
+        Ok(cost.map(|cost| Msat::new(cost.unsigned_abs())))
+    }
+
+    /// The spends of an outpoint that were seen in blocks, the highest first. After a reorganisation some of those blocks
+    /// may not be in the best chain.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn spends(&self, outpoint: &OutPoint) -> Result<Vec<Spend>, StoreError> {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT block, height, spender FROM spends WHERE outpoint = ?1 ORDER BY height DESC",
+        )?;
+        let rows = statement.query_map([serialize(outpoint)], |row| {
+            Ok((row.get::<_, [u8; 32]>(0)?, row.get::<_, u32>(1)?, row.get::<_, Vec<u8>>(2)?))
+        })?;
+        rows.map(|row| {
+            let (block, height, by) = row?;
+            let by = deserialize(&by).map_err(|error| StoreError::corrupt("transaction", error))?;
+            Ok(Spend { outpoint: *outpoint, by, block: BlockHash::from_byte_array(block), height })
+        })
+        .collect()
+    }
+
+    /// The wallet's history, merged; `None` before the wallet was made.
+    ///
+    /// # Errors
+    /// When the database cannot be read or holds something that cannot be decoded.
+    pub fn wallet(&self) -> Result<Option<ChangeSet>, StoreError> {
+        let mut statement = self.connection.prepare("SELECT changes FROM wallet ORDER BY id")?;
+        let rows = statement.query_map([], |row| row.get::<_, Vec<u8>>(0))?;
+        let mut merged: Option<ChangeSet> = None;
+        for row in rows {
+            let changes: ChangeSet = decode("wallet change", &row?)?;
+            merged.get_or_insert_with(ChangeSet::default).merge(changes);
+        }
+        Ok(merged)
+    }
+
+    /// Takes note that a person wants a channel closed, for the process that runs it.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn wish_close(&self, channel: ChannelId) -> Result<(), StoreError> {
+        self.connection.execute("INSERT OR IGNORE INTO wishes VALUES (?1)", [channel.as_bytes()])?;
+        Ok(())
+    }
+
+    /// The channels that a person wants closed.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn wishes(&self) -> Result<Vec<ChannelId>, StoreError> {
+        let mut statement = self.connection.prepare_cached("SELECT channel FROM wishes")?;
+        let rows = statement.query_map([], |row| id(row, 0))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Starts a durable write. Dropped without [`Batch::commit`], nothing of it stays.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn batch(&mut self) -> Result<Batch<'_>, StoreError> {
+        let behavior = rusqlite::TransactionBehavior::Immediate;
+        Ok(Batch { transaction: self.connection.transaction_with_behavior(behavior)? })
+    }
+}
+
+/// One durable write of many things.
+#[derive(Debug)]
+pub struct Batch<'a> {
+    transaction: rusqlite::Transaction<'a>,
+}
+
+impl Batch<'_> {
+    /// Adds a channel.
+    ///
+    /// # Errors
+    /// When the database cannot be written, or the channel is there already.
+    pub fn add_channel<M: Machine>(
+        &self,
+        id: ChannelId,
+        record: &M::Record,
+        state: &M::State,
+        opened_at: u64,
+    ) -> Result<(), StoreError> {
+        let opened_at = i64::try_from(opened_at).unwrap_or(i64::MAX);
+        self.transaction.execute(
+            "INSERT INTO channels (id, role, record, state, opened_at) VALUES (?1, ?2, ?3, ?4, ?5)",
+            params![id.as_bytes(), M::ROLE as i64, encode(record), encode(state), opened_at],
+        )?;
+        Ok(())
+    }
+
+    /// Replaces a channel's state.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn set_state<M: Machine>(&self, id: ChannelId, state: &M::State) -> Result<(), StoreError> {
+        let mut statement =
+            self.transaction.prepare_cached("UPDATE channels SET state = ?2 WHERE id = ?1")?;
+        let changed = statement.execute(params![id.as_bytes(), encode(state)])?;
+        if changed == 1 { Ok(()) } else { Err(rusqlite::Error::StatementChangedRows(changed).into()) }
+    }
+
+    /// Takes note that an item was charged.
+    ///
+    /// # Errors
+    /// When the database cannot be written, or the item is there already.
+    pub fn add_purchase(&self, channel: ChannelId, item: &[u8; 32], cost: Msat) -> Result<(), StoreError> {
+        let mut statement = self.transaction.prepare_cached("INSERT INTO purchases VALUES (?1, ?2, ?3)")?;
+        statement.execute(params![channel.as_bytes(), item, i64::try_from(cost.get()).unwrap_or(i64::MAX)])?;
+        Ok(())
+    }
+
+    /// Forgets a wish.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn forget_wish(&self, channel: ChannelId) -> Result<(), StoreError> {
+        self.transaction.execute("DELETE FROM wishes WHERE channel = ?1", [channel.as_bytes()])?;
+        Ok(())
+    }
+
+    /// Adds something else.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn write(&self, write: &Write) -> Result<(), StoreError> {
+        match write {
+            Write::Wallet(changes) => {
+                self.transaction.execute("INSERT INTO wallet (changes) VALUES (?1)", [encode(changes)])?;
+            }
+            Write::Spend(spend) => {
+                self.transaction.execute(
+                    "INSERT OR IGNORE INTO spends VALUES (?1, ?2, ?3, ?4)",
+                    params![
+                        serialize(&spend.outpoint),
+                        spend.block.as_byte_array(),
+                        spend.height,
+                        serialize(&spend.by)
+                    ],
+                )?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes all of it durable.
+    ///
+    /// # Errors
+    /// When the disk does not take it; then nothing of it stays.
+    pub fn commit(self) -> Result<(), StoreError> {
+        Ok(self.transaction.commit()?)
+    }
+}
+
+fn id(row: &Row<'_>, column: usize) -> rusqlite::Result<ChannelId> {
+    Ok(ChannelId::from_bytes(row.get(column)?))
+}
+
+fn encode(value: &impl Serialize) -> Vec<u8> {
+    postcard::to_extend(value, vec![ENCODING]).expect("values of ours can be encoded into memory")
+}
+
+fn decode<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, StoreError> {
+    match bytes.split_first() {
+        Some((&ENCODING, value)) => postcard::from_bytes(value).map_err(|error| StoreError::corrupt(what, error)),
+        Some((version, _)) => Err(StoreError::corrupt(what, format!("unknown encoding {version}"))),
+        None => Err(StoreError::corrupt(what, "nothing is there")),
+    }
+}
+
+impl Role {
+    /// The role in words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Payer => "payer",
+            Self::Payee => "payee",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_uncommitted_batch_leaves_nothing_and_a_newer_layout_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("db");
+        let mut store = Store::open(&path).unwrap();
+        let channel = ChannelId::from_bytes([1; 32]);
+        store.batch().unwrap().add_purchase(channel, &[2; 32], Msat::new(7)).unwrap();
+        assert_eq!(store.purchase(channel, &[2; 32]).unwrap(), None);
+        let batch = store.batch().unwrap();
+        batch.add_purchase(channel, &[2; 32], Msat::new(7)).unwrap();
+        assert!(batch.add_purchase(channel, &[2; 32], Msat::new(7)).is_err(), "an item is charged once");
+        batch.commit().unwrap();
+        assert_eq!(Store::open(&path).unwrap().purchase(channel, &[2; 32]).unwrap(), Some(Msat::new(7)));
+
+        store.connection.pragma_update(None, "user_version", 99).unwrap();
+        assert!(matches!(Store::open(&path), Err(StoreError::TooNew { found: 99 })));
+    }
+}

@@ -1,0 +1,268 @@
+//! The on-chain wallet: BIP86 (single-key Taproot) over `bdk_wallet`. It knows public keys only; signatures are made
+//! from the seed at the moment they are needed.
+//!
+//! The wallet stages what changed. [`Wallet::save`] hands that to a durable write and forgets it only after the write
+//! has succeeded.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bdk_wallet::chain::{BlockId, CheckPoint};
+use bdk_wallet::error::CreateTxError;
+use bdk_wallet::template::Bip86Public;
+use bdk_wallet::{ChangeSet, KeychainKind, Update};
+use bitcoin::bip32::{ChildNumber, DerivationPath, Fingerprint, Xpub};
+use bitcoin::psbt::Psbt;
+use bitcoin::{
+    Address, Amount, Block, BlockHash, FeeRate, Network, ScriptBuf, Transaction, Txid, Witness, secp256k1,
+};
+use farthing_protocol::keys::Seed;
+
+use crate::store::{Store, StoreError, Write};
+
+/// Why the wallet could not do it. Nothing was spent.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WalletError {
+    /// Too little money.
+    #[error("the wallet has {available} to spend, but {needed} are needed, fee included: send more to `farthing wallet address`")]
+    Insufficient {
+        /// What can be spent now.
+        available: Amount,
+        /// What it takes.
+        needed: Amount,
+    },
+    /// Another reason not to build the transaction.
+    #[error("the transaction cannot be built: {0}")]
+    Build(#[from] CreateTxError),
+    /// A signature is missing: the wallet and the seed do not belong together.
+    #[error("the seed does not sign for this wallet's coins: was it exchanged?")]
+    Unsigned,
+    /// The stored wallet is not of this seed, or cannot be read.
+    #[error("the stored wallet does not fit this seed and network: {0}")]
+    Mismatch(String),
+    /// A block does not connect to those seen before.
+    #[error("block {0} does not connect to the wallet's chain")]
+    Disconnected(u32),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What the wallet holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Balance {
+    /// In blocks, and free to spend.
+    pub confirmed: Amount,
+    /// Change of our own transactions that are not in a block yet.
+    pub pending: Amount,
+    /// Mined and not mature.
+    pub immature: Amount,
+}
+
+impl Balance {
+    /// Everything.
+    pub fn total(&self) -> Amount {
+        self.confirmed + self.pending + self.immature
+    }
+}
+
+/// The on-chain wallet.
+pub struct Wallet {
+    inner: bdk_wallet::Wallet,
+    seed: Arc<Seed>,
+    fingerprint: Fingerprint,
+}
+
+impl Wallet {
+    /// Opens the stored wallet, or makes one that knows the chain from `birthday` on.
+    ///
+    /// # Errors
+    /// When the stored wallet is of another seed, or the database fails.
+    pub fn open(
+        store: &mut Store,
+        seed: Arc<Seed>,
+        birthday: farthing_chain::BlockId,
+    ) -> Result<Self, WalletError> {
+        let network = seed.network();
+        let secp = secp256k1::Secp256k1::new();
+        let root = seed.root();
+        let fingerprint = root.fingerprint(&secp);
+        let account = root.derive_priv(&secp, &account_path(network)).expect("hardened indexes below 2^31");
+        let account = Xpub::from_priv(&secp, &account);
+        let descriptor = |keychain| Bip86Public(account, fingerprint, keychain);
+        let (external, internal) = (descriptor(KeychainKind::External), descriptor(KeychainKind::Internal));
+        let mismatch = |error: &dyn std::fmt::Display| WalletError::Mismatch(error.to_string());
+        if let Some(changes) = store.wallet()? {
+            let inner = bdk_wallet::Wallet::load()
+                .descriptor(KeychainKind::External, Some(external))
+                .descriptor(KeychainKind::Internal, Some(internal))
+                .check_network(network)
+                .load_wallet_no_persist(changes)
+                .map_err(|error| mismatch(&error))?
+                .ok_or_else(|| mismatch(&"it is empty"))?;
+            return Ok(Self { inner, seed, fingerprint });
+        }
+        let mut inner = bdk_wallet::Wallet::create(external, internal)
+            .network(network)
+            .create_wallet_no_persist()
+            .map_err(|error| mismatch(&error))?;
+        if birthday.height > 0 {
+            let genesis = inner.latest_checkpoint().block_id();
+            let birthday = BlockId { height: birthday.height, hash: birthday.hash };
+            let chain = CheckPoint::from_block_ids([genesis, birthday])
+                .map_err(|_| WalletError::Disconnected(birthday.height))?;
+            inner
+                .apply_update(Update { chain: Some(chain), ..Update::default() })
+                .map_err(|_| WalletError::Disconnected(birthday.height))?;
+        }
+        let mut wallet = Self { inner, seed, fingerprint };
+        wallet.save(|write| {
+            let batch = store.batch()?;
+            batch.write(&write)?;
+            batch.commit()
+        })?;
+        Ok(wallet)
+    }
+
+    /// Makes what changed durable. When `write` fails, the changes stay staged for the next try.
+    ///
+    /// # Errors
+    /// What `write` answered.
+    pub fn save<E>(&mut self, write: impl FnOnce(Write) -> Result<(), E>) -> Result<(), E> {
+        if let Some(changes) = self.inner.staged() {
+            write(Write::Wallet(Box::new(changes.clone())))?;
+            self.inner.take_staged();
+        }
+        Ok(())
+    }
+
+    /// What is staged, to be stored together with something else; then call [`Self::saved`].
+    pub fn staged(&self) -> Option<Write> {
+        self.inner.staged().map(|changes: &ChangeSet| Write::Wallet(Box::new(changes.clone())))
+    }
+
+    /// What was staged is stored.
+    pub fn saved(&mut self) {
+        self.inner.take_staged();
+    }
+
+    /// An address that was never handed out. To be saved before it is shown.
+    pub fn new_address(&mut self) -> Address {
+        self.inner.reveal_next_address(KeychainKind::External).address
+    }
+
+    /// What the wallet holds.
+    pub fn balance(&self) -> Balance {
+        let balance = self.inner.balance();
+        Balance { confirmed: balance.confirmed, pending: balance.trusted_pending, immature: balance.immature }
+    }
+
+    /// A signed transaction that pays `amount` to `script`. To be saved before it is used; [`Self::release`] frees its
+    /// coins again.
+    ///
+    /// # Errors
+    /// When there is too little money.
+    pub fn pay(
+        &mut self,
+        script: ScriptBuf,
+        amount: Amount,
+        fee_rate: FeeRate,
+    ) -> Result<Transaction, WalletError> {
+        let mut builder = self.inner.build_tx();
+        builder.add_recipient(script, amount).fee_rate(fee_rate);
+        let psbt = builder.finish().map_err(insufficient)?;
+        let transaction = self.sign(psbt)?;
+        self.inner.apply_unconfirmed_txs([(transaction.clone(), now())]);
+        Ok(transaction)
+    }
+
+    /// A signed transaction that pays everything to `script`.
+    ///
+    /// # Errors
+    /// When there is too little money.
+    pub fn pay_all(&mut self, script: ScriptBuf, fee_rate: FeeRate) -> Result<Transaction, WalletError> {
+        let mut builder = self.inner.build_tx();
+        builder.drain_wallet().drain_to(script).fee_rate(fee_rate);
+        let psbt = builder.finish().map_err(insufficient)?;
+        let transaction = self.sign(psbt)?;
+        self.inner.apply_unconfirmed_txs([(transaction.clone(), now())]);
+        Ok(transaction)
+    }
+
+    /// Frees the coins of a transaction that will never be broadcast.
+    pub fn release(&mut self, txid: Txid) {
+        self.inner.apply_evicted_txs([(txid, now())]);
+    }
+
+    /// Signs a transaction whose every input spends an output of this wallet by its key.
+    ///
+    /// # Errors
+    /// When an input is not this wallet's.
+    pub fn sign(&self, mut psbt: Psbt) -> Result<Transaction, WalletError> {
+        let secp = self.inner.secp_ctx();
+        let root = self.seed.root();
+        for input in &mut psbt.inputs {
+            let output = input.witness_utxo.as_ref().ok_or(WalletError::Unsigned)?;
+            let script = output.script_pubkey.clone();
+            let (keychain, index) = self.inner.derivation_of_spk(script).ok_or(WalletError::Unsigned)?;
+            let path = account_path(self.inner.network()).extend([
+                ChildNumber::Normal { index: keychain as u32 },
+                ChildNumber::Normal { index },
+            ]);
+            let key = root.derive_priv(secp, &path).expect("indexes below 2^31").private_key;
+            let internal = key.x_only_public_key(secp).0;
+            input.tap_internal_key = Some(internal);
+            input.tap_key_origins = [(internal, (Vec::new(), (self.fingerprint, path)))].into();
+        }
+        psbt.sign(&root, secp).map_err(|_| WalletError::Unsigned)?;
+        for input in &mut psbt.inputs {
+            let signature = input.tap_key_sig.ok_or(WalletError::Unsigned)?;
+            input.final_script_witness = Some(Witness::p2tr_key_spend(&signature));
+        }
+        psbt.extract_tx().map_err(|_| WalletError::Unsigned)
+    }
+
+    /// The last block that the wallet has seen, then those before it that it remembers.
+    pub fn checkpoints(&self) -> impl Iterator<Item = farthing_chain::BlockId> {
+        self.inner.checkpoints().map(|checkpoint| farthing_chain::BlockId {
+            height: checkpoint.height(),
+            hash: checkpoint.hash(),
+        })
+    }
+
+    /// Takes in a block that follows `parent`, which the wallet has seen. Blocks above `parent` are forgotten.
+    ///
+    /// # Errors
+    /// When the wallet has not seen `parent`.
+    pub fn connect(
+        &mut self,
+        block: &Block,
+        height: u32,
+        parent: farthing_chain::BlockId,
+    ) -> Result<BlockHash, WalletError> {
+        let connected_to = BlockId { height: parent.height, hash: parent.hash };
+        self.inner
+            .apply_block_connected_to(block, height, connected_to)
+            .map_err(|_| WalletError::Disconnected(height))?;
+        Ok(block.block_hash())
+    }
+}
+
+fn account_path(network: Network) -> DerivationPath {
+    let coin = if network == Network::Bitcoin { 0 } else { 1 };
+    [86, coin, 0].map(|index| ChildNumber::Hardened { index }).as_slice().into()
+}
+
+fn insufficient(error: CreateTxError) -> WalletError {
+    match error {
+        CreateTxError::CoinSelection(short) => {
+            WalletError::Insufficient { available: short.available, needed: short.needed }
+        }
+        other => WalletError::Build(other),
+    }
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

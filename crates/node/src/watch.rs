@@ -1,0 +1,318 @@
+//! Looks at the chain and tells the machines: one thread a role.
+//!
+//! At each new block, and whenever a funding output changes, every live channel gets a [`Sighting`]. Blocks are taken in
+//! one by one from where the wallet stands, so a funding's spend is found however long the program was off; after a
+//! reorganisation the wallet goes back to the last block that is still in the best chain and on from there.
+//!
+//! The thread also carries out effects on the chain. They are idempotent: what fails now is tried again at the next
+//! block, because the machine's state asks for it again.
+
+use std::collections::HashMap;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bitcoin::{FeeRate, OutPoint, Transaction, Txid};
+use farthing_chain::{BlockId, Chain, ChainError, OutputStatus};
+use farthing_protocol::ChannelId;
+use farthing_protocol::sighting::{Funding, Sighting};
+
+use crate::books::{Books, OrderError};
+use crate::machine::{Machine, Watched};
+use crate::publish::{self, Publication};
+use crate::store::{Spend, Write};
+use crate::wallet::{Wallet, WalletError};
+
+/// How the chain is watched.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// How often the node is asked.
+    pub interval: Duration,
+    /// Within how many blocks transactions should confirm.
+    pub target_blocks: u16,
+    /// The fee rate where the node has no estimate.
+    pub fallback_fee_rate: FeeRate,
+}
+
+/// Something to be done on the chain. Doing it twice is harmless.
+#[derive(Clone, Debug)]
+pub enum OnChain {
+    /// Broadcast a transaction.
+    Broadcast(Transaction),
+    /// Publish a commitment, with a child where needed.
+    Publish(Publication),
+    /// Free the coins of a transaction that will never be broadcast.
+    Release(Txid),
+}
+
+/// What makes an effect of a machine one on the chain, and a person's wish an input.
+pub trait Watchable: Machine {
+    /// The part of an effect that happens on the chain, if any.
+    fn on_chain(setup: &Self::Setup, effect: Self::Effect) -> Option<OnChain>;
+
+    /// The input for a person's wish to close, if the machine can do that without the other side.
+    fn close() -> Option<Self::Input>;
+}
+
+/// Why a look did not succeed. The next one may.
+#[derive(Debug, thiserror::Error)]
+enum LookError {
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+    #[error(transparent)]
+    Wallet(#[from] WalletError),
+    #[error("{0}")]
+    Books(String),
+}
+
+impl<R: std::error::Error> From<OrderError<R>> for LookError {
+    fn from(error: OrderError<R>) -> Self {
+        Self::Books(error.to_string())
+    }
+}
+
+enum Task {
+    Do(OnChain),
+    Look,
+    End,
+}
+
+/// A way to the watching thread. Dropped, the thread ends.
+#[derive(Debug)]
+pub struct Watch {
+    tasks: mpsc::Sender<Task>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watch {
+    /// Starts watching. `resumed` is what a restart must do again.
+    pub fn start<M: Watchable>(
+        chain: Chain,
+        wallet: Arc<Mutex<Wallet>>,
+        books: Arc<Books<M>>,
+        pace: Pace,
+        resumed: Vec<(ChannelId, M::Effect)>,
+    ) -> Self {
+        let (tasks, queue) = mpsc::channel();
+        let watcher = Watcher { chain, wallet, books, pace, seen: HashMap::new(), height: 0, complained: false };
+        let thread = std::thread::Builder::new()
+            .name(format!("{} watch", M::ROLE.name()))
+            .spawn(move || watcher.run(&queue, resumed))
+            .expect("the operating system starts a thread");
+        Self { tasks, thread: Some(thread) }
+    }
+
+    /// Does something on the chain soon.
+    pub fn carry_out(&self, on_chain: OnChain) {
+        // The thread is gone only when the program ends; the next start does it again.
+        let _ending = self.tasks.send(Task::Do(on_chain));
+    }
+
+    /// Looks at the chain now instead of at the next interval.
+    pub fn look_now(&self) {
+        let _ending = self.tasks.send(Task::Look);
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let _ended_already = self.tasks.send(Task::End);
+        if let Some(thread) = self.thread.take() {
+            let _panicked = thread.join();
+        }
+    }
+}
+
+struct Watcher<M: Watchable> {
+    chain: Chain,
+    wallet: Arc<Mutex<Wallet>>,
+    books: Arc<Books<M>>,
+    pace: Pace,
+    seen: HashMap<ChannelId, Glimpse>,
+    height: u32,
+    complained: bool,
+}
+
+/// What distinguishes one look from the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Glimpse {
+    height: u32,
+    confirmations: Option<u32>,
+    spender: Option<Txid>,
+}
+
+impl<M: Watchable> Watcher<M> {
+    fn run(mut self, queue: &mpsc::Receiver<Task>, resumed: Vec<(ChannelId, M::Effect)>) {
+        for (id, effect) in resumed {
+            self.carry_out_for(id, effect);
+        }
+        loop {
+            match self.look() {
+                Ok(()) => self.complained = false,
+                Err(error) if self.complained => tracing::debug!(%error, "still cannot look at the chain"),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot look at the chain; trying again");
+                    self.complained = true;
+                }
+            }
+            match queue.recv_timeout(self.pace.interval) {
+                Ok(Task::Do(on_chain)) => self.carry_out(on_chain),
+                Ok(Task::Look) | Err(RecvTimeoutError::Timeout) => {}
+                Ok(Task::End) | Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn look(&mut self) -> Result<(), LookError> {
+        let watched = self.books.watched_blocking()?;
+        let tip = self.take_in_blocks(&watched)?;
+        self.grant_wishes()?;
+        let fee_rate = publish::fee_rate(&self.chain, self.pace.target_blocks, self.pace.fallback_fee_rate)?;
+        for Watched { id, outpoint, .. } in watched {
+            let funding = self.funding(&outpoint, tip)?;
+            let glimpse = Glimpse::of(tip.height, &funding);
+            if self.seen.get(&id) == Some(&glimpse) {
+                continue;
+            }
+            let sighting = Sighting { height: tip.height, fee_rate, funding };
+            match self.books.handle_blocking(id, M::sighted(sighting)) {
+                Ok(outcome) => {
+                    self.seen.insert(id, glimpse);
+                    for effect in outcome.effects {
+                        self.carry_out_for(id, effect);
+                    }
+                }
+                Err(error) => tracing::warn!(channel = %id, %error, "a look at the chain was not taken in"),
+            }
+        }
+        Ok(())
+    }
+
+    /// What a person asked for from another process.
+    fn grant_wishes(&mut self) -> Result<(), LookError> {
+        for id in self.books.wishes_blocking()? {
+            let Some(close) = M::close() else { continue };
+            match self.books.handle_blocking(id, close) {
+                Ok(outcome) => {
+                    for effect in outcome.effects {
+                        self.carry_out_for(id, effect);
+                    }
+                }
+                Err(error) => tracing::warn!(channel = %id, %error, "the channel cannot be closed"),
+            }
+            self.books.granted_blocking(id)?;
+        }
+        Ok(())
+    }
+
+    /// Takes in the blocks since the last look and notes the spends of watched outputs in them. Returns the tip that has
+    /// been taken in.
+    fn take_in_blocks(&mut self, watched: &[Watched]) -> Result<BlockId, LookError> {
+        let watched: HashMap<OutPoint, ChannelId> =
+            watched.iter().map(|watched| (watched.outpoint, watched.id)).collect();
+        let mut wallet = self.wallet.lock().expect("no holder of this lock panics");
+        let tip = self.chain.tip()?;
+        let known: Vec<BlockId> = wallet.checkpoints().collect();
+        let mut last = None;
+        for block in known {
+            if self.chain.block_hash(block.height)? == Some(block.hash) {
+                last = Some(block);
+                break;
+            }
+        }
+        let mut last = last.ok_or(WalletError::Disconnected(0))?;
+        while last.height < tip.height {
+            let height = last.height + 1;
+            // A reorganisation may shorten the chain under our feet; then the next look goes on.
+            let Some(hash) = self.chain.block_hash(height)? else { break };
+            let block = self.chain.block(&hash)?;
+            wallet.connect(&block, height, last)?;
+            let spends = block.txdata.iter().flat_map(|transaction| {
+                let spent = transaction.input.iter().map(|input| input.previous_output);
+                spent.filter(|outpoint| watched.contains_key(outpoint)).map(move |outpoint| (outpoint, transaction))
+            });
+            let mut writes: Vec<Write> = spends
+                .map(|(outpoint, by)| {
+                    Write::Spend(Box::new(Spend { outpoint, by: by.clone(), block: hash, height }))
+                })
+                .collect();
+            writes.extend(wallet.staged());
+            self.books.write_blocking(writes)?;
+            wallet.saved();
+            last = BlockId { height, hash };
+        }
+        self.height = last.height;
+        Ok(last)
+    }
+
+    fn funding(&self, outpoint: &OutPoint, tip: BlockId) -> Result<Funding, LookError> {
+        Ok(match self.chain.output(outpoint)? {
+            OutputStatus::Confirmed { confirmations, output } => Funding::Confirmed { output, confirmations },
+            OutputStatus::Unconfirmed { output } => Funding::Unconfirmed(output),
+            OutputStatus::SpentInMempool { confirmations, output } => match self.chain.mempool_spender(outpoint)? {
+                Some(by) => Funding::Spent { by, confirmations: 0 },
+                // The spender left the mempool between the two questions.
+                None => Funding::Confirmed { output, confirmations },
+            },
+            OutputStatus::Absent => self.spend_in_block(outpoint, tip)?,
+        })
+    }
+
+    fn spend_in_block(&self, outpoint: &OutPoint, tip: BlockId) -> Result<Funding, LookError> {
+        for spend in self.books.spends_blocking(*outpoint)? {
+            if self.chain.block_hash(spend.height)? == Some(spend.block) {
+                let confirmations = tip.height.saturating_sub(spend.height) + 1;
+                return Ok(Funding::Spent { by: spend.by, confirmations });
+            }
+        }
+        // Funding and spend may both be in the mempool.
+        Ok(match self.chain.mempool_spender(outpoint)? {
+            Some(by) => Funding::Spent { by, confirmations: 0 },
+            None => Funding::Unseen,
+        })
+    }
+
+    fn carry_out_for(&self, id: ChannelId, effect: M::Effect) {
+        let Some(setup) = self.books.setup(&id) else { return };
+        if let Some(on_chain) = M::on_chain(&setup, effect) {
+            self.carry_out(on_chain);
+        }
+    }
+
+    fn carry_out(&self, on_chain: OnChain) {
+        let mut wallet = self.wallet.lock().expect("no holder of this lock panics");
+        let done: Result<(), String> = match on_chain {
+            OnChain::Broadcast(transaction) => {
+                self.chain.broadcast(&transaction).map_err(|error| error.to_string())
+            }
+            OnChain::Publish(publication) => {
+                publish::fee_rate(&self.chain, self.pace.target_blocks, self.pace.fallback_fee_rate)
+                    .map_err(publish::PublishError::from)
+                    .and_then(|target| publish::publish(&self.chain, &wallet, &publication, target))
+                    .map_err(|error| error.to_string())
+            }
+            OnChain::Release(txid) => {
+                wallet.release(txid);
+                wallet
+                    .save(|write| self.books.write_blocking(vec![write]))
+                    .map_err(|error| error.to_string())
+            }
+        };
+        if let Err(error) = done {
+            tracing::warn!(%error, "not done on chain; trying again with the next block");
+        }
+    }
+}
+
+impl Glimpse {
+    fn of(height: u32, funding: &Funding) -> Self {
+        let (confirmations, spender) = match funding {
+            Funding::Unseen => (None, None),
+            Funding::Unconfirmed(_) => (Some(0), None),
+            Funding::Confirmed { confirmations, .. } => (Some(*confirmations), None),
+            Funding::Spent { by, confirmations } => (Some(*confirmations), Some(by.compute_txid())),
+        };
+        Self { height, confirmations, spender }
+    }
+}
