@@ -172,7 +172,7 @@ impl Buyer {
     ) -> Result<(ChannelId, Opening), ProposeError> {
         let height = self.chain.tip()?.height;
         let now = self.fee_rate()?;
-        let fee_rate = now.clamp(offer.fee_rate.0.max(limits.fee_rate.0), offer.fee_rate.1.min(limits.fee_rate.1));
+        let fee_rate = limits.choose_fee_rate(offer, now);
         let key = KeyId::from_entropy(entropy::bytes());
         let keys = self.seed.channel_keys(key);
         let mut wallet = self.wallet.lock().expect("no holder of this lock panics");

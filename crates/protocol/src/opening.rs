@@ -103,6 +103,14 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// The fee rate within both sides' bounds that is nearest to `now`. When the bounds have nothing in common, the
+    /// checks refuse whatever this gives.
+    pub fn choose_fee_rate(&self, offer: &Offer, now: FeeRate) -> FeeRate {
+        let least = self.fee_rate.0.max(offer.fee_rate.0);
+        let most = self.fee_rate.1.min(offer.fee_rate.1);
+        now.min(most).max(least)
+    }
+
     /// Checks parameters that this payer is about to propose.
     ///
     /// # Errors
@@ -209,7 +217,7 @@ mod tests {
             network: params.network,
             payee: params.payee,
             capacity: (Amount::from_sat(10_000), Amount::from_sat(1_000_000)),
-            fee_rate: (FeeRate::from_sat_per_vb_u32(1), FeeRate::from_sat_per_vb_unchecked(50)),
+            fee_rate: (FeeRate::from_sat_per_vb_u32(1), FeeRate::from_sat_per_vb_u32(50)),
             lifetime: (100, 1_000),
             margin: 36,
             confirmations: Confirmations { least: 1, one_more_per: Amount::from_sat(1_000_000) },

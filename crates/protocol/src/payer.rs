@@ -129,7 +129,7 @@ pub enum Input {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
     /// Send the opening to the payee.
-    Propose(Opening),
+    Propose(Box<Opening>),
     /// Free the coins that the funding would have spent.
     ReleaseCoins,
     /// Send this payment with the request.
@@ -404,7 +404,7 @@ impl Ledger {
 
 fn proposal(setup: &Setup) -> Effect {
     let signature = opening::sign_opening(&setup.channel, &setup.keys);
-    Effect::Propose(Opening { params: setup.channel.params().clone(), signature })
+    Effect::Propose(Box::new(Opening { params: setup.channel.params().clone(), signature }))
 }
 
 /// A refund that leaves nothing above dust is not worth publishing.

@@ -1,0 +1,355 @@
+//! What a seller asks for: `WWW-Authenticate: Payment …` (draft-httpauth-payment, section 5.1).
+//!
+//! The challenge's `id` is an HMAC-SHA256 over its parameters with a secret of the seller's, so the seller keeps no
+//! state for a challenge, and nobody can exchange a term of it. A session's credentials name the challenge under which
+//! they were agreed and may do so many times until it expires; what makes each payment count once is the channel.
+
+use std::fmt::Write as _;
+
+use bitcoin::hashes::{Hash as _, HashEngine as _, Hmac, HmacEngine, cmp, sha256};
+use farthing_protocol::Msat;
+use farthing_protocol::keys::KeyId;
+use farthing_protocol::opening::Offer;
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::encoding::{self, DecodeError, msat_text};
+use crate::manifest::Manifest;
+
+/// Our payment method.
+pub const METHOD: &str = "bitcoin";
+/// Our intent: many small payments under one agreement.
+pub const INTENT: &str = "session";
+/// How long a challenge can be used.
+pub const LIFETIME: SignedDuration = SignedDuration::from_mins(15);
+/// The longest header of ours that is read, in bytes.
+pub const MOST_HEADER: usize = 16 * 1024;
+
+/// A challenge's parameters, as the header and the credential carry them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Challenge {
+    /// Binds all other parameters.
+    pub id: String,
+    /// The seller's host and port.
+    pub realm: String,
+    /// Always [`METHOD`] for us.
+    pub method: String,
+    /// Always [`INTENT`] for us.
+    pub intent: String,
+    /// The [`Request`], encoded.
+    pub request: String,
+    /// When it can no longer be used (RFC 3339).
+    pub expires: String,
+}
+
+/// What is for sale and on which terms.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Request {
+    /// The price of one unit, in millisatoshi.
+    #[serde(with = "msat_text")]
+    pub amount: Msat,
+    /// Always `msat`.
+    pub currency: String,
+    /// The unit: `bytes:N`.
+    pub unit_type: String,
+    /// The payee's funding key, for programs that know nothing of channels.
+    pub recipient: String,
+    /// Ours.
+    pub method_details: Details,
+}
+
+/// The part of a request that only this method understands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Details {
+    /// The kinds of payment that the seller takes, its favourite first.
+    pub modes: Vec<String>,
+    /// On which terms it opens a channel.
+    pub offer: Offer,
+    /// Names the payee's keys for the seller; means nothing to others.
+    pub key: KeyId,
+    /// The file.
+    pub file: Manifest,
+}
+
+/// A price: so many millisatoshi for each so many bytes begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Price {
+    /// Millisatoshi for one unit.
+    pub amount: Msat,
+    /// Bytes in one unit. Not zero.
+    pub unit: u64,
+}
+
+impl Price {
+    /// What that many bytes cost, rounded up to a millisatoshi; `None` when it is more than will exist.
+    pub fn of(&self, bytes: u64) -> Option<Msat> {
+        let product = u128::from(self.amount.get()) * u128::from(bytes);
+        u64::try_from(product.div_ceil(u128::from(self.unit.max(1)))).ok().map(Msat::new)
+    }
+}
+
+/// Why a challenge is refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BadChallenge {
+    /// Not issued by this seller, or changed.
+    #[error("this challenge was not issued here, or was changed")]
+    Foreign,
+    /// Too old.
+    #[error("this challenge expired at {0}")]
+    Expired(String),
+    /// Another method, intent, currency, unit or mode.
+    #[error("{0} is not what this program speaks")]
+    Unsupported(String),
+    /// The header is not a challenge.
+    #[error("the header is not a Payment challenge: {0}")]
+    Malformed(&'static str),
+    /// The request does not decode.
+    #[error("the challenge's request does not decode: {0}")]
+    Request(#[from] DecodeError),
+}
+
+impl Challenge {
+    /// Issues a challenge.
+    pub fn issue(secret: &[u8; 32], realm: &str, request: &Request, now: Timestamp) -> Self {
+        let expires = now.checked_add(LIFETIME).unwrap_or(Timestamp::MAX);
+        let expires = Timestamp::from_second(expires.as_second()).unwrap_or(expires).to_string();
+        let mut challenge = Self {
+            id: String::new(),
+            realm: realm.to_owned(),
+            method: METHOD.to_owned(),
+            intent: INTENT.to_owned(),
+            request: encoding::encode(request),
+            expires,
+        };
+        challenge.id = encoding::encode_bytes(&challenge.binding(secret));
+        challenge
+    }
+
+    /// Checks, as the seller, that this challenge is one's own and still valid.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn check(&self, secret: &[u8; 32], now: Timestamp) -> Result<Request, BadChallenge> {
+        let expected = encoding::encode_bytes(&self.binding(secret));
+        let fits = expected.len() == self.id.len() && cmp::fixed_time_eq(expected.as_bytes(), self.id.as_bytes());
+        if !fits {
+            return Err(BadChallenge::Foreign);
+        }
+        self.check_expiry(now)?;
+        self.request()
+    }
+
+    /// Whether it may still be used.
+    ///
+    /// # Errors
+    /// When it has expired.
+    pub fn check_expiry(&self, now: Timestamp) -> Result<(), BadChallenge> {
+        match self.expires.parse::<Timestamp>() {
+            Ok(expires) if now < expires => Ok(()),
+            Ok(_) => Err(BadChallenge::Expired(self.expires.clone())),
+            Err(_) => Err(BadChallenge::Malformed("`expires` is not a time")),
+        }
+    }
+
+    /// Reads the request.
+    ///
+    /// # Errors
+    /// When it does not decode or asks for something that this program does not speak.
+    pub fn request(&self) -> Result<Request, BadChallenge> {
+        for (name, got, expected) in [("method", &self.method, METHOD), ("intent", &self.intent, INTENT)] {
+            if got != expected {
+                return Err(BadChallenge::Unsupported(format!("the {name} `{got}`")));
+            }
+        }
+        let request: Request = encoding::decode(&self.request)?;
+        if request.currency != "msat" {
+            return Err(BadChallenge::Unsupported(format!("the currency `{}`", request.currency)));
+        }
+        if !request.method_details.modes.iter().any(|mode| mode == "channel") {
+            return Err(BadChallenge::Unsupported(format!("a seller of the modes {:?}", request.method_details.modes)));
+        }
+        request.price()?;
+        Ok(request)
+    }
+
+    /// The header's value.
+    pub fn to_header(&self) -> String {
+        let mut header = String::from("Payment ");
+        let parameters = [
+            ("id", &self.id),
+            ("realm", &self.realm),
+            ("method", &self.method),
+            ("intent", &self.intent),
+            ("expires", &self.expires),
+            ("request", &self.request),
+        ];
+        for (index, (name, value)) in parameters.into_iter().enumerate() {
+            let comma = if index == 0 { "" } else { ", " };
+            let value = value.replace('\\', "\\\\").replace('"', "\\\"");
+            write!(header, "{comma}{name}=\"{value}\"").expect("writing to memory");
+        }
+        header
+    }
+
+    /// Reads a header's value. Parameters that are not known are ignored, as the draft says.
+    ///
+    /// # Errors
+    /// When it is not a Payment challenge with all parameters that we need.
+    pub fn from_header(header: &str) -> Result<Self, BadChallenge> {
+        if header.len() > MOST_HEADER {
+            return Err(BadChallenge::Malformed("it is too long"));
+        }
+        let rest = header.trim_start();
+        let (scheme, mut rest) = rest.split_once(' ').ok_or(BadChallenge::Malformed("it has no parameters"))?;
+        if !scheme.eq_ignore_ascii_case("payment") {
+            return Err(BadChallenge::Malformed("it is of another scheme"));
+        }
+        let mut challenge = Self {
+            id: String::new(),
+            realm: String::new(),
+            method: String::new(),
+            intent: String::new(),
+            request: String::new(),
+            expires: String::new(),
+        };
+        while !rest.trim_start().is_empty() {
+            let (name, value, after) = parameter(rest.trim_start())?;
+            match name.to_ascii_lowercase().as_str() {
+                "id" => challenge.id = value,
+                "realm" => challenge.realm = value,
+                "method" => challenge.method = value,
+                "intent" => challenge.intent = value,
+                "request" => challenge.request = value,
+                "expires" => challenge.expires = value,
+                _unknown => {}
+            }
+            let after = after.trim_start();
+            rest = after.strip_prefix(',').unwrap_or(after);
+            if !after.is_empty() && !after.starts_with(',') {
+                return Err(BadChallenge::Malformed("its parameters are not separated by commas"));
+            }
+        }
+        if challenge.id.is_empty() || challenge.request.is_empty() {
+            return Err(BadChallenge::Malformed("it has no id or no request"));
+        }
+        Ok(challenge)
+    }
+
+    /// The seven slots of the draft's section 5.1.3; the last two, digest and opaque, are unused here.
+    fn binding(&self, secret: &[u8; 32]) -> [u8; 32] {
+        let slots = [&self.realm, &self.method, &self.intent, &self.request, &self.expires];
+        let mut engine = HmacEngine::<sha256::Hash>::new(secret);
+        for slot in slots {
+            engine.input(slot.as_bytes());
+            engine.input(b"|");
+        }
+        engine.input(b"|");
+        Hmac::<sha256::Hash>::from_engine(engine).to_byte_array()
+    }
+}
+
+/// One `name=value` or `name="value"` and what follows it.
+fn parameter(text: &str) -> Result<(&str, String, &str), BadChallenge> {
+    let (name, rest) = text.split_once('=').ok_or(BadChallenge::Malformed("a parameter has no value"))?;
+    let rest = rest.trim_start();
+    let Some(quoted) = rest.strip_prefix('"') else {
+        let end = rest.find([',', ' ']).unwrap_or(rest.len());
+        return Ok((name.trim(), rest[..end].to_owned(), &rest[end..]));
+    };
+    let mut value = String::new();
+    let mut characters = quoted.char_indices();
+    while let Some((at, character)) = characters.next() {
+        match character {
+            '"' => return Ok((name.trim(), value, &quoted[at + 1..])),
+            '\\' => value.extend(characters.next().map(|(_, escaped)| escaped)),
+            other => value.push(other),
+        }
+    }
+    Err(BadChallenge::Malformed("a quoted value does not end"))
+}
+
+impl Request {
+    /// A request to sell a file at a price.
+    pub fn new(price: Price, offer: Offer, key: KeyId, file: Manifest) -> Self {
+        Self {
+            amount: price.amount,
+            currency: "msat".to_owned(),
+            unit_type: format!("bytes:{}", price.unit),
+            recipient: offer.payee.funding.to_string(),
+            method_details: Details { modes: vec!["channel".to_owned()], offer, key, file },
+        }
+    }
+
+    /// The price.
+    ///
+    /// # Errors
+    /// When the unit is not one of bytes.
+    pub fn price(&self) -> Result<Price, BadChallenge> {
+        let unit = self.unit_type.strip_prefix("bytes:").and_then(|unit| unit.parse().ok()).filter(|unit| *unit > 0);
+        let unit = unit.ok_or_else(|| BadChallenge::Unsupported(format!("the unit `{}`", self.unit_type)))?;
+        Ok(Price { amount: self.amount, unit })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn challenge() -> Challenge {
+        Challenge {
+            id: "x7Tg".into(),
+            realm: "a \"quoted\" \\ realm".into(),
+            method: METHOD.into(),
+            intent: INTENT.into(),
+            request: "e30".into(),
+            expires: "2026-01-15T12:05:00Z".into(),
+        }
+    }
+
+    #[test]
+    fn a_header_there_and_back() {
+        assert_eq!(Challenge::from_header(&challenge().to_header()).unwrap(), challenge());
+    }
+
+    #[test]
+    fn unknown_parameters_tokens_and_spaces_are_taken() {
+        let header = r#"payment  id = "a" ,future=1, realm=x,request=e30"#;
+        let read = Challenge::from_header(header).unwrap();
+        assert_eq!((read.id.as_str(), read.realm.as_str(), read.request.as_str()), ("a", "x", "e30"));
+    }
+
+    #[test]
+    fn other_headers_are_refused() {
+        for header in ["", "Payment", "Basic realm=\"x\"", "Payment id=\"a", "Payment id", "Payment id=a b=c"] {
+            assert!(Challenge::from_header(header).is_err(), "{header}");
+        }
+        let long = format!("Payment id=\"{}\"", "a".repeat(MOST_HEADER));
+        assert!(Challenge::from_header(&long).is_err());
+    }
+
+    /// Section 5.1.3 of the draft: seven slots joined by `|`, computed here by hand.
+    #[test]
+    fn the_id_is_the_drafts_hmac() {
+        let challenge = challenge();
+        let joined = format!(
+            "{}|{}|{}|{}|{}||",
+            challenge.realm, challenge.method, challenge.intent, challenge.request, challenge.expires
+        );
+        let mut engine = HmacEngine::<sha256::Hash>::new(&[3; 32]);
+        engine.input(joined.as_bytes());
+        let expected = Hmac::<sha256::Hash>::from_engine(engine).to_byte_array();
+        assert_eq!(challenge.binding(&[3; 32]), expected);
+    }
+
+    #[test]
+    fn prices_round_up() {
+        let price = Price { amount: Msat::new(100), unit: 1_024 };
+        assert_eq!(price.of(1_024), Some(Msat::new(100)));
+        assert_eq!(price.of(1), Some(Msat::new(1)));
+        assert_eq!(price.of(1 << 20), Some(Msat::new(102_400)));
+        assert_eq!(Price { amount: Msat::new(u64::MAX), unit: 1 }.of(2), None);
+    }
+}

@@ -1,0 +1,447 @@
+//! Speaks to a seller: asks for its terms, opens and closes channels, asks for pieces.
+//!
+//! The client never believes a total that the seller states: what was paid and spent comes from the buyer's own books.
+
+use std::sync::{Arc, Once};
+use std::time::Duration;
+
+use bitcoin::consensus::encode::serialize_hex;
+use bitcoin::{Amount, FeeRate, Transaction};
+use farthing_node::books::OrderError;
+use farthing_node::buyer::{Buyer, CloseError, ProposeError};
+use farthing_protocol::opening::{Limits, Offer};
+use farthing_protocol::payer::{self, Reject};
+use farthing_protocol::{ChannelId, Msat, commitment};
+use jiff::Timestamp;
+use reqwest::header::{AUTHORIZATION, RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
+use reqwest::{Response, StatusCode, Url};
+
+use crate::challenge::{BadChallenge, Challenge, Price};
+use crate::manifest::{BadManifest, Manifest, Pieces};
+use crate::problem::{Body, Kind};
+use crate::wire::{self, AcceptedBody, CloseBody, ClosedBody, ClosingBody, OpenBody};
+
+/// How long a seller may stay silent.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// A conversation with sellers.
+#[derive(Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    buyer: Arc<Buyer>,
+}
+
+/// What a seller asks for a file.
+#[derive(Clone, Debug)]
+pub struct Quote {
+    /// Where the file is.
+    pub url: Url,
+    /// Its manifest.
+    pub manifest: Manifest,
+    /// Its price and the terms of paying; `None` when it is free.
+    pub terms: Option<Terms>,
+}
+
+/// The price, and how to pay it.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// To be echoed with each payment.
+    pub challenge: Challenge,
+    /// The price.
+    pub price: Price,
+    /// On which terms a channel is opened.
+    pub offer: Offer,
+    /// What the whole file costs.
+    pub cost: Msat,
+}
+
+/// What buying would lock, before anything is locked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// What the channel locks.
+    pub capacity: Amount,
+    /// The commitment's fee within it.
+    pub commitment_fee: Amount,
+    /// The least first payment.
+    pub prepaid: Amount,
+    /// For how many blocks at most.
+    pub lifetime: u32,
+    /// How deep the funding must be before the seller serves.
+    pub confirmations: u32,
+    /// The fee rate agreed for commitments.
+    pub fee_rate: FeeRate,
+}
+
+/// Why buying did not go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// The URL is not one of http or https, or has no host.
+    #[error("{0} is not an http or https address of a file")]
+    Url(String),
+    /// Plain HTTP to a public host.
+    #[error("{0} is plain http to another machine: use https, or --allow-http if you accept that others can listen")]
+    PlainHttp(String),
+    /// The seller cannot be reached, or the connection broke.
+    #[error("{url} cannot be reached: {source}")]
+    Network {
+        /// Whom.
+        url: String,
+        /// Why.
+        source: reqwest::Error,
+    },
+    /// The seller says no.
+    #[error("the seller refused: {detail} (HTTP {status})")]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// The kind of problem, if it is one of ours.
+        kind: Option<Kind>,
+        /// In the seller's words.
+        detail: String,
+        /// In how many seconds to try again, if the seller says so.
+        retry_after: Option<u64>,
+    },
+    /// The seller speaks something else.
+    #[error(transparent)]
+    BadChallenge(#[from] BadChallenge),
+    /// The file's manifest makes no sense.
+    #[error(transparent)]
+    BadManifest(#[from] BadManifest),
+    /// The seller answers with something else than agreed.
+    #[error("the seller's answer makes no sense: {0}")]
+    Nonsense(String),
+    /// No channel was proposed.
+    #[error(transparent)]
+    Propose(#[from] ProposeError),
+    /// Not bought, or not stored.
+    #[error(transparent)]
+    Order(#[from] OrderError<Reject>),
+    /// The channel was not closed.
+    #[error(transparent)]
+    Close(#[from] CloseError),
+    /// It costs more than allowed. Nothing was paid.
+    #[error("this costs {cost}, more than the {most} that you allow: nothing was paid; raise --max-cost to go on")]
+    OverCost {
+        /// What it costs.
+        cost: Msat,
+        /// What is allowed.
+        most: Msat,
+    },
+    /// A file of ours cannot be written.
+    #[error("{path}: {source}")]
+    File {
+        /// Which.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The seller raised its price, or changed the file, under way.
+    #[error("the seller now offers other terms: {0}; nothing more was paid")]
+    TermsChanged(&'static str),
+    /// The seller sends wrong bytes again and again.
+    #[error("{0}: the seller was asked {1} times; nothing more is paid to it")]
+    WrongPieces(crate::manifest::WrongPiece, u32),
+}
+
+impl ClientError {
+    /// Whether the same request may succeed in a while.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Network { .. } => true,
+            Self::Refused { kind, status, .. } => {
+                matches!(kind, Some(Kind::Unavailable | Kind::FundingNotDeep)) || *status >= 500
+            }
+            _final => false,
+        }
+    }
+}
+
+impl Client {
+    /// A client that pays from `buyer`.
+    ///
+    /// # Errors
+    /// When the system's certificates cannot be loaded.
+    pub fn new(buyer: Arc<Buyer>) -> Result<Self, reqwest::Error> {
+        static PROVIDER: Once = Once::new();
+        PROVIDER.call_once(|| {
+            // Someone else may have chosen a provider already; then that one is used.
+            let _chosen_already = rustls::crypto::ring::default_provider().install_default();
+        });
+        let http = reqwest::Client::builder()
+            .read_timeout(SILENCE)
+            .connect_timeout(SILENCE)
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .build()?;
+        Ok(Self { http, buyer })
+    }
+
+    /// The buyer that pays.
+    pub fn buyer(&self) -> &Arc<Buyer> {
+        &self.buyer
+    }
+
+    /// Asks what a file costs. Nothing is paid or locked.
+    ///
+    /// # Errors
+    /// When the seller cannot be reached or speaks something else.
+    pub async fn quote(&self, url: &str, allow_http: bool) -> Result<Quote, ClientError> {
+        let url = address(url, allow_http)?;
+        let response = self.send(self.http.head(url.clone())).await?;
+        if response.status() != StatusCode::PAYMENT_REQUIRED {
+            let response = succeeded(response).await?;
+            drop(response);
+            let name = url.path().trim_start_matches('/');
+            let manifest = self.send(self.http.get(join(&url, &format!("{}/{name}", wire::MANIFEST))?)).await?;
+            let manifest: Manifest = json(succeeded(manifest).await?).await?;
+            manifest.check()?;
+            return Ok(Quote { url, manifest, terms: None });
+        }
+        let challenge = challenge(&response)?;
+        let request = challenge.request()?;
+        let manifest = request.method_details.file;
+        manifest.check()?;
+        let price = request.price()?;
+        let cost = (0..manifest.pieces())
+            .map(|piece| manifest.span(piece).and_then(|(_, length)| price.of(length)))
+            .try_fold(Msat::ZERO, |sum, cost| sum.checked_add(cost?));
+        let cost = cost.ok_or_else(|| ClientError::Nonsense("the price overflows".to_owned()))?;
+        let terms = Terms { challenge, price, offer: request.method_details.offer, cost };
+        Ok(Quote { url, manifest, terms: Some(terms) })
+    }
+
+    /// What a channel that pays `cost` would lock. Blocks.
+    ///
+    /// # Errors
+    /// When the node cannot be asked.
+    pub fn plan(&self, offer: &Offer, limits: &Limits, cost: Msat) -> Result<Plan, ClientError> {
+        let now = self.buyer.fee_rate().map_err(ProposeError::from)?;
+        let fee_rate = limits.choose_fee_rate(offer, now);
+        let commitment_fee = fee_rate.checked_mul_by_weight(commitment::WEIGHT).unwrap_or(Amount::MAX_MONEY);
+        let prepaid = Offer::prepaid(fee_rate);
+        let paid = cost.ceil().max(prepaid);
+        let capacity = paid.checked_add(commitment_fee).unwrap_or(Amount::MAX_MONEY).max(offer.capacity.0);
+        let lifetime = offer.lifetime.0.max(offer.lifetime.1.min(limits.most_lifetime));
+        let confirmations = offer.confirmations.required(capacity);
+        Ok(Plan { capacity, commitment_fee, prepaid, lifetime, confirmations, fee_rate })
+    }
+
+    /// Opens a channel: the funding is broadcast once the seller has accepted.
+    ///
+    /// # Errors
+    /// When a term is out of bounds, there is too little money, or the seller refuses. Then nothing is locked.
+    pub async fn open(&self, quote: &Quote, terms: &Terms, limits: &Limits) -> Result<ChannelId, ClientError> {
+        let (client, offer, limits, cost) = (self.clone(), terms.offer.clone(), *limits, terms.cost);
+        let peer = quote.url.origin().ascii_serialization();
+        let proposed = blocking(move || {
+            let plan = client.plan(&offer, &limits, cost)?;
+            Ok::<_, ClientError>(client.buyer.propose(&offer, &limits, plan.capacity, plan.lifetime, peer)?)
+        });
+        let (id, opening) = proposed.await?;
+        let body = OpenBody { challenge: terms.challenge.clone(), opening };
+        match self.post_opening(quote, &body).await {
+            Ok(accepted) if accepted.channel == id => {
+                self.buyer.accepted(id, accepted.signature).await?;
+                Ok(id)
+            }
+            Ok(_) => {
+                self.buyer.refused(id).await?;
+                Err(ClientError::Nonsense("it accepted another channel".to_owned()))
+            }
+            Err(error) => {
+                // Nothing was broadcast, so nothing is lost if the seller did accept and only the answer was.
+                self.buyer.refused(id).await?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn post_opening(&self, quote: &Quote, body: &OpenBody) -> Result<AcceptedBody, ClientError> {
+        let response = self.send(self.http.post(join(&quote.url, wire::CHANNELS)?).json(body)).await?;
+        json(succeeded(response).await?).await
+    }
+
+    /// Fetches and checks the list of a file's pieces.
+    ///
+    /// # Errors
+    /// When it cannot be fetched or does not belong to the file.
+    pub async fn pieces(&self, quote: &Quote) -> Result<Pieces, ClientError> {
+        let root = blake3::Hash::from(quote.manifest.blake3).to_hex();
+        let url = join(&quote.url, &format!("{}/{root}", wire::PIECES))?;
+        let mut response = succeeded(self.send(self.http.get(url)).await?).await?;
+        let expected = quote.manifest.pieces() * 32;
+        let mut list = Vec::new();
+        while let Some(part) = response.chunk().await.map_err(|source| network(&quote.url, source))? {
+            list.extend_from_slice(&part);
+            if list.len() as u64 > expected {
+                return Err(BadManifest::ListLength { expected, got: list.len() as u64 }.into());
+            }
+        }
+        Ok(Pieces::verified(quote.manifest, &list)?)
+    }
+
+    /// Asks for a piece, with a payment unless it is free. The answer's body is the piece.
+    ///
+    /// # Errors
+    /// When the seller cannot be reached or refuses.
+    pub async fn piece(
+        &self,
+        url: &Url,
+        (start, length): (u64, u64),
+        credential: Option<String>,
+    ) -> Result<Response, ClientError> {
+        let range = format!("bytes={start}-{}", start + length - 1);
+        let request = self.http.get(url.clone()).header(RANGE, range);
+        let request = match credential {
+            Some(credential) => request.header(AUTHORIZATION, credential),
+            None => request,
+        };
+        succeeded(self.send(request).await?).await
+    }
+
+    /// Closes a channel together with the seller. Returns the closing, which is broadcast.
+    ///
+    /// # Errors
+    /// When the seller cannot be reached or refuses. The channel then stays closing: try again, or wait for the expiry.
+    pub async fn close(&self, id: ChannelId, peer: &str) -> Result<Option<Transaction>, ClientError> {
+        let buyer = self.buyer.clone();
+        let fee_rate = blocking(move || buyer.fee_rate().map_err(|error| CloseError::from(error).into())).await?;
+        let Some(proposal) = self.buyer.propose_closing(id, fee_rate).await? else { return Ok(None) };
+        let peer = Url::parse(peer).map_err(|_| ClientError::Url(peer.to_owned()))?;
+        let path = wire::close_path(id);
+        let settlement = proposal.settlement();
+        let mut body = CloseBody {
+            to_payee_sat: settlement.to_payee.to_sat(),
+            fee_rate_sat_per_kwu: settlement.fee_rate.to_sat_per_kwu(),
+            nonce: proposal.public_nonce().0,
+            mac: [0; 32],
+        };
+        let key = self.buyer.call_key(id).ok_or(OrderError::NoChannel(id))?;
+        let (authority, mut scratch) = (authority(&peer), String::new());
+        body.mac = key.mac(&body.call(id, &authority, &path, &mut scratch));
+        let response = self.send(self.http.post(join(&peer, &path)?).json(&body)).await?;
+        let answer: ClosingBody = json(succeeded(response).await?).await?;
+        let transaction = self.buyer.complete_closing(id, proposal, &answer.into()).await?;
+        // A courtesy: the closing is broadcast on this side already.
+        let closed = ClosedBody { transaction: serialize_hex(&transaction) };
+        if let Err(error) = self.send(self.http.post(join(&peer, &wire::closed_path(id))?).json(&closed)).await {
+            tracing::debug!(%error, "the seller did not take the finished closing");
+        }
+        Ok(Some(transaction))
+    }
+
+    /// Gives up openings that a crash cut short: their funding was never broadcast.
+    ///
+    /// # Errors
+    /// When that cannot be stored.
+    pub async fn give_up_interrupted_openings(&self) -> Result<(), ClientError> {
+        for entry in self.buyer.channels().await? {
+            if matches!(entry.state, payer::State::AwaitingAcceptance) {
+                self.buyer.refused(entry.id).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder) -> Result<Response, ClientError> {
+        request.send().await.map_err(|source| ClientError::Network {
+            url: source.url().map_or_else(String::new, Url::to_string),
+            source,
+        })
+    }
+}
+
+/// Reads the challenge that a 402 carries.
+pub(crate) fn challenge(response: &Response) -> Result<Challenge, ClientError> {
+    let offered = response.headers().get_all(WWW_AUTHENTICATE).iter();
+    let challenges = offered.filter_map(|header| header.to_str().ok()).map(Challenge::from_header);
+    let mut last = BadChallenge::Malformed("it is not there");
+    for challenge in challenges {
+        let usable = challenge.and_then(|challenge| {
+            challenge.request()?;
+            challenge.check_expiry(Timestamp::now())?;
+            Ok(challenge)
+        });
+        match usable {
+            Ok(challenge) => return Ok(challenge),
+            Err(error) => last = error,
+        }
+    }
+    Err(last.into())
+}
+
+/// The answer if it is a success, else the seller's words.
+async fn succeeded(response: Response) -> Result<Response, ClientError> {
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let retry_after =
+        response.headers().get(RETRY_AFTER).and_then(|after| after.to_str().ok()?.parse::<u64>().ok());
+    // Bounded: a hostile seller's endless body ends with the connection.
+    let mut text = Vec::new();
+    let mut response = response;
+    while let Ok(Some(part)) = response.chunk().await {
+        text.extend_from_slice(&part);
+        if text.len() > 16 * 1024 {
+            break;
+        }
+    }
+    let body: Option<Body> = serde_json::from_slice(&text).ok();
+    let kind = body.as_ref().and_then(Body::kind);
+    let detail = body.map_or_else(|| status.to_string(), |body| body.detail);
+    Err(ClientError::Refused { status: status.as_u16(), kind, detail, retry_after })
+}
+
+async fn json<T: serde::de::DeserializeOwned>(response: Response) -> Result<T, ClientError> {
+    const MOST: usize = 64 * 1024;
+    let url = response.url().clone();
+    let mut response = response;
+    let mut text = Vec::new();
+    while let Some(part) = response.chunk().await.map_err(|source| network(&url, source))? {
+        text.extend_from_slice(&part);
+        if text.len() > MOST {
+            return Err(ClientError::Nonsense(format!("it is longer than {MOST} bytes")));
+        }
+    }
+    serde_json::from_slice(&text).map_err(|error| ClientError::Nonsense(error.to_string()))
+}
+
+pub(crate) fn network(url: &Url, source: reqwest::Error) -> ClientError {
+    ClientError::Network { url: url.to_string(), source }
+}
+
+fn address(text: &str, allow_http: bool) -> Result<Url, ClientError> {
+    let url = Url::parse(text).map_err(|_| ClientError::Url(text.to_owned()))?;
+    let host = url.host_str().ok_or_else(|| ClientError::Url(text.to_owned()))?;
+    let local = matches!(host, "localhost" | "[::1]") || host.starts_with("127.");
+    match url.scheme() {
+        "https" => Ok(url),
+        "http" if local || allow_http => Ok(url),
+        "http" => Err(ClientError::PlainHttp(text.to_owned())),
+        _other => Err(ClientError::Url(text.to_owned())),
+    }
+}
+
+fn join(url: &Url, path: &str) -> Result<Url, ClientError> {
+    url.join(path).map_err(|_| ClientError::Url(format!("{url}{path}")))
+}
+
+/// The host and port as the `Host` header names them.
+pub(crate) fn authority(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    match url.port() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
+    }
+}
+
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ClientError> + Send + 'static,
+) -> Result<T, ClientError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(ClientError::Nonsense(error.to_string())),
+    }
+}

@@ -1,0 +1,348 @@
+//! Buys a file: pays for each piece, checks it as it arrives, writes it to its place.
+//!
+//! At most `in_flight` pieces are paid for and not yet here: that is what the buyer can lose to a seller that takes the
+//! money and vanishes. A piece that was paid for and did not arrive is asked for again with the same payment, and the
+//! seller charges it once.
+//!
+//! The file grows in `OUT.part`. After an interruption the pieces that are there are recognised by their hashes; `OUT`
+//! appears only when it is whole and on disk.
+
+use std::collections::VecDeque;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use farthing_node::books::Item;
+use farthing_protocol::session::{Call, CallKey};
+use farthing_protocol::{ChannelId, Msat};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use reqwest::Url;
+use tokio::time::{Instant, sleep};
+
+use crate::client::{self, Client, ClientError, Quote, Terms};
+use crate::credential::{Credential, Payload};
+use crate::manifest::{Manifest, Pieces, WrongPiece};
+use crate::problem::Kind;
+use crate::wire;
+
+/// How often a seller may send wrong bytes for one piece.
+const WRONG_TRIES: u32 = 2;
+
+/// How a download goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// How many pieces may be paid for and not yet here.
+    pub in_flight: usize,
+    /// How long the seller may fail before the download gives up.
+    pub patience: Duration,
+}
+
+/// Something that a progress bar shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// These bytes were here already.
+    Present(u64),
+    /// A payment left.
+    Paid {
+        /// What it added.
+        cost: Msat,
+    },
+    /// Bytes arrived.
+    Arrived(u64),
+    /// A piece is whole and written.
+    Piece,
+    /// The seller waits for the funding to be deeper.
+    AwaitingDepth,
+}
+
+/// What came of a download.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Pieces that were fetched.
+    pub pieces: u64,
+    /// Payments that were made: each with one signature of the payer.
+    pub payments: u64,
+    /// What was paid for them.
+    pub cost: Msat,
+    /// Pieces that had been paid for before and were asked for again, free.
+    pub again: u64,
+}
+
+/// How a piece is paid for.
+struct Purse {
+    channel: ChannelId,
+    key: CallKey,
+    terms: Mutex<Terms>,
+    authority: String,
+}
+
+/// Buys `quote`'s file into `out`, through `channel` unless it is free.
+///
+/// # Errors
+/// When the seller stays away longer than the patience, or a piece cannot be paid, checked or written. What is here
+/// stays in `OUT.part`, and what was paid stays paid.
+pub async fn download(
+    client: &Client,
+    quote: &Quote,
+    channel: Option<ChannelId>,
+    out: &Path,
+    pace: Pace,
+    progress: impl Fn(Progress),
+) -> Result<Report, ClientError> {
+    let pieces = Arc::new(client.pieces(quote).await?);
+    let part = part_path(out);
+    let (target, missing) = {
+        let (part, pieces) = (part.clone(), pieces.clone());
+        client::blocking(move || prepare(&part, &pieces)).await?
+    };
+    let manifest = *pieces.manifest();
+    let present = manifest.size - missing.iter().filter_map(|piece| manifest.span(*piece)).map(|span| span.1).sum::<u64>();
+    progress(Progress::Present(present));
+    let purse = match (channel, &quote.terms) {
+        (Some(channel), Some(terms)) => {
+            let key = client.buyer().call_key(channel).ok_or(ClientError::Order(
+                farthing_node::books::OrderError::NoChannel(channel),
+            ))?;
+            let authority = client::authority(&quote.url);
+            Some(Purse { channel, key, terms: Mutex::new(terms.clone()), authority })
+        }
+        (None, _) | (_, None) => None,
+    };
+    let fetch = Fetch { client, url: &quote.url, pieces: &pieces, target: &target, purse, pace, progress: &progress };
+    let report = fetch.all(missing).await?;
+    let (part, out) = (part.clone(), out.to_owned());
+    client::blocking(move || finish(&target, &part, &out)).await?;
+    Ok(report)
+}
+
+struct Fetch<'a, P: Fn(Progress)> {
+    client: &'a Client,
+    url: &'a Url,
+    pieces: &'a Pieces,
+    target: &'a Arc<File>,
+    purse: Option<Purse>,
+    pace: Pace,
+    progress: &'a P,
+}
+
+impl<P: Fn(Progress)> Fetch<'_, P> {
+    async fn all(&self, missing: VecDeque<u64>) -> Result<Report, ClientError> {
+        let mut waiting = missing.into_iter();
+        let mut running = FuturesUnordered::new();
+        let mut report = Report::default();
+        loop {
+            while running.len() < self.pace.in_flight.max(1) {
+                let Some(piece) = waiting.next() else { break };
+                running.push(self.piece(piece));
+            }
+            let Some(fetched) = running.next().await else { return Ok(report) };
+            let Fetched { cost, again, payment } = fetched?;
+            report.pieces += 1;
+            report.payments += u64::from(payment);
+            report.again += u64::from(again);
+            report.cost = report.cost.checked_add(cost).unwrap_or(report.cost);
+        }
+    }
+
+    /// Fetches one piece, however often it takes.
+    async fn piece(&self, piece: u64) -> Result<Fetched, ClientError> {
+        let mut fetched = Fetched { cost: Msat::ZERO, again: false, payment: false };
+        let mut wrong = 0;
+        let mut deadline = Instant::now() + self.pace.patience;
+        let mut pause = Duration::from_millis(50);
+        loop {
+            let error = match self.attempt(piece, &mut fetched).await {
+                Ok(()) => {
+                    (self.progress)(Progress::Piece);
+                    return Ok(fetched);
+                }
+                Err(Attempt::Wrong(error)) => {
+                    wrong += 1;
+                    if wrong >= WRONG_TRIES {
+                        return Err(ClientError::WrongPieces(error, wrong));
+                    }
+                    continue;
+                }
+                Err(Attempt::Client(error)) => error,
+            };
+            let wait = match &error {
+                ClientError::Refused { kind: Some(Kind::FundingNotDeep), retry_after, .. } => {
+                    (self.progress)(Progress::AwaitingDepth);
+                    deadline = Instant::now() + self.pace.patience;
+                    Duration::from_millis(200).max(Duration::from_secs(retry_after.unwrap_or(1)).min(pause * 4))
+                }
+                ClientError::Refused { kind: Some(Kind::InvalidChallenge), .. } if Instant::now() < deadline => {
+                    self.renew_terms().await?;
+                    Duration::ZERO
+                }
+                error if error.is_transient() && Instant::now() < deadline => pause,
+                _final => return Err(error),
+            };
+            sleep(wait).await;
+            pause = (pause * 2).min(Duration::from_secs(2));
+        }
+    }
+
+    async fn attempt(&self, piece: u64, fetched: &mut Fetched) -> Result<(), Attempt> {
+        let span = self.pieces.manifest().span(piece).expect("the piece is one of the file's");
+        let credential = match &self.purse {
+            Some(purse) => Some(self.pay(purse, piece, span.1, fetched).await?),
+            None => None,
+        };
+        let mut response = self.client.piece(self.url, span, credential).await?;
+        let mut check = self.pieces.check(piece).expect("the piece is one of the file's");
+        let mut at = span.0;
+        let lost = |source| Attempt::Client(client::network(self.url, source));
+        while let Some(bytes) = response.chunk().await.map_err(lost)? {
+            check.update(&bytes).map_err(Attempt::Wrong)?;
+            let (target, length) = (self.target.clone(), bytes.len() as u64);
+            client::blocking(move || {
+                let written = target.write_all_at(&bytes, at);
+                written.map_err(|source| ClientError::File { path: "the downloaded file".to_owned(), source })
+            })
+            .await?;
+            at += length;
+            (self.progress)(Progress::Arrived(length));
+        }
+        check.finish().map_err(Attempt::Wrong)
+    }
+
+    /// Pays for a piece, or repeats the payment for it, and writes the credential.
+    async fn pay(
+        &self,
+        purse: &Purse,
+        piece: u64,
+        length: u64,
+        fetched: &mut Fetched,
+    ) -> Result<String, ClientError> {
+        let terms = purse.terms.lock().expect("no holder of this lock panics").clone();
+        let cost = terms.price.of(length);
+        let cost = cost.ok_or_else(|| ClientError::Nonsense("the price overflows".to_owned()))?;
+        let item = Item { id: wire::piece_item(&self.pieces.manifest().blake3, piece), cost };
+        let bought = self.client.buyer().buy(purse.channel, item).await?;
+        if bought.again {
+            fetched.again |= !fetched.payment;
+        } else {
+            (fetched.cost, fetched.payment) = (bought.cost, true);
+            (self.progress)(Progress::Paid { cost: bought.cost });
+        }
+        let call = Call {
+            channel: purse.channel,
+            item: item.id,
+            cost: bought.cost,
+            total: bought.payment.total,
+            method: "GET",
+            authority: &purse.authority,
+            target: self.url.path(),
+            challenge: &terms.challenge.id,
+        };
+        let payload = Payload {
+            channel: purse.channel,
+            total: bought.payment.total,
+            cost: bought.cost,
+            signature: bought.payment.signature,
+            mac: purse.key.mac(&call),
+        };
+        Ok(Credential { challenge: terms.challenge, payload }.to_header())
+    }
+
+    /// Takes a fresh challenge when the old one has expired, if it offers the same.
+    async fn renew_terms(&self) -> Result<(), ClientError> {
+        let Some(purse) = &self.purse else { return Ok(()) };
+        let quote = self.client.quote(self.url.as_str(), true).await?;
+        let Some(fresh) = quote.terms else { return Err(ClientError::TermsChanged("the file is free")) };
+        if quote.manifest != *self.pieces.manifest() {
+            return Err(ClientError::TermsChanged("another file"));
+        }
+        let mut terms = purse.terms.lock().expect("no holder of this lock panics");
+        if fresh.price != terms.price {
+            return Err(ClientError::TermsChanged("another price"));
+        }
+        *terms = fresh;
+        Ok(())
+    }
+}
+
+struct Fetched {
+    cost: Msat,
+    again: bool,
+    payment: bool,
+}
+
+enum Attempt {
+    Wrong(WrongPiece),
+    Client(ClientError),
+}
+
+impl From<ClientError> for Attempt {
+    fn from(error: ClientError) -> Self {
+        Self::Client(error)
+    }
+}
+
+/// Where a file grows until it is whole.
+pub fn part_path(out: &Path) -> PathBuf {
+    let mut name = out.as_os_str().to_owned();
+    name.push(".part");
+    PathBuf::from(name)
+}
+
+/// Opens the growing file and finds what is missing in it.
+fn prepare(part: &Path, pieces: &Pieces) -> Result<(Arc<File>, VecDeque<u64>), ClientError> {
+    let manifest = pieces.manifest();
+    let failed = |source| ClientError::File { path: part.display().to_string(), source };
+    let fresh = !part.exists();
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(part).map_err(failed)?;
+    file.set_len(manifest.size).map_err(failed)?;
+    let mut missing = VecDeque::new();
+    for piece in 0..manifest.pieces() {
+        if fresh || !is_present(&file, pieces, manifest, piece).map_err(failed)? {
+            missing.push_back(piece);
+        }
+    }
+    Ok((Arc::new(file), missing))
+}
+
+fn is_present(file: &File, pieces: &Pieces, manifest: &Manifest, piece: u64) -> io::Result<bool> {
+    let (Some((start, length)), Some(mut check)) = (manifest.span(piece), pieces.check(piece)) else {
+        return Ok(false);
+    };
+    let mut buffer = vec![0; 1 << 16];
+    let mut at = start;
+    while at < start + length {
+        let size = (start + length - at).min(buffer.len() as u64) as usize;
+        file.read_exact_at(&mut buffer[..size], at)?;
+        if check.update(&buffer[..size]).is_err() {
+            return Ok(false);
+        }
+        at += size as u64;
+    }
+    Ok(check.finish().is_ok())
+}
+
+fn finish(file: &File, part: &Path, out: &Path) -> Result<(), ClientError> {
+    let failed = |source| ClientError::File { path: out.display().to_string(), source };
+    file.sync_all().map_err(failed)?;
+    std::fs::rename(part, out).map_err(failed)
+}
+
+/// Whether a file has that BLAKE3 hash.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn has_root(path: &Path, root: &[u8; 32]) -> io::Result<bool> {
+    let mut file = File::open(path)?;
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        let got = file.read(&mut buffer)?;
+        if got == 0 {
+            return Ok(hasher.finalize().as_bytes() == root);
+        }
+        hasher.update(&buffer[..got]);
+    }
+}

@@ -1,0 +1,25 @@
+//! HTTP 402 over Farthing's channels.
+//!
+//! The scheme is `Payment` of the IETF draft `draft-httpauth-payment`: a challenge in `WWW-Authenticate`, a credential in
+//! `Authorization`, a receipt in `Payment-Receipt`, and problem bodies (RFC 9457). Ours is `method="bitcoin"`,
+//! `intent="session"`.
+//!
+//! | file | holds |
+//! |---|---|
+//! | [`challenge`] | what a seller asks for, bound to it by HMAC |
+//! | [`credential`] | what a buyer sends, and the receipt it gets |
+//! | [`problem`] | why a request was not served, for people and programs |
+//! | [`manifest`] | a file's size, BLAKE3 root and pieces |
+//! | [`wire`] | the bodies of opening and closing |
+//! | [`server`] | sells a file |
+//! | [`client`], [`download`] | buy it |
+
+pub mod challenge;
+pub mod client;
+pub mod credential;
+pub mod download;
+pub mod encoding;
+pub mod manifest;
+pub mod problem;
+pub mod server;
+pub mod wire;

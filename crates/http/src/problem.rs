@@ -1,0 +1,154 @@
+//! Why a request was not served: problem bodies (RFC 9457) of the draft's types, with what was expected and what came.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+
+/// The draft's base of problem types.
+const BASE: &str = "https://paymentauth.org/problems/";
+
+/// The kinds of problem that a program may act on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// No credential came.
+    PaymentRequired,
+    /// The total does not cover the cost.
+    PaymentInsufficient,
+    /// A signature, a MAC or the channel is wrong.
+    VerificationFailed,
+    /// The credential does not decode.
+    MalformedCredential,
+    /// The challenge is foreign, changed or expired. A fresh one comes along.
+    InvalidChallenge,
+    /// The funding is not deep enough yet; try again later.
+    FundingNotDeep,
+    /// The channel takes no payment any more; open another.
+    ChannelNotOpen,
+    /// The request itself is wrong; nothing was charged.
+    BadRequest,
+    /// There is no such thing.
+    NotFound,
+    /// The seller cannot store or read something; try again later.
+    Unavailable,
+}
+
+impl Kind {
+    const ALL: [Self; 10] = [
+        Self::PaymentRequired,
+        Self::PaymentInsufficient,
+        Self::VerificationFailed,
+        Self::MalformedCredential,
+        Self::InvalidChallenge,
+        Self::FundingNotDeep,
+        Self::ChannelNotOpen,
+        Self::BadRequest,
+        Self::NotFound,
+        Self::Unavailable,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::PaymentRequired => "payment-required",
+            Self::PaymentInsufficient => "payment-insufficient",
+            Self::VerificationFailed => "verification-failed",
+            Self::MalformedCredential => "malformed-credential",
+            Self::InvalidChallenge => "invalid-challenge",
+            Self::FundingNotDeep => "funding-not-deep",
+            Self::ChannelNotOpen => "channel-not-open",
+            Self::BadRequest => "bad-request",
+            Self::NotFound => "not-found",
+            Self::Unavailable => "unavailable",
+        }
+    }
+
+    fn status(self) -> StatusCode {
+        match self {
+            Self::PaymentRequired
+            | Self::PaymentInsufficient
+            | Self::VerificationFailed
+            | Self::MalformedCredential
+            | Self::InvalidChallenge
+            | Self::FundingNotDeep
+            | Self::ChannelNotOpen => StatusCode::PAYMENT_REQUIRED,
+            Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
+
+/// A problem, ready to be sent.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    /// Its kind.
+    pub kind: Kind,
+    /// What happened, for people.
+    pub detail: String,
+    /// In how many seconds another try makes sense.
+    pub retry_after: Option<u32>,
+}
+
+/// A problem as it travels.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Body {
+    /// A URI of the draft.
+    #[serde(rename = "type")]
+    pub uri: String,
+    /// The kind in words.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What happened, for people.
+    pub detail: String,
+}
+
+impl Problem {
+    /// A problem.
+    pub fn new(kind: Kind, detail: impl ToString) -> Self {
+        Self { kind, detail: detail.to_string(), retry_after: None }
+    }
+
+    /// And when to try again.
+    #[must_use]
+    pub fn retry_after(self, seconds: u32) -> Self {
+        Self { retry_after: Some(seconds), ..self }
+    }
+
+    /// With a fresh challenge, which every 402 must carry.
+    pub fn with_challenge(self, challenge: &str) -> Response {
+        let mut response = self.into_response();
+        if let Ok(challenge) = HeaderValue::from_str(challenge) {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        response
+    }
+}
+
+impl Body {
+    /// The kind, if it is one of ours.
+    pub fn kind(&self) -> Option<Kind> {
+        let name = self.uri.strip_prefix(BASE)?;
+        Kind::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = self.kind.status();
+        let body = Body {
+            uri: format!("{BASE}{}", self.kind.name()),
+            title: self.kind.name().replace('-', " "),
+            status: status.as_u16(),
+            detail: self.detail,
+        };
+        let mut response = (status, Json(body)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}

@@ -1,0 +1,368 @@
+//! Sells a file, piece by piece.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /NAME` | 402 with a challenge: price, terms, manifest |
+//! | `GET /NAME`, `Range` of one piece, credential | 206 with the piece, once it is charged and stored |
+//! | `POST …/channels` | opens a channel under a challenge |
+//! | `POST …/channels/ID/close` | the seller's half of a cooperative close |
+//! | `POST …/channels/ID/closed` | takes the finished closing |
+//! | `GET …/pieces/ROOT` | the list of the pieces' hashes, free |
+//! | `GET …/manifest/NAME` | the manifest, free |
+//!
+//! A piece is charged to a channel once. Asked for again, with the same or a later payment, also after a crash of either
+//! side, it is served again and costs nothing.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{DefaultBodyLimit, Path as UrlPath, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use bitcoin::Transaction;
+use bitcoin::consensus::encode::deserialize_hex;
+use bytes::Bytes;
+use farthing_node::books::{Item, OrderError};
+use farthing_node::seller::{AcceptError, Seller, SettleError};
+use farthing_protocol::closing::PublicNonce;
+use farthing_protocol::payee::Reject;
+use farthing_protocol::session::Call;
+use farthing_protocol::{ChannelId, Msat};
+use futures_util::stream;
+use jiff::Timestamp;
+
+use crate::challenge::{Challenge, Price, Request};
+use crate::credential::{Credential, Payload, Receipt};
+use crate::manifest::{HashError, Manifest, Pieces};
+use crate::problem::{Kind, Problem};
+use crate::wire::{self, AcceptedBody, CloseBody, ClosedBody, ClosingBody, OpenBody};
+
+/// The largest body that is read, in bytes.
+const MOST_BODY: usize = 64 * 1024;
+/// How much of a piece is read and sent at a time.
+const BLOCK: usize = 128 * 1024;
+
+/// A file on sale.
+pub struct Shop {
+    seller: Arc<Seller>,
+    secret: [u8; 32],
+    name: String,
+    file: Arc<File>,
+    pieces: Pieces,
+    list: Bytes,
+    price: Price,
+}
+
+impl Shop {
+    /// Puts a file on sale. Reads it once to hash it; it must not change from then on. Blocks.
+    ///
+    /// # Errors
+    /// When the file cannot be read or sold.
+    pub fn new(seller: Arc<Seller>, path: &Path, price: Price, piece: u64) -> Result<Self, HashError> {
+        let file = File::open(path)?;
+        let pieces = Pieces::of_file(&file, piece)?;
+        let name = path.file_name().map_or_else(|| "file".to_owned(), |name| name.to_string_lossy().into_owned());
+        let list = Bytes::from(pieces.to_bytes());
+        let secret = seller.challenge_secret();
+        Ok(Self { seller, secret, name, file: Arc::new(file), pieces, list, price })
+    }
+
+    /// The file's name in URLs.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The file's manifest.
+    pub fn manifest(&self) -> &Manifest {
+        self.pieces.manifest()
+    }
+
+    /// The routes.
+    pub fn router(self) -> Router {
+        let shop = Arc::new(self);
+        Router::new()
+            .route(wire::CHANNELS, post(open))
+            .route(&format!("{}/{{id}}/close", wire::CHANNELS), post(close))
+            .route(&format!("{}/{{id}}/closed", wire::CHANNELS), post(closed))
+            .route(&format!("{}/{{root}}", wire::PIECES), get(list))
+            .route(&format!("{}/{{name}}", wire::MANIFEST), get(manifest))
+            .route("/{name}", get(piece))
+            .layer(DefaultBodyLimit::max(MOST_BODY))
+            .with_state(shop)
+    }
+
+    fn challenge(&self, authority: &str) -> String {
+        let (offer, key) = self.seller.offer();
+        let request = Request::new(self.price, offer, key, *self.manifest());
+        Challenge::issue(&self.secret, authority, &request, Timestamp::now()).to_header()
+    }
+
+    /// What the credential agreed to pay for that many bytes of this file.
+    fn agreed_cost(&self, challenge: &Challenge, authority: &str, length: u64) -> Result<Msat, Problem> {
+        let foreign = |detail: &str| Problem::new(Kind::InvalidChallenge, detail);
+        let request = challenge
+            .check(&self.secret, Timestamp::now())
+            .map_err(|error| Problem::new(Kind::InvalidChallenge, error))?;
+        if challenge.realm != authority {
+            return Err(foreign("this challenge is for another host"));
+        }
+        if request.method_details.file != *self.manifest() {
+            return Err(foreign("this challenge is for another file, or the file has changed"));
+        }
+        let price = request.price().map_err(|error| Problem::new(Kind::InvalidChallenge, error))?;
+        price.of(length).ok_or_else(|| foreign("the price overflows"))
+    }
+
+    async fn charge(&self, payload: &Payload, call: &Call<'_>, cost: Msat) -> Result<Msat, Problem> {
+        let unknown = || Problem::new(Kind::VerificationFailed, "there is no such channel here: open one");
+        let key = self.seller.call_key(payload.channel).ok_or_else(unknown)?;
+        key.verify(call, &payload.mac).map_err(|error| Problem::new(Kind::VerificationFailed, error))?;
+        if payload.cost != cost {
+            let detail = format!("this piece costs {cost}, the credential says {}", payload.cost);
+            return Err(Problem::new(Kind::PaymentInsufficient, detail));
+        }
+        let item = Item { id: call.item, cost };
+        self.seller.charge(payload.channel, item, Some(payload.payment())).await.map_err(charge_problem)
+    }
+
+    /// The bytes of a piece, a block at a time, so that memory stays small.
+    fn body(&self, start: u64, length: u64) -> Body {
+        let file = self.file.clone();
+        let end = start + length;
+        let blocks = stream::try_unfold(start, move |at| {
+            let file = file.clone();
+            async move {
+                if at == end {
+                    return Ok::<_, io::Error>(None);
+                }
+                let size = (end - at).min(BLOCK as u64);
+                let block = tokio::task::spawn_blocking(move || {
+                    let mut block = vec![0; size as usize];
+                    file.read_exact_at(&mut block, at).map(|()| Bytes::from(block))
+                });
+                let block = block.await.map_err(io::Error::other)??;
+                Ok(Some((block, at + size)))
+            }
+        });
+        Body::from_stream(blocks)
+    }
+}
+
+/// `GET /NAME`.
+async fn piece(
+    State(shop): State<Arc<Shop>>,
+    UrlPath(name): UrlPath<String>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Response {
+    if name != shop.name {
+        return Problem::new(Kind::NotFound, format!("there is no file {name} here")).into_response();
+    }
+    let authority = authority(&headers, &uri);
+    match serve(&shop, &method, &uri, &headers, &authority).await {
+        Ok(response) => response,
+        Err(problem) => refuse(&shop, problem, &authority),
+    }
+}
+
+fn refuse(shop: &Shop, problem: Problem, authority: &str) -> Response {
+    match problem.kind {
+        Kind::BadRequest | Kind::NotFound | Kind::Unavailable => problem.into_response(),
+        Kind::PaymentRequired
+        | Kind::PaymentInsufficient
+        | Kind::VerificationFailed
+        | Kind::MalformedCredential
+        | Kind::InvalidChallenge
+        | Kind::FundingNotDeep
+        | Kind::ChannelNotOpen => problem.with_challenge(&shop.challenge(authority)),
+    }
+}
+
+async fn serve(
+    shop: &Shop,
+    method: &Method,
+    uri: &Uri,
+    headers: &HeaderMap,
+    authority: &str,
+) -> Result<Response, Problem> {
+    let manifest = *shop.manifest();
+    let credential = headers.get(header::AUTHORIZATION);
+    let span = range(headers, &manifest);
+    if shop.price.amount == Msat::ZERO {
+        let (start, length) = span?.unwrap_or((0, manifest.size));
+        return Ok(content(shop, method, start, length));
+    }
+    let Some(credential) = credential else {
+        let detail = format!("{} for each {} bytes", shop.price.amount, shop.price.unit);
+        return Err(Problem::new(Kind::PaymentRequired, detail));
+    };
+    let credential = credential.to_str().unwrap_or_default();
+    let Credential { challenge, payload } =
+        Credential::from_header(credential).map_err(|error| Problem::new(Kind::MalformedCredential, error))?;
+    let one_piece = || Problem::new(Kind::BadRequest, format!("ask for one piece: a Range of {} bytes", manifest.piece));
+    let (start, length) = span?.ok_or_else(one_piece)?;
+    let piece = manifest.piece_at(start, length).ok_or_else(one_piece)?;
+    let cost = shop.agreed_cost(&challenge, authority, length)?;
+    let call = Call {
+        channel: payload.channel,
+        item: wire::piece_item(&manifest.blake3, piece),
+        cost: payload.cost,
+        total: payload.total,
+        method: method.as_str(),
+        authority,
+        target: uri.path(),
+        challenge: &challenge.id,
+    };
+    let charged = shop.charge(&payload, &call, cost).await?;
+    let mut response = content(shop, method, start, length);
+    let receipt = Receipt::new(payload.channel, charged, Timestamp::now()).to_header();
+    let receipt = HeaderValue::from_str(&receipt).map_err(|error| Problem::new(Kind::Unavailable, error))?;
+    response.headers_mut().insert("payment-receipt", receipt);
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("private"));
+    Ok(response)
+}
+
+fn content(shop: &Shop, method: &Method, start: u64, length: u64) -> Response {
+    let manifest = shop.manifest();
+    let body = if *method == Method::HEAD { Body::empty() } else { shop.body(start, length) };
+    let whole = length == manifest.size;
+    let mut response = Response::new(body);
+    *response.status_mut() = if whole { StatusCode::OK } else { StatusCode::PARTIAL_CONTENT };
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    if !whole {
+        let range = format!("bytes {start}-{}/{}", start + length - 1, manifest.size);
+        headers.extend(HeaderValue::from_str(&range).ok().map(|range| (header::CONTENT_RANGE, range)));
+    }
+    response
+}
+
+/// The first byte and the length that a `Range` of one span asks for (RFC 9110, section 14).
+fn range(headers: &HeaderMap, manifest: &Manifest) -> Result<Option<(u64, u64)>, Problem> {
+    let Some(range) = headers.get(header::RANGE) else { return Ok(None) };
+    let bad = || Problem::new(Kind::BadRequest, "the Range is not one span of bytes within the file");
+    let span = range.to_str().ok().and_then(|range| range.strip_prefix("bytes=")).ok_or_else(bad)?;
+    let (first, last) = span.split_once('-').ok_or_else(bad)?;
+    let first: u64 = first.parse().map_err(|_| bad())?;
+    let last: u64 = if last.is_empty() { manifest.size - 1 } else { last.parse().map_err(|_| bad())? };
+    let last = last.min(manifest.size - 1);
+    if first > last { Err(bad()) } else { Ok(Some((first, last - first + 1))) }
+}
+
+fn charge_problem(error: OrderError<Reject>) -> Problem {
+    let kind = match &error {
+        OrderError::Rejected(Reject::NotDeepEnough { .. }) => {
+            return Problem::new(Kind::FundingNotDeep, error).retry_after(1);
+        }
+        OrderError::Store(_) | OrderError::Ended => {
+            return Problem::new(Kind::Unavailable, error).retry_after(1);
+        }
+        OrderError::Rejected(Reject::NotOpen(_)) => Kind::ChannelNotOpen,
+        OrderError::Rejected(
+            Reject::Unpaid { .. } | Reject::NotIncreasing { .. } | Reject::FirstTooSmall { .. },
+        ) => Kind::PaymentInsufficient,
+        OrderError::NoChannel(_) | OrderError::Rejected(_) => Kind::VerificationFailed,
+        _other => Kind::Unavailable,
+    };
+    Problem::new(kind, error)
+}
+
+/// `POST …/channels`.
+async fn open(State(shop): State<Arc<Shop>>, Json(body): Json<OpenBody>) -> Result<Response, Problem> {
+    let OpenBody { challenge, opening } = body;
+    let request = challenge
+        .check(&shop.secret, Timestamp::now())
+        .map_err(|error| Problem::new(Kind::InvalidChallenge, error))?;
+    let details = request.method_details;
+    let seller = shop.seller.clone();
+    let accepted = blocking(move || seller.accept(&details.offer, details.key, opening)).await?;
+    let (channel, signature) = accepted.map_err(|error| match &error {
+        AcceptError::BadParams(_) | AcceptError::Refused(_) => Problem::new(Kind::BadRequest, error),
+        _ours => Problem::new(Kind::Unavailable, error).retry_after(5),
+    })?;
+    Ok((StatusCode::CREATED, Json(AcceptedBody { channel, signature })).into_response())
+}
+
+/// `POST …/channels/ID/close`.
+async fn close(
+    State(shop): State<Arc<Shop>>,
+    UrlPath(id): UrlPath<String>,
+    uri: Uri,
+    headers: HeaderMap,
+    Json(body): Json<CloseBody>,
+) -> Result<Json<ClosingBody>, Problem> {
+    let id = channel(&id)?;
+    let unknown = || Problem::new(Kind::NotFound, "there is no such channel here");
+    let key = shop.seller.call_key(id).ok_or_else(unknown)?;
+    let authority = authority(&headers, &uri);
+    let mut scratch = String::new();
+    let call = body.call(id, &authority, uri.path(), &mut scratch);
+    key.verify(&call, &body.mac).map_err(|error| Problem::new(Kind::BadRequest, error))?;
+    let (seller, settlement, nonce) = (shop.seller.clone(), body.settlement(), PublicNonce(body.nonce));
+    let answer = blocking(move || seller.settle(id, settlement, &nonce)).await?;
+    let answer = answer.map_err(|error| match &error {
+        SettleError::Order(OrderError::Rejected(_)) | SettleError::Bad(_) => {
+            Problem::new(Kind::BadRequest, error)
+        }
+        _ours => Problem::new(Kind::Unavailable, error).retry_after(1),
+    })?;
+    Ok(Json(answer.into()))
+}
+
+/// `POST …/channels/ID/closed`.
+async fn closed(
+    State(shop): State<Arc<Shop>>,
+    UrlPath(id): UrlPath<String>,
+    Json(body): Json<ClosedBody>,
+) -> Result<StatusCode, Problem> {
+    let id = channel(&id)?;
+    let transaction: Transaction =
+        deserialize_hex(&body.transaction).map_err(|error| Problem::new(Kind::BadRequest, error))?;
+    shop.seller.settled(id, transaction).await.map_err(|error| Problem::new(Kind::BadRequest, error))?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `GET …/pieces/ROOT`.
+async fn list(State(shop): State<Arc<Shop>>, UrlPath(root): UrlPath<String>) -> Result<Response, Problem> {
+    let known = blake3::Hash::from(shop.manifest().blake3).to_hex();
+    if known.as_str() != root {
+        return Err(Problem::new(Kind::NotFound, "there is no file of that hash here"));
+    }
+    let content_type = [(header::CONTENT_TYPE, "application/octet-stream")];
+    Ok((content_type, shop.list.clone()).into_response())
+}
+
+/// `GET …/manifest/NAME`.
+async fn manifest(
+    State(shop): State<Arc<Shop>>,
+    UrlPath(name): UrlPath<String>,
+) -> Result<Json<Manifest>, Problem> {
+    if name == shop.name {
+        Ok(Json(*shop.manifest()))
+    } else {
+        Err(Problem::new(Kind::NotFound, format!("there is no file {name} here")))
+    }
+}
+
+fn channel(id: &str) -> Result<ChannelId, Problem> {
+    id.parse().map_err(|_| Problem::new(Kind::NotFound, "a channel is named by 64 hexadecimal digits"))
+}
+
+/// The host and port that the request is for.
+fn authority(headers: &HeaderMap, uri: &Uri) -> String {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    host.or_else(|| uri.authority().map(|authority| authority.as_str())).unwrap_or_default().to_owned()
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| Problem::new(Kind::Unavailable, error))
+}

@@ -1,0 +1,35 @@
+//! The workspace's own programs, built for release and run in place of this one.
+
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::workspace::Workspace;
+use crate::{bitcoind, step};
+
+/// `farthing demo ARGUMENTS`. Returns only if it cannot be started.
+pub fn demo(workspace: &Workspace, arguments: &[String]) -> Result<()> {
+    let bitcoind = bitcoind::ensure(workspace)?;
+    step::run(&mut workspace.cargo(["build", "--release", "--locked", "--package", "farthing"]))?;
+    let metadata = workspace.metadata("Cargo.toml")?;
+    let target = metadata["target_directory"].as_str().context("`cargo metadata` names no target folder")?;
+    let mut farthing = Command::new(format!("{target}/release/farthing"));
+    become_program(farthing.arg("demo").args(arguments).env(bitcoind::VARIABLE, bitcoind))
+}
+
+/// The benchmarks' program. Returns only if it cannot be started.
+pub fn bench(workspace: &Workspace, arguments: &[String]) -> Result<()> {
+    let bitcoind = bitcoind::ensure(workspace)?;
+    let package = ["--package", "farthing-testkit", "--bin", "bench"];
+    let mut bench = workspace.cargo(["run", "--release", "--locked"]);
+    bench.args(package).arg("--").args(arguments);
+    become_program(bench.env(bitcoind::VARIABLE, bitcoind))
+}
+
+/// Replaces this process, so that signals reach the program and its exit code is ours.
+fn become_program(command: &mut Command) -> Result<()> {
+    step::header(&step::line(command));
+    let error = command.exec();
+    Err(step::cannot_start(command, &error))
+}
