@@ -1,2 +1,57 @@
-//! x
-fn main() {}
+//! The program `farthing`: sell and buy over one-way payment channels.
+
+mod amounts;
+mod cli;
+mod commands;
+mod config;
+mod demo;
+mod exit;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::cli::{Cli, Command};
+use crate::exit::Failure;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _closed_pipe = error.print();
+            // Not clap's 2, which means "over cost" here.
+            return if error.use_stderr() { exit::OTHER.into() } else { ExitCode::SUCCESS };
+        }
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(&cli.log))
+        .with_writer(std::io::stderr)
+        .without_time()
+        .with_target(false)
+        .init();
+    match run(cli).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let failure = Failure::of(&error);
+            eprintln!("farthing: {error:#}");
+            failure.code().into()
+        }
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<()> {
+    if let Command::Demo(demo) = &cli.command {
+        return demo::run(demo, cli.json).await;
+    }
+    let context = config::Context::load(&cli)?;
+    match cli.command {
+        Command::Init(arguments) => commands::init::run(&context, &arguments),
+        Command::Wallet(command) => commands::wallet::run(&context, command).await,
+        Command::Sell(arguments) => commands::sell::run(&context, arguments).await,
+        Command::Buy(arguments) => commands::buy::run(&context, arguments).await,
+        Command::Channels(command) => commands::channels::run(&context, command).await,
+        Command::Demo(_) => unreachable!("handled above, since it needs no configuration"),
+    }
+}

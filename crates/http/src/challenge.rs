@@ -134,7 +134,8 @@ impl Challenge {
     /// When it is not.
     pub fn check(&self, secret: &[u8; 32], now: Timestamp) -> Result<Request, BadChallenge> {
         let expected = encoding::encode_bytes(&self.binding(secret));
-        let fits = expected.len() == self.id.len() && cmp::fixed_time_eq(expected.as_bytes(), self.id.as_bytes());
+        let fits =
+            expected.len() == self.id.len() && cmp::fixed_time_eq(expected.as_bytes(), self.id.as_bytes());
         if !fits {
             return Err(BadChallenge::Foreign);
         }
@@ -169,7 +170,10 @@ impl Challenge {
             return Err(BadChallenge::Unsupported(format!("the currency `{}`", request.currency)));
         }
         if !request.method_details.modes.iter().any(|mode| mode == "channel") {
-            return Err(BadChallenge::Unsupported(format!("a seller of the modes {:?}", request.method_details.modes)));
+            return Err(BadChallenge::Unsupported(format!(
+                "a seller of the modes {:?}",
+                request.method_details.modes
+            )));
         }
         request.price()?;
         Ok(request)
@@ -203,7 +207,8 @@ impl Challenge {
             return Err(BadChallenge::Malformed("it is too long"));
         }
         let rest = header.trim_start();
-        let (scheme, mut rest) = rest.split_once(' ').ok_or(BadChallenge::Malformed("it has no parameters"))?;
+        let (scheme, mut rest) =
+            rest.split_once(' ').ok_or(BadChallenge::Malformed("it has no parameters"))?;
         if !scheme.eq_ignore_ascii_case("payment") {
             return Err(BadChallenge::Malformed("it is of another scheme"));
         }
@@ -288,7 +293,8 @@ impl Request {
     /// # Errors
     /// When the unit is not one of bytes.
     pub fn price(&self) -> Result<Price, BadChallenge> {
-        let unit = self.unit_type.strip_prefix("bytes:").and_then(|unit| unit.parse().ok()).filter(|unit| *unit > 0);
+        let unit =
+            self.unit_type.strip_prefix("bytes:").and_then(|unit| unit.parse().ok()).filter(|unit| *unit > 0);
         let unit = unit.ok_or_else(|| BadChallenge::Unsupported(format!("the unit `{}`", self.unit_type)))?;
         Ok(Price { amount: self.amount, unit })
     }
@@ -323,7 +329,8 @@ mod tests {
 
     #[test]
     fn other_headers_are_refused() {
-        for header in ["", "Payment", "Basic realm=\"x\"", "Payment id=\"a", "Payment id", "Payment id=a b=c"] {
+        for header in ["", "Payment", "Basic realm=\"x\"", "Payment id=\"a", "Payment id", "Payment id=a b=c"]
+        {
             assert!(Challenge::from_header(header).is_err(), "{header}");
         }
         let long = format!("Payment id=\"{}\"", "a".repeat(MOST_HEADER));

@@ -80,10 +80,12 @@ pub enum ClientError {
     #[error("{0} is not an http or https address of a file")]
     Url(String),
     /// Plain HTTP to a public host.
-    #[error("{0} is plain http to another machine: use https, or --allow-http if you accept that others can listen")]
+    #[error(
+        "{0} is plain http to another machine: use https, or --allow-http if you accept that others can listen"
+    )]
     PlainHttp(String),
     /// The seller cannot be reached, or the connection broke.
-    #[error("{url} cannot be reached: {source}")]
+    #[error("{url} cannot be reached")]
     Network {
         /// Whom.
         url: String,
@@ -121,7 +123,9 @@ pub enum ClientError {
     #[error(transparent)]
     Close(#[from] CloseError),
     /// It costs more than allowed. Nothing was paid.
-    #[error("this costs {cost}, more than the {most} that you allow: nothing was paid; raise --max-cost to go on")]
+    #[error(
+        "this costs {cost}, more than the {most} that you allow: nothing was paid; raise --max-cost to go on"
+    )]
     OverCost {
         /// What it costs.
         cost: Msat,
@@ -193,7 +197,8 @@ impl Client {
             let response = succeeded(response).await?;
             drop(response);
             let name = url.path().trim_start_matches('/');
-            let manifest = self.send(self.http.get(join(&url, &format!("{}/{name}", wire::MANIFEST))?)).await?;
+            let manifest =
+                self.send(self.http.get(join(&url, &format!("{}/{name}", wire::MANIFEST))?)).await?;
             let manifest: Manifest = json(succeeded(manifest).await?).await?;
             manifest.check()?;
             return Ok(Quote { url, manifest, terms: None });
@@ -231,7 +236,12 @@ impl Client {
     ///
     /// # Errors
     /// When a term is out of bounds, there is too little money, or the seller refuses. Then nothing is locked.
-    pub async fn open(&self, quote: &Quote, terms: &Terms, limits: &Limits) -> Result<ChannelId, ClientError> {
+    pub async fn open(
+        &self,
+        quote: &Quote,
+        terms: &Terms,
+        limits: &Limits,
+    ) -> Result<ChannelId, ClientError> {
         let (client, offer, limits, cost) = (self.clone(), terms.offer.clone(), *limits, terms.cost);
         let peer = quote.url.origin().ascii_serialization();
         let proposed = blocking(move || {
@@ -306,7 +316,8 @@ impl Client {
     /// When the seller cannot be reached or refuses. The channel then stays closing: try again, or wait for the expiry.
     pub async fn close(&self, id: ChannelId, peer: &str) -> Result<Option<Transaction>, ClientError> {
         let buyer = self.buyer.clone();
-        let fee_rate = blocking(move || buyer.fee_rate().map_err(|error| CloseError::from(error).into())).await?;
+        let fee_rate =
+            blocking(move || buyer.fee_rate().map_err(|error| CloseError::from(error).into())).await?;
         let Some(proposal) = self.buyer.propose_closing(id, fee_rate).await? else { return Ok(None) };
         let peer = Url::parse(peer).map_err(|_| ClientError::Url(peer.to_owned()))?;
         let path = wire::close_path(id);
@@ -325,7 +336,9 @@ impl Client {
         let transaction = self.buyer.complete_closing(id, proposal, &answer.into()).await?;
         // A courtesy: the closing is broadcast on this side already.
         let closed = ClosedBody { transaction: serialize_hex(&transaction) };
-        if let Err(error) = self.send(self.http.post(join(&peer, &wire::closed_path(id))?).json(&closed)).await {
+        if let Err(error) =
+            self.send(self.http.post(join(&peer, &wire::closed_path(id))?).json(&closed)).await
+        {
             tracing::debug!(%error, "the seller did not take the finished closing");
         }
         Ok(Some(transaction))

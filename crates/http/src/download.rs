@@ -12,6 +12,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use farthing_protocol::{ChannelId, Msat};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use reqwest::Url;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::client::{self, Client, ClientError, Quote, Terms};
 use crate::credential::{Credential, Payload};
@@ -39,6 +40,8 @@ pub struct Pace {
     pub in_flight: usize,
     /// How long the seller may fail before the download gives up.
     pub patience: Duration,
+    /// The most bytes to fetch in a second; `None` for no limit.
+    pub bytes_per_second: Option<u64>,
 }
 
 /// Something that a progress bar shows.
@@ -100,19 +103,33 @@ pub async fn download(
         client::blocking(move || prepare(&part, &pieces)).await?
     };
     let manifest = *pieces.manifest();
-    let present = manifest.size - missing.iter().filter_map(|piece| manifest.span(*piece)).map(|span| span.1).sum::<u64>();
+    let present = manifest.size
+        - missing.iter().filter_map(|piece| manifest.span(*piece)).map(|span| span.1).sum::<u64>();
     progress(Progress::Present(present));
     let purse = match (channel, &quote.terms) {
         (Some(channel), Some(terms)) => {
-            let key = client.buyer().call_key(channel).ok_or(ClientError::Order(
-                farthing_node::books::OrderError::NoChannel(channel),
-            ))?;
+            let key = client
+                .buyer()
+                .call_key(channel)
+                .ok_or(ClientError::Order(farthing_node::books::OrderError::NoChannel(channel)))?;
             let authority = client::authority(&quote.url);
             Some(Purse { channel, key, terms: Mutex::new(terms.clone()), authority })
         }
         (None, _) | (_, None) => None,
     };
-    let fetch = Fetch { client, url: &quote.url, pieces: &pieces, target: &target, purse, pace, progress: &progress };
+    let started = Instant::now();
+    let fetched = AtomicU64::new(0);
+    let fetch = Fetch {
+        client,
+        url: &quote.url,
+        pieces: &pieces,
+        target: &target,
+        purse,
+        pace,
+        progress: &progress,
+        started,
+        fetched,
+    };
     let report = fetch.all(missing).await?;
     let (part, out) = (part.clone(), out.to_owned());
     client::blocking(move || finish(&target, &part, &out)).await?;
@@ -127,6 +144,8 @@ struct Fetch<'a, P: Fn(Progress)> {
     purse: Option<Purse>,
     pace: Pace,
     progress: &'a P,
+    started: Instant,
+    fetched: AtomicU64,
 }
 
 impl<P: Fn(Progress)> Fetch<'_, P> {
@@ -173,9 +192,12 @@ impl<P: Fn(Progress)> Fetch<'_, P> {
                 ClientError::Refused { kind: Some(Kind::FundingNotDeep), retry_after, .. } => {
                     (self.progress)(Progress::AwaitingDepth);
                     deadline = Instant::now() + self.pace.patience;
-                    Duration::from_millis(200).max(Duration::from_secs(retry_after.unwrap_or(1)).min(pause * 4))
+                    Duration::from_millis(200)
+                        .max(Duration::from_secs(retry_after.unwrap_or(1)).min(pause * 4))
                 }
-                ClientError::Refused { kind: Some(Kind::InvalidChallenge), .. } if Instant::now() < deadline => {
+                ClientError::Refused { kind: Some(Kind::InvalidChallenge), .. }
+                    if Instant::now() < deadline =>
+                {
                     self.renew_terms().await?;
                     Duration::ZERO
                 }
@@ -207,8 +229,18 @@ impl<P: Fn(Progress)> Fetch<'_, P> {
             .await?;
             at += length;
             (self.progress)(Progress::Arrived(length));
+            self.hold_back(length).await;
         }
         check.finish().map_err(Attempt::Wrong)
+    }
+
+    /// Waits until so many bytes are due, where the rate is limited.
+    async fn hold_back(&self, length: u64) {
+        let fetched = self.fetched.fetch_add(length, Ordering::Relaxed) + length;
+        if let Some(rate) = self.pace.bytes_per_second {
+            let due = Duration::from_secs_f64(fetched as f64 / rate.max(1) as f64);
+            sleep_until(self.started + due).await;
+        }
     }
 
     /// Pays for a piece, or repeats the payment for it, and writes the credential.
@@ -284,6 +316,19 @@ impl From<ClientError> for Attempt {
     }
 }
 
+/// What was paid in a channel for pieces of a file.
+///
+/// # Errors
+/// When the database cannot be read.
+pub async fn bought_before(
+    client: &Client,
+    channel: ChannelId,
+    manifest: &Manifest,
+) -> Result<Msat, ClientError> {
+    let items = (0..manifest.pieces()).map(|piece| wire::piece_item(&manifest.blake3, piece)).collect();
+    Ok(client.buyer().bought(channel, items).await?)
+}
+
 /// Where a file grows until it is whole.
 pub fn part_path(out: &Path) -> PathBuf {
     let mut name = out.as_os_str().to_owned();
@@ -296,7 +341,8 @@ fn prepare(part: &Path, pieces: &Pieces) -> Result<(Arc<File>, VecDeque<u64>), C
     let manifest = pieces.manifest();
     let failed = |source| ClientError::File { path: part.display().to_string(), source };
     let fresh = !part.exists();
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(part).map_err(failed)?;
+    let file =
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(part).map_err(failed)?;
     file.set_len(manifest.size).map_err(failed)?;
     let mut missing = VecDeque::new();
     for piece in 0..manifest.pieces() {

@@ -49,7 +49,10 @@ pub mod hex_array {
     ///
     /// # Errors
     /// The serializer's own.
-    pub fn serialize<S: Serializer, const N: usize>(bytes: &[u8; N], serializer: S) -> Result<S::Ok, S::Error> {
+    pub fn serialize<S: Serializer, const N: usize>(
+        bytes: &[u8; N],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&bytes.as_slice().to_lower_hex_string())
     }
 
@@ -57,7 +60,9 @@ pub mod hex_array {
     ///
     /// # Errors
     /// When it is something else.
-    pub fn deserialize<'de, D: Deserializer<'de>, const N: usize>(deserializer: D) -> Result<[u8; N], D::Error> {
+    pub fn deserialize<'de, D: Deserializer<'de>, const N: usize>(
+        deserializer: D,
+    ) -> Result<[u8; N], D::Error> {
         let text = String::deserialize(deserializer)?;
         let bytes = Vec::<u8>::from_hex(&text).map_err(de::Error::custom)?;
         let length = bytes.len();

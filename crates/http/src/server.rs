@@ -67,7 +67,8 @@ impl Shop {
     pub fn new(seller: Arc<Seller>, path: &Path, price: Price, piece: u64) -> Result<Self, HashError> {
         let file = File::open(path)?;
         let pieces = Pieces::of_file(&file, piece)?;
-        let name = path.file_name().map_or_else(|| "file".to_owned(), |name| name.to_string_lossy().into_owned());
+        let name =
+            path.file_name().map_or_else(|| "file".to_owned(), |name| name.to_string_lossy().into_owned());
         let list = Bytes::from(pieces.to_bytes());
         let secret = seller.challenge_secret();
         Ok(Self { seller, secret, name, file: Arc::new(file), pieces, list, price })
@@ -204,9 +205,10 @@ async fn serve(
         return Err(Problem::new(Kind::PaymentRequired, detail));
     };
     let credential = credential.to_str().unwrap_or_default();
-    let Credential { challenge, payload } =
-        Credential::from_header(credential).map_err(|error| Problem::new(Kind::MalformedCredential, error))?;
-    let one_piece = || Problem::new(Kind::BadRequest, format!("ask for one piece: a Range of {} bytes", manifest.piece));
+    let Credential { challenge, payload } = Credential::from_header(credential)
+        .map_err(|error| Problem::new(Kind::MalformedCredential, error))?;
+    let one_piece =
+        || Problem::new(Kind::BadRequest, format!("ask for one piece: a Range of {} bytes", manifest.piece));
     let (start, length) = span?.ok_or_else(one_piece)?;
     let piece = manifest.piece_at(start, length).ok_or_else(one_piece)?;
     let cost = shop.agreed_cost(&challenge, authority, length)?;
@@ -365,4 +367,16 @@ fn authority(headers: &HeaderMap, uri: &Uri) -> String {
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
     tokio::task::spawn_blocking(work).await.map_err(|error| Problem::new(Kind::Unavailable, error))
+}
+
+/// Serves a shop until `stop` is ready; then finishes what is under way.
+///
+/// # Errors
+/// When the listener fails.
+pub async fn run(
+    shop: Shop,
+    listener: tokio::net::TcpListener,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    axum::serve(listener, shop.router()).with_graceful_shutdown(stop).await
 }

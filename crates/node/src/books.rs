@@ -6,7 +6,7 @@
 //! state is on disk. When the write fails, every order in the batch fails, all states stay as they were, and no effect
 //! comes out.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::mpsc;
 use std::sync::{Arc, RwLock};
 use std::thread::JoinHandle;
@@ -104,6 +104,8 @@ enum Order<M: Machine> {
     List(oneshot::Sender<Vec<Entry<M>>>),
     Wishes(oneshot::Sender<Result<Vec<ChannelId>, Arc<StoreError>>>),
     Granted(ChannelId, oneshot::Sender<Result<(), Arc<StoreError>>>),
+    Purchases(ChannelId, Vec<[u8; 32]>, oneshot::Sender<Result<Msat, Arc<StoreError>>>),
+    Fundings(oneshot::Sender<Result<HashSet<OutPoint>, Arc<StoreError>>>),
     Spends(OutPoint, oneshot::Sender<Result<Vec<Spend>, Arc<StoreError>>>),
     End,
 }
@@ -147,7 +149,8 @@ impl<M: Machine> Books<M> {
             let setup = Arc::new(setup);
             resumed.extend(M::resume(&stored.state, &setup).into_iter().map(|effect| (stored.id, effect)));
             setups.insert(stored.id, setup.clone());
-            let page = Page { record: stored.record, setup, state: stored.state, opened_at: stored.opened_at };
+            let page =
+                Page { record: stored.record, setup, state: stored.state, opened_at: stored.opened_at };
             pages.insert(stored.id, page);
         }
         let setups = Arc::new(RwLock::new(setups));
@@ -233,6 +236,20 @@ impl<M: Machine> Books<M> {
         answer.await.map_err(|_| OrderError::Ended)
     }
 
+    /// What these items cost together, as far as they were charged in a channel.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn purchases(
+        &self,
+        id: ChannelId,
+        items: Vec<[u8; 32]>,
+    ) -> Result<Msat, OrderError<M::Reject>> {
+        let (reply, answer) = oneshot::channel();
+        self.orders.send(Order::Purchases(id, items, reply)).map_err(|_| OrderError::Ended)?;
+        answer.await.map_err(|_| OrderError::Ended)?.map_err(OrderError::Store)
+    }
+
     /// The channels that are to be watched. Blocks.
     ///
     /// # Errors
@@ -247,6 +264,14 @@ impl<M: Machine> Books<M> {
                 Some(Watched { id: entry.id, outpoint, output: channel.funding_txout() })
             })
             .collect())
+    }
+
+    /// The funding outputs of all channels of all roles. Blocks.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn fundings_blocking(&self) -> Result<HashSet<OutPoint>, OrderError<M::Reject>> {
+        self.ask(Order::Fundings)?.map_err(OrderError::Store)
     }
 
     /// The channels that a person asked to close from another process. Blocks.
@@ -379,6 +404,14 @@ impl<M: Machine> Keeper<M> {
             Order::Wishes(reply) => {
                 let _caller_left = reply.send(self.store.wishes().map_err(Arc::new));
             }
+            Order::Purchases(id, items, reply) => {
+                let costs = items.iter().map(|item| self.store.purchase(id, item));
+                let sum = costs.map(|cost| Ok(cost?.unwrap_or_default())).sum::<Result<Msat, StoreError>>();
+                let _caller_left = reply.send(sum.map_err(Arc::new));
+            }
+            Order::Fundings(reply) => {
+                let _caller_left = reply.send(self.store.fundings().map_err(Arc::new));
+            }
             Order::Spends(outpoint, reply) => {
                 let _caller_left = reply.send(self.store.spends(&outpoint).map_err(Arc::new));
             }
@@ -462,7 +495,10 @@ impl<M: Machine> Keeper<M> {
             for (id, state) in states {
                 let draft = &rest[*id];
                 match &draft.added {
-                    Some((record, _, opened_at)) => batch.add_channel::<M>(**id, record, state, *opened_at)?,
+                    Some((record, setup, opened_at)) => {
+                        let funding = &M::channel(setup).params().funding;
+                        batch.add_channel::<M>(**id, funding, record, state, *opened_at)?;
+                    }
                     None => batch.set_state::<M>(**id, state)?,
                 }
                 for item in &draft.items {
@@ -507,7 +543,8 @@ impl<M: Machine> Keeper<M> {
     ) -> HashMap<ChannelId, Vec<M::Effect>> {
         let mut released = HashMap::new();
         for (id, state, effects) in committed {
-            if let Some((record, setup, opened_at)) = drafts.get_mut(&id).and_then(|draft| draft.added.take()) {
+            if let Some((record, setup, opened_at)) = drafts.get_mut(&id).and_then(|draft| draft.added.take())
+            {
                 self.setups.write().expect("no holder of this lock panics").insert(id, setup.clone());
                 self.pages.insert(id, Page { record: *record, setup, state, opened_at });
             } else if let Some(page) = self.pages.get_mut(&id) {
@@ -519,11 +556,7 @@ impl<M: Machine> Keeper<M> {
     }
 
     /// Hands each order its own share of its channel's effects, in order.
-    fn answer(
-        &self,
-        drafts: HashMap<ChannelId, Draft<M>>,
-        mut released: HashMap<ChannelId, Vec<M::Effect>>,
-    ) {
+    fn answer(&self, drafts: HashMap<ChannelId, Draft<M>>, mut released: HashMap<ChannelId, Vec<M::Effect>>) {
         for (id, draft) in drafts {
             let Some(page) = self.pages.get(&id) else { continue };
             let ledger = M::ledger(&page.state);

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use bitcoin::{Amount, FeeRate, OutPoint, Transaction};
+use bitcoin::{Address, Amount, FeeRate, OutPoint, ScriptBuf, Transaction};
 use farthing_chain::{BroadcastError, Chain, ChainError};
 use farthing_protocol::channel::{BadParams, Expiry};
 use farthing_protocol::closing::{Answer, BadAnswer, BadSettlement, Proposal};
@@ -20,7 +20,7 @@ use crate::machine::{Machine as _, Payer, PayerRecord};
 use crate::publish;
 use crate::store::StoreError;
 use crate::wallet::{Balance, Wallet, WalletError};
-use crate::watch::{OnChain, Pace, Watch, Watchable};
+use crate::watch::{OnChain, Pace, Watch, WatchError, Watchable};
 
 /// Why a buyer could not start.
 #[derive(Debug, thiserror::Error)]
@@ -214,7 +214,11 @@ impl Buyer {
     ///
     /// # Errors
     /// When the acceptance is not the payee's signature, or could not be stored. Then nothing is broadcast.
-    pub async fn accepted(&self, id: ChannelId, signature: schnorr::Signature) -> Result<(), OrderError<Reject>> {
+    pub async fn accepted(
+        &self,
+        id: ChannelId,
+        signature: schnorr::Signature,
+    ) -> Result<(), OrderError<Reject>> {
         let outcome = self.books.handle(id, Input::Accepted(signature), None).await?;
         self.carry_out(id, outcome.effects);
         Ok(())
@@ -239,10 +243,25 @@ impl Buyer {
         let outcome = self.books.handle(id, Input::Buy { cost: item.cost }, Some(item)).await?;
         let paid = outcome.effects.into_iter().find_map(|effect| match effect {
             Effect::Pay(payment) => Some(payment),
-            Effect::Propose(_) | Effect::ReleaseCoins | Effect::ProposeClosing(_) | Effect::Broadcast(_) => None,
+            Effect::Propose(_) | Effect::ReleaseCoins | Effect::ProposeClosing(_) | Effect::Broadcast(_) => {
+                None
+            }
         });
         let payment = paid.or(outcome.ledger.newest).expect("an item that was bought was paid for");
         Ok(Bought { payment, cost: outcome.again.unwrap_or(item.cost), again: outcome.again.is_some() })
+    }
+
+    /// What was paid in a channel for these items.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn bought(&self, id: ChannelId, items: Vec<[u8; 32]>) -> Result<Msat, OrderError<Reject>> {
+        self.books.purchases(id, items).await
+    }
+
+    /// The most that a channel can ever pay.
+    pub fn max_total(&self, id: ChannelId) -> Option<Msat> {
+        Some(self.books.setup(&id)?.channel.max_total())
     }
 
     /// The key that authenticates a channel's calls.
@@ -268,8 +287,8 @@ impl Buyer {
             Effect::Propose(_) | Effect::ReleaseCoins | Effect::Pay(_) | Effect::Broadcast(_) => None,
         });
         self.carry_out(id, outcome.effects);
-        let proposal =
-            settlement.map(|settlement| Proposal::new(&setup.channel, &setup.keys, settlement, entropy::bytes()));
+        let proposal = settlement
+            .map(|settlement| Proposal::new(&setup.channel, &setup.keys, settlement, entropy::bytes()));
         Ok(proposal.transpose()?)
     }
 
@@ -304,9 +323,48 @@ impl Buyer {
         self.books.list().await
     }
 
+    /// Takes in everything up to the tip, wallet included. Blocks.
+    ///
+    /// # Errors
+    /// When the node cannot be asked or something could not be stored.
+    pub fn look(&self) -> Result<(), WatchError> {
+        self.watch.look_blocking()
+    }
+
     /// What the wallet holds.
     pub fn balance(&self) -> Balance {
         self.wallet.lock().expect("no holder of this lock panics").balance()
+    }
+
+    /// An address that was never handed out. Blocks.
+    ///
+    /// # Errors
+    /// When it could not be stored.
+    pub fn new_address(&self) -> Result<Address, OrderError<Reject>> {
+        let mut wallet = self.wallet.lock().expect("no holder of this lock panics");
+        let address = wallet.new_address();
+        wallet.save(|write| self.books.write_blocking(vec![write]))?;
+        Ok(address)
+    }
+
+    /// Sends `amount`, or everything, from the wallet. Blocks.
+    ///
+    /// # Errors
+    /// When there is too little money or the node refuses; then the coins are free again.
+    pub fn send(&self, to: ScriptBuf, amount: Option<Amount>) -> Result<Transaction, SendError> {
+        let fee_rate = self.fee_rate()?;
+        let mut wallet = self.wallet.lock().expect("no holder of this lock panics");
+        let transaction = match amount {
+            Some(amount) => wallet.pay(to, amount, fee_rate)?,
+            None => wallet.pay_all(to, fee_rate)?,
+        };
+        wallet.save(|write| self.books.write_blocking(vec![write]))?;
+        if let Err(refused) = self.chain.broadcast(&transaction) {
+            wallet.release(transaction.compute_txid());
+            wallet.save(|write| self.books.write_blocking(vec![write]))?;
+            return Err(refused.into());
+        }
+        Ok(transaction)
     }
 
     fn carry_out(&self, id: ChannelId, effects: Vec<Effect>) {

@@ -98,7 +98,9 @@ impl Home {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(file(&folder))?;
         let path = folder.join("seed");
         let mut seed = match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(HomeError::Exists(folder)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(HomeError::Exists(folder));
+            }
             opened => opened.map_err(file(&path))?,
         };
         seed.write_all(words.as_bytes()).and_then(|()| seed.sync_all()).map_err(file(&path))?;
@@ -111,7 +113,11 @@ impl Home {
     /// When it has none.
     pub fn open(data: &Path, network: Network) -> Result<Self, HomeError> {
         let folder = Self::folder(data, network);
-        if folder.join("seed").is_file() { Ok(Self { folder, network }) } else { Err(HomeError::Missing(folder)) }
+        if folder.join("seed").is_file() {
+            Ok(Self { folder, network })
+        } else {
+            Err(HomeError::Missing(folder))
+        }
     }
 
     /// The folder.

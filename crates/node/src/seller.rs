@@ -21,7 +21,7 @@ use crate::machine::{Machine as _, Payee, PayeeRecord};
 use crate::publish::Publication;
 use crate::store::StoreError;
 use crate::wallet::{Balance, Wallet, WalletError};
-use crate::watch::{OnChain, Pace, Watch, Watchable};
+use crate::watch::{OnChain, Pace, Watch, WatchError, Watchable};
 
 /// What a seller accepts, and how careful it is.
 #[derive(Clone, Copy, Debug)]
@@ -271,6 +271,14 @@ impl Seller {
         self.seed.challenge_secret()
     }
 
+    /// Takes in everything up to the tip, wallet included. Blocks.
+    ///
+    /// # Errors
+    /// When the node cannot be asked or something could not be stored.
+    pub fn look(&self) -> Result<(), WatchError> {
+        self.watch.look_blocking()
+    }
+
     /// What the wallet holds.
     pub fn balance(&self) -> Balance {
         self.wallet.lock().expect("no holder of this lock panics").balance()
@@ -318,7 +326,8 @@ impl Watchable for Payee {
     fn on_chain(setup: &payee::Setup, effect: Effect) -> Option<OnChain> {
         match effect {
             Effect::Publish(commitment) => Some(OnChain::Publish(Publication {
-                fee: setup.channel.params().capacity - commitment.output.iter().map(|output| output.value).sum(),
+                fee: setup.channel.params().capacity
+                    - commitment.output.iter().map(|output| output.value).sum(),
                 commitment,
                 script: setup.channel.params().payee.output.clone(),
             })),

@@ -12,6 +12,7 @@
 //! Setups, states and change sets are `postcard` with a leading version byte. What is read back is not trusted: it is
 //! decoded, and parameters are checked again.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -34,7 +35,8 @@ const ENCODING: u8 = 1;
 
 const TABLES: &str = "
 CREATE TABLE channels (
-    id BLOB PRIMARY KEY, role INTEGER NOT NULL, record BLOB NOT NULL, state BLOB NOT NULL, opened_at INTEGER NOT NULL
+    id BLOB PRIMARY KEY, role INTEGER NOT NULL, funding BLOB NOT NULL, record BLOB NOT NULL, state BLOB NOT NULL,
+    opened_at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE purchases (
     channel BLOB NOT NULL, item BLOB NOT NULL, cost INTEGER NOT NULL, PRIMARY KEY (channel, item)
@@ -63,7 +65,9 @@ pub enum StoreError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The database was written by a newer version.
-    #[error("the database has layout {found}, and this version knows only up to {SCHEMA}: use a newer farthing")]
+    #[error(
+        "the database has layout {found}, and this version knows only up to {SCHEMA}: use a newer farthing"
+    )]
     TooNew {
         /// The layout found.
         found: i32,
@@ -146,9 +150,9 @@ impl Store {
     /// # Errors
     /// When the database cannot be read or holds something that cannot be decoded.
     pub fn channels<M: Machine>(&self) -> Result<Vec<StoredChannel<M::Record, M::State>>, StoreError> {
-        let mut statement = self
-            .connection
-            .prepare("SELECT id, record, state, opened_at FROM channels WHERE role = ?1 ORDER BY opened_at, id")?;
+        let mut statement = self.connection.prepare(
+            "SELECT id, record, state, opened_at FROM channels WHERE role = ?1 ORDER BY opened_at, id",
+        )?;
         let rows = statement.query_map([M::ROLE as i64], |row| {
             Ok((id(row, 0)?, row.get::<_, Vec<u8>>(1)?, row.get::<_, Vec<u8>>(2)?, row.get::<_, i64>(3)?))
         })?;
@@ -158,6 +162,17 @@ impl Store {
             Ok(StoredChannel { id, record, state, opened_at: opened_at.unsigned_abs() })
         })
         .collect()
+    }
+
+    /// The funding outputs of all channels, whatever their role or state. A block is taken in once, by whichever role runs,
+    /// so its spends are noted for all.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn fundings(&self) -> Result<HashSet<OutPoint>, StoreError> {
+        let mut statement = self.connection.prepare_cached("SELECT funding FROM channels")?;
+        let rows = statement.query_map([], |row| row.get::<_, Vec<u8>>(0))?;
+        rows.map(|row| deserialize(&row?).map_err(|error| StoreError::corrupt("outpoint", error))).collect()
     }
 
     /// What an item cost when it was charged, if it ever was.
@@ -250,14 +265,15 @@ impl Batch<'_> {
     pub fn add_channel<M: Machine>(
         &self,
         id: ChannelId,
+        funding: &OutPoint,
         record: &M::Record,
         state: &M::State,
         opened_at: u64,
     ) -> Result<(), StoreError> {
         let opened_at = i64::try_from(opened_at).unwrap_or(i64::MAX);
         self.transaction.execute(
-            "INSERT INTO channels (id, role, record, state, opened_at) VALUES (?1, ?2, ?3, ?4, ?5)",
-            params![id.as_bytes(), M::ROLE as i64, encode(record), encode(state), opened_at],
+            "INSERT INTO channels (id, role, funding, record, state, opened_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            params![id.as_bytes(), M::ROLE as i64, serialize(funding), encode(record), encode(state), opened_at],
         )?;
         Ok(())
     }
@@ -279,7 +295,11 @@ impl Batch<'_> {
     /// When the database cannot be written, or the item is there already.
     pub fn add_purchase(&self, channel: ChannelId, item: &[u8; 32], cost: Msat) -> Result<(), StoreError> {
         let mut statement = self.transaction.prepare_cached("INSERT INTO purchases VALUES (?1, ?2, ?3)")?;
-        statement.execute(params![channel.as_bytes(), item, i64::try_from(cost.get()).unwrap_or(i64::MAX)])?;
+        statement.execute(params![
+            channel.as_bytes(),
+            item,
+            i64::try_from(cost.get()).unwrap_or(i64::MAX)
+        ])?;
         Ok(())
     }
 
@@ -335,7 +355,9 @@ fn encode(value: &impl Serialize) -> Vec<u8> {
 
 fn decode<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, StoreError> {
     match bytes.split_first() {
-        Some((&ENCODING, value)) => postcard::from_bytes(value).map_err(|error| StoreError::corrupt(what, error)),
+        Some((&ENCODING, value)) => {
+            postcard::from_bytes(value).map_err(|error| StoreError::corrupt(what, error))
+        }
         Some((version, _)) => Err(StoreError::corrupt(what, format!("unknown encoding {version}"))),
         None => Err(StoreError::corrupt(what, "nothing is there")),
     }

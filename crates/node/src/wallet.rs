@@ -25,7 +25,9 @@ use crate::store::{Store, StoreError, Write};
 #[non_exhaustive]
 pub enum WalletError {
     /// Too little money.
-    #[error("the wallet has {available} to spend, but {needed} are needed, fee included: send more to `farthing wallet address`")]
+    #[error(
+        "the wallet has {available} to spend, but {needed} are needed, fee included: send more to `farthing wallet address`"
+    )]
     Insufficient {
         /// What can be spent now.
         available: Amount,
@@ -206,10 +208,8 @@ impl Wallet {
             let output = input.witness_utxo.as_ref().ok_or(WalletError::Unsigned)?;
             let script = output.script_pubkey.clone();
             let (keychain, index) = self.inner.derivation_of_spk(script).ok_or(WalletError::Unsigned)?;
-            let path = account_path(self.inner.network()).extend([
-                ChildNumber::Normal { index: keychain as u32 },
-                ChildNumber::Normal { index },
-            ]);
+            let path = account_path(self.inner.network())
+                .extend([ChildNumber::Normal { index: keychain as u32 }, ChildNumber::Normal { index }]);
             let key = root.derive_priv(secp, &path).expect("indexes below 2^31").private_key;
             let internal = key.x_only_public_key(secp).0;
             input.tap_internal_key = Some(internal);

@@ -7,7 +7,7 @@
 //! The thread also carries out effects on the chain. They are idempotent: what fails now is tried again at the next
 //! block, because the machine's state asks for it again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -17,6 +17,7 @@ use bitcoin::{FeeRate, OutPoint, Transaction, Txid};
 use farthing_chain::{BlockId, Chain, ChainError, OutputStatus};
 use farthing_protocol::ChannelId;
 use farthing_protocol::sighting::{Funding, Sighting};
+use tokio::sync::oneshot;
 
 use crate::books::{Books, OrderError};
 use crate::machine::{Machine, Watched};
@@ -57,24 +58,31 @@ pub trait Watchable: Machine {
 
 /// Why a look did not succeed. The next one may.
 #[derive(Debug, thiserror::Error)]
-enum LookError {
+#[non_exhaustive]
+pub enum WatchError {
+    /// The node cannot be asked.
     #[error(transparent)]
     Chain(#[from] ChainError),
+    /// A block does not connect.
     #[error(transparent)]
     Wallet(#[from] WalletError),
-    #[error("{0}")]
-    Books(String),
+    /// What was seen could not be stored.
+    #[error(transparent)]
+    Books(Box<dyn std::error::Error + Send + Sync>),
+    /// The program is ending.
+    #[error("the program is ending")]
+    Ended,
 }
 
-impl<R: std::error::Error> From<OrderError<R>> for LookError {
+impl<R: std::error::Error + Send + Sync + 'static> From<OrderError<R>> for WatchError {
     fn from(error: OrderError<R>) -> Self {
-        Self::Books(error.to_string())
+        Self::Books(Box::new(error))
     }
 }
 
 enum Task {
     Do(OnChain),
-    Look,
+    Look(Option<oneshot::Sender<Result<(), WatchError>>>),
     End,
 }
 
@@ -95,7 +103,7 @@ impl Watch {
         resumed: Vec<(ChannelId, M::Effect)>,
     ) -> Self {
         let (tasks, queue) = mpsc::channel();
-        let watcher = Watcher { chain, wallet, books, pace, seen: HashMap::new(), height: 0, complained: false };
+        let watcher = Watcher { chain, wallet, books, pace, seen: HashMap::new(), complained: false };
         let thread = std::thread::Builder::new()
             .name(format!("{} watch", M::ROLE.name()))
             .spawn(move || watcher.run(&queue, resumed))
@@ -111,7 +119,17 @@ impl Watch {
 
     /// Looks at the chain now instead of at the next interval.
     pub fn look_now(&self) {
-        let _ending = self.tasks.send(Task::Look);
+        let _ending = self.tasks.send(Task::Look(None));
+    }
+
+    /// Looks at the chain now, and waits until everything up to the tip is taken in. Blocks.
+    ///
+    /// # Errors
+    /// When the node cannot be asked or something could not be stored.
+    pub fn look_blocking(&self) -> Result<(), WatchError> {
+        let (reply, answer) = oneshot::channel();
+        self.tasks.send(Task::Look(Some(reply))).map_err(|_| WatchError::Ended)?;
+        answer.blocking_recv().unwrap_or(Err(WatchError::Ended))
     }
 }
 
@@ -130,7 +148,6 @@ struct Watcher<M: Watchable> {
     books: Arc<Books<M>>,
     pace: Pace,
     seen: HashMap<ChannelId, Glimpse>,
-    height: u32,
     complained: bool,
 }
 
@@ -147,8 +164,10 @@ impl<M: Watchable> Watcher<M> {
         for (id, effect) in resumed {
             self.carry_out_for(id, effect);
         }
+        let mut asked = None;
         loop {
-            match self.look() {
+            let looked = self.look();
+            match &looked {
                 Ok(()) => self.complained = false,
                 Err(error) if self.complained => tracing::debug!(%error, "still cannot look at the chain"),
                 Err(error) => {
@@ -156,17 +175,21 @@ impl<M: Watchable> Watcher<M> {
                     self.complained = true;
                 }
             }
+            if let Some(reply) = asked.take() {
+                let _caller_left = oneshot::Sender::send(reply, looked);
+            }
             match queue.recv_timeout(self.pace.interval) {
                 Ok(Task::Do(on_chain)) => self.carry_out(on_chain),
-                Ok(Task::Look) | Err(RecvTimeoutError::Timeout) => {}
+                Ok(Task::Look(reply)) => asked = reply,
+                Err(RecvTimeoutError::Timeout) => {}
                 Ok(Task::End) | Err(RecvTimeoutError::Disconnected) => return,
             }
         }
     }
 
-    fn look(&mut self) -> Result<(), LookError> {
+    fn look(&mut self) -> Result<(), WatchError> {
         let watched = self.books.watched_blocking()?;
-        let tip = self.take_in_blocks(&watched)?;
+        let tip = self.take_in_blocks()?;
         self.grant_wishes()?;
         let fee_rate = publish::fee_rate(&self.chain, self.pace.target_blocks, self.pace.fallback_fee_rate)?;
         for Watched { id, outpoint, .. } in watched {
@@ -190,7 +213,7 @@ impl<M: Watchable> Watcher<M> {
     }
 
     /// What a person asked for from another process.
-    fn grant_wishes(&mut self) -> Result<(), LookError> {
+    fn grant_wishes(&mut self) -> Result<(), WatchError> {
         for id in self.books.wishes_blocking()? {
             let Some(close) = M::close() else { continue };
             match self.books.handle_blocking(id, close) {
@@ -206,11 +229,9 @@ impl<M: Watchable> Watcher<M> {
         Ok(())
     }
 
-    /// Takes in the blocks since the last look and notes the spends of watched outputs in them. Returns the tip that has
-    /// been taken in.
-    fn take_in_blocks(&mut self, watched: &[Watched]) -> Result<BlockId, LookError> {
-        let watched: HashMap<OutPoint, ChannelId> =
-            watched.iter().map(|watched| (watched.outpoint, watched.id)).collect();
+    /// Takes in the blocks since the last look and notes the spends of fundings in them. Returns the tip that has been taken
+    /// in.
+    fn take_in_blocks(&mut self) -> Result<BlockId, WatchError> {
         let mut wallet = self.wallet.lock().expect("no holder of this lock panics");
         let tip = self.chain.tip()?;
         let known: Vec<BlockId> = wallet.checkpoints().collect();
@@ -222,6 +243,7 @@ impl<M: Watchable> Watcher<M> {
             }
         }
         let mut last = last.ok_or(WalletError::Disconnected(0))?;
+        let fundings = if last == tip { HashSet::new() } else { self.books.fundings_blocking()? };
         while last.height < tip.height {
             let height = last.height + 1;
             // A reorganisation may shorten the chain under our feet; then the next look goes on.
@@ -230,7 +252,9 @@ impl<M: Watchable> Watcher<M> {
             wallet.connect(&block, height, last)?;
             let spends = block.txdata.iter().flat_map(|transaction| {
                 let spent = transaction.input.iter().map(|input| input.previous_output);
-                spent.filter(|outpoint| watched.contains_key(outpoint)).map(move |outpoint| (outpoint, transaction))
+                spent
+                    .filter(|outpoint| fundings.contains(outpoint))
+                    .map(move |outpoint| (outpoint, transaction))
             });
             let mut writes: Vec<Write> = spends
                 .map(|(outpoint, by)| {
@@ -242,24 +266,25 @@ impl<M: Watchable> Watcher<M> {
             wallet.saved();
             last = BlockId { height, hash };
         }
-        self.height = last.height;
         Ok(last)
     }
 
-    fn funding(&self, outpoint: &OutPoint, tip: BlockId) -> Result<Funding, LookError> {
+    fn funding(&self, outpoint: &OutPoint, tip: BlockId) -> Result<Funding, WatchError> {
         Ok(match self.chain.output(outpoint)? {
             OutputStatus::Confirmed { confirmations, output } => Funding::Confirmed { output, confirmations },
             OutputStatus::Unconfirmed { output } => Funding::Unconfirmed(output),
-            OutputStatus::SpentInMempool { confirmations, output } => match self.chain.mempool_spender(outpoint)? {
-                Some(by) => Funding::Spent { by, confirmations: 0 },
-                // The spender left the mempool between the two questions.
-                None => Funding::Confirmed { output, confirmations },
-            },
+            OutputStatus::SpentInMempool { confirmations, output } => {
+                match self.chain.mempool_spender(outpoint)? {
+                    Some(by) => Funding::Spent { by, confirmations: 0 },
+                    // The spender left the mempool between the two questions.
+                    None => Funding::Confirmed { output, confirmations },
+                }
+            }
             OutputStatus::Absent => self.spend_in_block(outpoint, tip)?,
         })
     }
 
-    fn spend_in_block(&self, outpoint: &OutPoint, tip: BlockId) -> Result<Funding, LookError> {
+    fn spend_in_block(&self, outpoint: &OutPoint, tip: BlockId) -> Result<Funding, WatchError> {
         for spend in self.books.spends_blocking(*outpoint)? {
             if self.chain.block_hash(spend.height)? == Some(spend.block) {
                 let confirmations = tip.height.saturating_sub(spend.height) + 1;
@@ -294,9 +319,7 @@ impl<M: Watchable> Watcher<M> {
             }
             OnChain::Release(txid) => {
                 wallet.release(txid);
-                wallet
-                    .save(|write| self.books.write_blocking(vec![write]))
-                    .map_err(|error| error.to_string())
+                wallet.save(|write| self.books.write_blocking(vec![write])).map_err(|error| error.to_string())
             }
         };
         if let Err(error) = done {

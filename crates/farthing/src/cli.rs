@@ -1,0 +1,170 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use bitcoin::Network;
+use clap::{Args, Parser, Subcommand};
+
+use crate::amounts::{AmountArgument, PriceArgument, SizeArgument};
+
+/// Sell and buy over one-way payment channels on Bitcoin: no account, no custodian, no Lightning node.
+///
+/// To see it all on a private chain, run `farthing demo`. To use it: `farthing init`, send some coins to `farthing wallet
+/// address`, then `farthing sell FILE --price 100msat/KiB` on one side and `farthing buy URL -o FILE --max-cost 5000sat`
+/// on the other. Both need a bitcoind of their network.
+///
+/// Exit codes: 1 anything else, 2 over --max-cost, 3 a payment or channel failed, 4 somebody cannot be reached.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 110)]
+pub struct Cli {
+    /// The Bitcoin network: regtest, signet, testnet4 or bitcoin.
+    #[arg(long, global = true)]
+    pub network: Option<Network>,
+
+    /// Where seeds and channels are kept [default: ~/.farthing].
+    #[arg(long, global = true, value_name = "FOLDER")]
+    pub data: Option<PathBuf>,
+
+    /// The configuration [default: FOLDER/farthing.toml, if it is there].
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Use real bitcoin although nobody has audited this code.
+    #[arg(long, global = true)]
+    pub mainnet_unaudited: bool,
+
+    /// Print JSON. It is also what is printed when the output is not a terminal.
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    /// What to log on standard error, as `tracing` filters are written.
+    #[arg(long, global = true, default_value = "warn", value_name = "FILTER")]
+    pub log: String,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a seed and a wallet. Next: `farthing wallet address`.
+    Init(InitArguments),
+    /// The on-chain wallet that pays for channels and receives what they earn.
+    #[command(subcommand)]
+    Wallet(WalletCommand),
+    /// Sell a file piece by piece over HTTP, until stopped.
+    Sell(SellArguments),
+    /// Buy a file piece by piece. Next, if it fails: the same command again goes on where it stopped.
+    Buy(BuyArguments),
+    /// The channels of this data folder.
+    #[command(subcommand)]
+    Channels(ChannelsCommand),
+    /// Show everything on a private chain, with real processes and a real bitcoind.
+    Demo(DemoArguments),
+}
+
+/// Arguments of `init`.
+#[derive(Debug, Args)]
+pub struct InitArguments {
+    /// Restore from the BIP39 words read from standard input.
+    #[arg(long)]
+    pub restore: bool,
+}
+
+/// What to do with the wallet.
+#[derive(Debug, Subcommand)]
+pub enum WalletCommand {
+    /// Print an address that was never used. Next: send coins to it and wait for a confirmation.
+    Address,
+    /// Print what the wallet holds.
+    Balance,
+    /// Send coins.
+    Send {
+        /// To whom.
+        address: String,
+        /// How much, or `all`.
+        amount: String,
+    },
+}
+
+/// Arguments of `sell`.
+#[derive(Debug, Args)]
+pub struct SellArguments {
+    /// The file.
+    pub file: PathBuf,
+    /// The price, for example 100msat/KiB; 0 gives it away.
+    #[arg(long)]
+    pub price: PriceArgument,
+    /// Where to listen. For buyers elsewhere, put a server that speaks TLS before it.
+    #[arg(long, default_value = "127.0.0.1:8402")]
+    pub listen: String,
+    /// The size of a piece, a power of two: what a buyer risks at once.
+    #[arg(long, default_value = "1MiB")]
+    pub piece: SizeArgument,
+}
+
+/// Arguments of `buy`.
+#[derive(Debug, Args)]
+pub struct BuyArguments {
+    /// Where the file is sold.
+    pub url: String,
+    /// Where to put it.
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// The most to pay for the file, for example 5000sat. On-chain fees come on top and are shown.
+    #[arg(long)]
+    pub max_cost: AmountArgument,
+    /// Show the price and what would be locked, and stop.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Leave the channel open for the next purchase from this seller.
+    #[arg(long)]
+    pub keep_open: bool,
+    /// For how many blocks the channel lives at most. Without it: as long as both sides allow.
+    #[arg(long, value_name = "BLOCKS")]
+    pub lifetime: Option<u32>,
+    /// Fetch at most so much per second, for example 2MiB.
+    #[arg(long, value_name = "SIZE")]
+    pub limit_rate: Option<SizeArgument>,
+    /// Allow plain http to another machine.
+    #[arg(long)]
+    pub allow_http: bool,
+    /// Print each step as a line of JSON.
+    #[arg(long)]
+    pub events: bool,
+}
+
+/// What to do with channels.
+#[derive(Debug, Subcommand)]
+pub enum ChannelsCommand {
+    /// List all channels.
+    List,
+    /// Show one channel.
+    Show {
+        /// The channel, or the beginning of its name.
+        channel: String,
+    },
+    /// Close a channel: as a buyer together with the seller, as a seller with the newest commitment.
+    Close {
+        /// The channel, or the beginning of its name.
+        channel: String,
+    },
+    /// Take back, as a buyer, what channels hold whose expiry has passed.
+    Refund {
+        /// Only this channel, or the beginning of its name.
+        channel: Option<String>,
+    },
+}
+
+/// Arguments of `demo`.
+#[derive(Debug, Args)]
+pub struct DemoArguments {
+    /// What to show.
+    #[arg(default_value = "channel", value_parser = ["channel"])]
+    pub what: String,
+    /// The file to sell [default: this program].
+    #[arg(long)]
+    pub file: Option<PathBuf>,
+}

@@ -1,0 +1,291 @@
+//! `farthing buy`.
+
+use std::cell::Cell;
+use std::io::{IsTerminal as _, Write as _, stderr, stdout};
+use std::sync::Arc;
+use std::time::Instant;
+
+use farthing_http::client::{Client, ClientError, Plan, Quote, Terms};
+use farthing_http::download::{self, Progress, Report};
+use farthing_http::manifest::Manifest;
+use farthing_node::books::Entry;
+use farthing_node::buyer::Buyer;
+use farthing_node::machine::Payer;
+use farthing_protocol::opening::Limits;
+use farthing_protocol::{ChannelId, Msat, payer};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Value, json};
+
+use crate::amounts::human_size;
+use crate::cli::BuyArguments;
+use crate::commands::{blocking, wallet};
+use crate::config::Context;
+use crate::output::facts;
+
+/// Buys a file: opens a channel or uses an open one, pays for each piece, closes.
+pub async fn run(context: &Context, arguments: BuyArguments) -> anyhow::Result<()> {
+    let buyer = wallet::start(context).await?;
+    let bought = buy(context, &arguments, buyer.clone()).await;
+    blocking(move || {
+        drop(buyer);
+        Ok(())
+    })
+    .await?;
+    bought
+}
+
+async fn buy(context: &Context, arguments: &BuyArguments, buyer: Arc<Buyer>) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let looking = buyer.clone();
+    blocking(move || Ok(looking.look()?)).await?;
+    let client = Client::new(buyer)?;
+    client.give_up_interrupted_openings().await?;
+    let quote = client.quote(&arguments.url, arguments.allow_http).await?;
+    let mut limits = context.limits();
+    if let Some(lifetime) = arguments.lifetime {
+        limits.most_lifetime = lifetime;
+    }
+    if arguments.dry_run {
+        return dry_run(context, &client, &quote, limits).await;
+    }
+    let events = Events { on: arguments.events };
+    let channel = match &quote.terms {
+        Some(terms) => {
+            let most = arguments.max_cost.0;
+            if terms.cost > most {
+                return Err(ClientError::OverCost { cost: terms.cost, most }.into());
+            }
+            Some(channel_for(&client, &quote, terms, &limits, &events).await?)
+        }
+        None => None,
+    };
+    let bar = Bar::new(&quote.manifest, &events);
+    let pace = download::Pace {
+        bytes_per_second: arguments.limit_rate.map(|rate| rate.0),
+        ..context.download_pace()
+    };
+    let downloaded =
+        download::download(&client, &quote, channel, &arguments.output, pace, |step| bar.step(step)).await;
+    bar.finish();
+    let report = match downloaded {
+        Ok(report) => report,
+        Err(error) => return Err(advise(&client, channel, arguments, error).await),
+    };
+    let closed = match channel {
+        Some(id) if !arguments.keep_open => Some(close(&client, id, &quote).await?),
+        Some(_) | None => None,
+    };
+    let value = json!({
+        "file": arguments.output,
+        "bytes": quote.manifest.size,
+        "blake3": hex(&quote.manifest.blake3),
+        "pieces": report.pieces,
+        "payments": report.payments,
+        "again": report.again,
+        "cost_msat": report.cost.get(),
+        "channel": channel.map(|id| id.to_string()),
+        "closing_txid": closed,
+        "seconds": started.elapsed().as_secs_f64(),
+    });
+    context.output.print(&value, || summary(&quote, &report, arguments, closed.as_ref()))
+}
+
+fn summary(
+    quote: &Quote,
+    report: &Report,
+    arguments: &BuyArguments,
+    closed: Option<&Value>,
+) -> comfy_table::Table {
+    facts([
+        ("file", arguments.output.display().to_string()),
+        ("size", human_size(quote.manifest.size)),
+        ("pieces fetched", report.pieces.to_string()),
+        ("payments", format!("{}, one signature each", report.payments)),
+        ("paid", report.cost.to_string()),
+        ("closing", closed.map_or_else(|| "channel left open".to_owned(), |txid| txid.to_string())),
+    ])
+}
+
+async fn dry_run(context: &Context, client: &Client, quote: &Quote, limits: Limits) -> anyhow::Result<()> {
+    let Some(Terms { offer, cost, price, .. }) = quote.terms.clone() else {
+        return context.output.say(&json!({ "cost_msat": 0 }), "The file is free. Nothing would be locked.");
+    };
+    let planning = client.clone();
+    let plan = blocking(move || Ok(planning.plan(&offer, &limits, cost)?)).await?;
+    let Plan { capacity, commitment_fee, prepaid, lifetime, confirmations, fee_rate } = plan;
+    let piece_cost = price.of(quote.manifest.piece.min(quote.manifest.size)).unwrap_or(Msat::ZERO);
+    let at_risk = piece_cost.checked_mul(context.download_pace().in_flight as u64).unwrap_or(cost);
+    let value = json!({
+        "cost_msat": cost.get(),
+        "capacity_sat": capacity.to_sat(),
+        "commitment_fee_sat": commitment_fee.to_sat(),
+        "prepaid_sat": prepaid.to_sat(),
+        "lifetime_blocks": lifetime,
+        "confirmations": confirmations,
+        "fee_rate_sat_per_kwu": fee_rate.to_sat_per_kwu(),
+        "at_risk_msat": at_risk.get(),
+    });
+    context.output.print(&value, || {
+        facts([
+            ("size", human_size(quote.manifest.size)),
+            ("price", cost.to_string()),
+            ("would be locked", format!("{} sat for at most {lifetime} blocks", capacity.to_sat())),
+            ("commitment fee within it", format!("{} sat", commitment_fee.to_sat())),
+            ("first payment at least", format!("{} sat", prepaid.to_sat())),
+            ("the seller waits for", format!("{confirmations} confirmations")),
+            (
+                "you can lose",
+                format!("{at_risk}: the pieces in flight; and the first payment if the seller closes alone"),
+            ),
+        ])
+    })
+}
+
+/// A channel to this seller that can still pay for the file, or a new one.
+async fn channel_for(
+    client: &Client,
+    quote: &Quote,
+    terms: &Terms,
+    limits: &Limits,
+    events: &Events,
+) -> anyhow::Result<ChannelId> {
+    let peer = quote.url.origin().ascii_serialization();
+    for entry in client.buyer().channels().await? {
+        if entry.record.peer == peer && can_pay(client, &entry, quote, terms).await? {
+            events.emit(&json!({ "event": "reuse", "channel": entry.id.to_string() }));
+            return Ok(entry.id);
+        }
+    }
+    let id = client.open(quote, terms, limits).await?;
+    if let Some(params) = client.buyer().params(id) {
+        events.emit(&json!({
+            "event": "open",
+            "channel": id.to_string(),
+            "funding": params.funding.to_string(),
+            "capacity_sat": params.capacity.to_sat(),
+            "expiry": params.expiry.height(),
+        }));
+    }
+    Ok(id)
+}
+
+/// Whether a channel is open and can pay for everything of the file that was not bought in it already.
+async fn can_pay(
+    client: &Client,
+    entry: &Entry<Payer>,
+    quote: &Quote,
+    terms: &Terms,
+) -> anyhow::Result<bool> {
+    let open = matches!(entry.state, payer::State::AwaitingFunding(_) | payer::State::Open(_));
+    let Some(most) = client.buyer().max_total(entry.id).filter(|_| open) else { return Ok(false) };
+    let bought = download::bought_before(client, entry.id, &quote.manifest).await?;
+    let missing = terms.cost.saturating_sub(bought);
+    let spent = entry.state.ledger().spent;
+    Ok(spent.checked_add(missing).is_some_and(|needed| needed <= most))
+}
+
+async fn close(client: &Client, id: ChannelId, quote: &Quote) -> anyhow::Result<Value> {
+    let peer = quote.url.origin().ascii_serialization();
+    match client.close(id, &peer).await {
+        Ok(transaction) => Ok(json!(transaction.map(|transaction| transaction.compute_txid()))),
+        Err(error) => Err(anyhow::Error::from(error).context(format!(
+            "the file is complete, but channel {id} was not closed: run `farthing channels close {id}`, or \
+             `farthing channels refund` after its expiry"
+        ))),
+    }
+}
+
+/// Says what a failed purchase leaves behind and what to do.
+async fn advise(
+    client: &Client,
+    channel: Option<ChannelId>,
+    arguments: &BuyArguments,
+    error: ClientError,
+) -> anyhow::Error {
+    let error = anyhow::Error::from(error);
+    let Some((id, params)) = channel.and_then(|id| Some((id, client.buyer().params(id)?))) else {
+        return error;
+    };
+    let spent = match client.buyer().channels().await {
+        Ok(entries) => entries.iter().find(|entry| entry.id == id).map(|entry| entry.state.ledger().spent),
+        Err(_) => None,
+    };
+    error.context(format!(
+        "the purchase stopped; {} of {} sat in channel {id} is spent, and what has arrived is kept in {}. The same command goes \
+         on without paying twice; `farthing channels close {id}` ends it together with the seller; without the seller, \
+         `farthing channels refund` takes back what it has not claimed from block {} on",
+        spent.unwrap_or(Msat::ZERO),
+        params.capacity.to_sat(),
+        download::part_path(&arguments.output).display(),
+        params.expiry.height(),
+    ))
+}
+
+/// Steps as lines of JSON, for programs that watch.
+struct Events {
+    on: bool,
+}
+
+impl Events {
+    fn emit(&self, event: &Value) {
+        if self.on {
+            // Nobody reads any more: the purchase goes on all the same.
+            let _closed_pipe = writeln!(stdout(), "{event}");
+        }
+    }
+}
+
+struct Bar<'a> {
+    bar: ProgressBar,
+    paid: Cell<Msat>,
+    pieces: Cell<u64>,
+    all: u64,
+    events: &'a Events,
+}
+
+impl<'a> Bar<'a> {
+    fn new(manifest: &Manifest, events: &'a Events) -> Self {
+        let bar = ProgressBar::new(manifest.size);
+        let target =
+            if stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        bar.set_draw_target(target);
+        let style = ProgressStyle::with_template(
+            "{bar:32} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {msg}",
+        );
+        bar.set_style(style.expect("the template is well-formed"));
+        Self { bar, paid: Cell::new(Msat::ZERO), pieces: Cell::new(0), all: manifest.pieces(), events }
+    }
+
+    fn step(&self, step: Progress) {
+        match step {
+            Progress::Present(bytes) => {
+                self.bar.set_position(bytes);
+                self.bar.reset_eta();
+            }
+            Progress::Arrived(bytes) => self.bar.inc(bytes),
+            Progress::Paid { cost } => {
+                self.paid.set(self.paid.get().checked_add(cost).unwrap_or(cost));
+                self.events.emit(&json!({ "event": "paid", "cost_msat": cost.get() }));
+            }
+            Progress::Piece => {
+                self.pieces.set(self.pieces.get() + 1);
+                self.events.emit(&json!({ "event": "piece", "pieces": self.pieces.get() }));
+            }
+            Progress::AwaitingDepth => {
+                self.bar.set_message("waiting for the funding to confirm");
+                self.events.emit(&json!({ "event": "awaiting_depth" }));
+                return;
+            }
+        }
+        self.bar.set_message(format!("piece {}/{}  paid {}", self.pieces.get(), self.all, self.paid.get()));
+    }
+
+    fn finish(&self) {
+        self.bar.finish();
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use bitcoin::hex::DisplayHex as _;
+    bytes.to_lower_hex_string()
+}

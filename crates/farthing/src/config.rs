@@ -1,0 +1,250 @@
+//! The configuration: a TOML file, then environment variables, then the command line.
+//!
+//! `FARTHING_NETWORK=signet` sets `network`, `FARTHING_BITCOIND__URL=…` sets `url` in `[bitcoind]`. A key that is not
+//! known is an error, since a mistyped limit would be no limit.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use bitcoin::{Amount, FeeRate, Network};
+use farthing_chain::{Chain, RpcAuth, RpcConfig};
+use farthing_node::home::Home;
+use farthing_node::seller;
+use farthing_node::watch::Pace;
+use farthing_protocol::Msat;
+use farthing_protocol::opening::{Confirmations, Limits};
+use figment::Figment;
+use figment::providers::{Env, Format as _, Serialized, Toml};
+use serde::{Deserialize, Serialize};
+
+use crate::cli::Cli;
+use crate::output::Output;
+
+/// Everything that can be configured.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Config {
+    network: Network,
+    data: Option<PathBuf>,
+    #[serde(default)]
+    bitcoind: Bitcoind,
+    #[serde(default)]
+    sell: Sell,
+    #[serde(default)]
+    buy: Buy,
+}
+
+/// How the node is reached. Without anything: at the network's usual port, with the cookie in `~/.bitcoin`.
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Bitcoind {
+    url: Option<String>,
+    cookie: Option<PathBuf>,
+    user: Option<String>,
+    password: Option<String>,
+}
+
+impl std::fmt::Debug for Bitcoind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bitcoind").field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
+/// What a seller accepts. Amounts in satoshi, fee rates in satoshi per vbyte, times in blocks.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Sell {
+    capacity: (u64, u64),
+    fee_rate: (u32, u32),
+    lifetime: (u32, u32),
+    margin: u32,
+    confirmations: u32,
+    one_more_confirmation_per: u64,
+    unconfirmed_cap: u64,
+    patience: u32,
+    finality: u32,
+    most_unfunded: usize,
+}
+
+impl Default for Sell {
+    fn default() -> Self {
+        Self {
+            capacity: (10_000, 100_000_000),
+            fee_rate: (1, 200),
+            lifetime: (144, 4_320),
+            margin: 36,
+            confirmations: 1,
+            one_more_confirmation_per: 2_000_000,
+            unconfirmed_cap: 0,
+            patience: 6,
+            finality: 6,
+            most_unfunded: 100,
+        }
+    }
+}
+
+/// What a buyer accepts. Amounts in satoshi, fee rates in satoshi per vbyte, times in blocks.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Buy {
+    most_capacity: u64,
+    fee_rate: (u32, u32),
+    most_lifetime: u32,
+    most_prepaid: u64,
+    in_flight: usize,
+    patience_seconds: u64,
+    finality: u32,
+}
+
+impl Default for Buy {
+    fn default() -> Self {
+        Self {
+            most_capacity: 10_000_000,
+            fee_rate: (1, 200),
+            most_lifetime: 1_008,
+            most_prepaid: 50_000,
+            in_flight: 2,
+            patience_seconds: 30,
+            finality: 6,
+        }
+    }
+}
+
+/// What every command works with.
+pub struct Context {
+    config: Config,
+    data: PathBuf,
+    /// Where results go.
+    pub output: Output,
+}
+
+impl Context {
+    /// Reads the configuration.
+    pub fn load(cli: &Cli) -> anyhow::Result<Self> {
+        let data = cli.data.clone().or_else(|| std::env::var_os("FARTHING_DATA").map(PathBuf::from));
+        let data = match data {
+            Some(data) => data,
+            None => std::env::home_dir().context("there is no home folder: use --data")?.join(".farthing"),
+        };
+        let file = match &cli.config {
+            Some(file) if !file.is_file() => bail!("there is no configuration {}", file.display()),
+            Some(file) => file.clone(),
+            None => data.join("farthing.toml"),
+        };
+        let mut figment = Figment::from(Serialized::default("network", Network::Signet))
+            .merge(Toml::file(file))
+            .merge(Env::prefixed("FARTHING_").ignore(&["crash_at"]).split("__"));
+        if let Some(network) = cli.network {
+            figment = figment.merge(Serialized::default("network", network));
+        }
+        let config: Config = figment.extract().context("the configuration cannot be used")?;
+        if config.network == Network::Bitcoin {
+            if !cli.mainnet_unaudited {
+                bail!(
+                    "this code is not audited, and mistakes in it can lose your money: \
+                     to use real bitcoin all the same, add --mainnet-unaudited"
+                );
+            }
+            eprintln!("farthing: this code is not audited; do not lock more than you can lose");
+        }
+        if config.network == Network::Testnet {
+            bail!("testnet3 is not supported: use testnet4 or signet");
+        }
+        Ok(Self { config, data, output: Output::new(cli.json) })
+    }
+
+    /// The network.
+    pub fn network(&self) -> Network {
+        self.config.network
+    }
+
+    /// The data folder of all networks.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// The data folder of this network, which must have a seed.
+    pub fn home(&self) -> anyhow::Result<Home> {
+        Ok(Home::open(&self.data, self.config.network)?)
+    }
+
+    /// The node.
+    pub fn chain(&self) -> anyhow::Result<Chain> {
+        let Bitcoind { url, cookie, user, password } = &self.config.bitcoind;
+        let network = self.config.network;
+        let (port, folder) = match network {
+            Network::Bitcoin => (8_332, ""),
+            Network::Testnet4 => (48_332, "testnet4"),
+            Network::Signet => (38_332, "signet"),
+            Network::Regtest => (18_443, "regtest"),
+            other => bail!("the network {other} is not supported"),
+        };
+        let auth = match (cookie, user, password) {
+            (None, Some(user), Some(password)) => {
+                RpcAuth::UserPass { user: user.clone(), password: password.clone() }
+            }
+            (Some(cookie), None, None) => RpcAuth::Cookie(cookie.clone()),
+            (None, None, None) => {
+                let home = std::env::home_dir().context("there is no home folder: set bitcoind.cookie")?;
+                RpcAuth::Cookie(home.join(".bitcoin").join(folder).join(".cookie"))
+            }
+            _mixed => bail!("set either bitcoind.cookie or bitcoind.user and bitcoind.password"),
+        };
+        let url = url.clone().unwrap_or_else(|| format!("http://127.0.0.1:{port}"));
+        Ok(Chain::connect(&RpcConfig { url, auth }, network)?)
+    }
+
+    /// How the chain is watched.
+    pub fn pace(&self) -> Pace {
+        Pace::for_network(self.config.network)
+    }
+
+    /// What a seller accepts.
+    pub fn terms(&self) -> seller::Terms {
+        let sell = self.config.sell;
+        seller::Terms {
+            capacity: (Amount::from_sat(sell.capacity.0), Amount::from_sat(sell.capacity.1)),
+            fee_rate: fee_rates(sell.fee_rate),
+            lifetime: sell.lifetime,
+            margin: sell.margin,
+            confirmations: Confirmations {
+                least: sell.confirmations,
+                one_more_per: Amount::from_sat(sell.one_more_confirmation_per),
+            },
+            unconfirmed_cap: Msat::new(sell.unconfirmed_cap.saturating_mul(1_000)),
+            patience: sell.patience,
+            finality: sell.finality,
+            most_unfunded: sell.most_unfunded,
+        }
+    }
+
+    /// What a buyer accepts.
+    pub fn limits(&self) -> Limits {
+        let buy = self.config.buy;
+        Limits {
+            most_capacity: Amount::from_sat(buy.most_capacity),
+            fee_rate: fee_rates(buy.fee_rate),
+            most_lifetime: buy.most_lifetime,
+            most_prepaid: Amount::from_sat(buy.most_prepaid),
+        }
+    }
+
+    /// How deep a buyer wants the end of a channel to be.
+    pub fn buyer_finality(&self) -> u32 {
+        self.config.buy.finality
+    }
+
+    /// How a download goes.
+    pub fn download_pace(&self) -> farthing_http::download::Pace {
+        farthing_http::download::Pace {
+            in_flight: self.config.buy.in_flight,
+            patience: Duration::from_secs(self.config.buy.patience_seconds),
+            bytes_per_second: None,
+        }
+    }
+}
+
+fn fee_rates((least, most): (u32, u32)) -> (FeeRate, FeeRate) {
+    (FeeRate::from_sat_per_vb_u32(least), FeeRate::from_sat_per_vb_u32(most))
+}

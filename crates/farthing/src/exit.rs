@@ -1,0 +1,53 @@
+//! Exit codes, so that scripts can tell what happened.
+
+use farthing_chain::{ChainError, ConnectError};
+use farthing_http::client::ClientError;
+
+/// Anything else.
+pub const OTHER: u8 = 1;
+/// It would cost more than allowed; nothing was paid.
+const OVER_COST: u8 = 2;
+/// A payment or a channel failed.
+const PAYMENT: u8 = 3;
+/// Somebody could not be reached.
+const NETWORK: u8 = 4;
+
+/// What kind of failure an error is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    OverCost,
+    Payment,
+    Network,
+    Other,
+}
+
+impl Failure {
+    /// Finds the kind in an error's causes.
+    pub fn of(error: &anyhow::Error) -> Self {
+        for cause in error.chain() {
+            if cause.is::<ChainError>() || cause.is::<ConnectError>() {
+                return Self::Network;
+            }
+            match cause.downcast_ref::<ClientError>() {
+                Some(ClientError::OverCost { .. }) => return Self::OverCost,
+                Some(ClientError::Network { .. }) => return Self::Network,
+                Some(ClientError::Url(_) | ClientError::PlainHttp(_) | ClientError::File { .. }) => {
+                    return Self::Other;
+                }
+                Some(_) => return Self::Payment,
+                None => {}
+            }
+        }
+        Self::Other
+    }
+
+    /// The process's exit code.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::OverCost => OVER_COST,
+            Self::Payment => PAYMENT,
+            Self::Network => NETWORK,
+            Self::Other => OTHER,
+        }
+    }
+}
