@@ -1,1 +1,1 @@
-//! Placeholder until the first real code lands.
+//! Scenarios on a real bitcoind, crash injection and benchmarks. Never released.
