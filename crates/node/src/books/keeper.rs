@@ -1,0 +1,275 @@
+//! The thread behind the books: decides on orders, stores each batch in one write, and only then answers.
+
+use std::collections::HashMap;
+use std::sync::mpsc;
+use std::sync::{Arc, RwLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use farthing_protocol::{ChannelId, Msat, Transition};
+use tokio::sync::oneshot;
+
+use super::{Add, BATCH, Decided, Entry, Handle, Item, Order, OrderError, Outcome, Reply};
+use crate::crash;
+use crate::machine::Machine;
+use crate::store::{Store, StoreError, Write};
+
+/// A channel in the books.
+pub(super) struct Page<M: Machine> {
+    pub(super) record: M::Record,
+    pub(super) setup: Arc<M::Setup>,
+    pub(super) state: M::State,
+    pub(super) opened_at: u64,
+}
+
+/// The keeper of the books.
+pub(super) struct Keeper<M: Machine> {
+    pub(super) store: Store,
+    pub(super) pages: HashMap<ChannelId, Page<M>>,
+    pub(super) setups: Arc<RwLock<HashMap<ChannelId, Arc<M::Setup>>>>,
+}
+
+/// An order that was decided on and waits for the write.
+struct Waiting<M: Machine> {
+    reply: Reply<M>,
+    effects: usize,
+    again: Option<Msat>,
+}
+
+/// What one channel's orders in a batch come to.
+struct Draft<M: Machine> {
+    transition: Option<Decided<M>>,
+    added: Option<(Box<M::Record>, Arc<M::Setup>, u64)>,
+    items: Vec<Item>,
+    waiting: Vec<Waiting<M>>,
+}
+
+impl<M: Machine> Default for Draft<M> {
+    fn default() -> Self {
+        Self { transition: None, added: None, items: Vec::new(), waiting: Vec::new() }
+    }
+}
+
+struct DraftBatch<M: Machine> {
+    drafts: HashMap<ChannelId, Draft<M>>,
+    writes: Vec<Write>,
+    written: Vec<oneshot::Sender<Result<(), Arc<StoreError>>>>,
+    granted: Vec<ChannelId>,
+}
+
+impl<M: Machine> Keeper<M> {
+    /// Works until the last order, or until nobody is left to give any.
+    pub(super) fn run(mut self, queue: &mpsc::Receiver<Order<M>>) {
+        while let Ok(first) = queue.recv() {
+            let mut batch = DraftBatch {
+                drafts: HashMap::new(),
+                writes: Vec::new(),
+                written: Vec::new(),
+                granted: Vec::new(),
+            };
+            let mut ending = self.take(first, &mut batch);
+            for _ in 1..BATCH {
+                match queue.try_recv() {
+                    Ok(order) if !ending => ending = self.take(order, &mut batch),
+                    _ => break,
+                }
+            }
+            self.save(batch);
+            if ending {
+                return;
+            }
+        }
+    }
+
+    /// Decides on one order. Whether it was the last.
+    fn take(&mut self, order: Order<M>, batch: &mut DraftBatch<M>) -> bool {
+        match order {
+            Order::Handle(order) => self.decide(order, batch),
+            Order::Add(add) => self.add(add, batch),
+            Order::Write(writes, reply) => {
+                batch.writes.extend(writes);
+                batch.written.push(reply);
+            }
+            Order::Granted(id, reply) => {
+                batch.granted.push(id);
+                batch.written.push(reply);
+            }
+            Order::List(reply) => {
+                let entry = |(id, page): (&ChannelId, &Page<M>)| Entry {
+                    id: *id,
+                    record: page.record.clone(),
+                    state: page.state.clone(),
+                    opened_at: page.opened_at,
+                };
+                let _caller_left = reply.send(self.pages.iter().map(entry).collect());
+            }
+            Order::Wishes(reply) => {
+                let _caller_left = reply.send(self.store.wishes().map_err(Arc::new));
+            }
+            Order::Purchases(id, items, reply) => {
+                let costs = items.iter().map(|item| self.store.purchase(id, item));
+                let sum = costs.map(|cost| Ok(cost?.unwrap_or_default())).sum::<Result<Msat, StoreError>>();
+                let _caller_left = reply.send(sum.map_err(Arc::new));
+            }
+            Order::Fundings(reply) => {
+                let _caller_left = reply.send(self.store.fundings().map_err(Arc::new));
+            }
+            Order::Spends(outpoint, reply) => {
+                let _caller_left = reply.send(self.store.spends(&outpoint).map_err(Arc::new));
+            }
+            Order::End => return true,
+        }
+        false
+    }
+
+    fn add(&mut self, add: Add<M>, batch: &mut DraftBatch<M>) {
+        let Add { record, setup, transition, writes, reply } = add;
+        let id = M::channel(&setup).id();
+        let waiting = Waiting { reply, effects: transition.effect_count(), again: None };
+        batch.writes.extend(writes);
+        let draft = batch.drafts.entry(id).or_default();
+        draft.transition = Some(transition);
+        draft.added = Some((record, setup, now()));
+        draft.waiting.push(waiting);
+    }
+
+    fn decide(&mut self, order: Handle<M>, batch: &mut DraftBatch<M>) {
+        let Handle { id, input, item, reply } = order;
+        let refuse = |reply: Reply<M>, error| {
+            let _caller_left = reply.send(Err(error));
+        };
+        let Some(page) = self.pages.get(&id) else {
+            return refuse(reply, OrderError::NoChannel(id));
+        };
+        let draft = batch.drafts.entry(id).or_default();
+        if let Some(item) = item {
+            let in_batch = draft.items.iter().find(|other| other.id == item.id).map(|other| other.cost);
+            match in_batch.map_or_else(|| self.store.purchase(id, &item.id), |cost| Ok(Some(cost))) {
+                Ok(None) => {}
+                Ok(again @ Some(_)) => {
+                    return draft.waiting.push(Waiting { reply, effects: 0, again });
+                }
+                Err(error) => return refuse(reply, OrderError::Store(Arc::new(error))),
+            }
+        }
+        let (transition, decided) = match draft.transition.take() {
+            None => match M::handle(&page.state, &page.setup, input) {
+                Ok(transition) => {
+                    let effects = transition.effect_count();
+                    (Some(transition), Ok(effects))
+                }
+                Err(reject) => (None, Err(reject)),
+            },
+            Some(earlier) => {
+                let (both, decided) = earlier.and_then(|state| M::handle(state, &page.setup, input));
+                (Some(both), decided)
+            }
+        };
+        draft.transition = transition;
+        match decided {
+            Ok(effects) => {
+                draft.items.extend(item);
+                draft.waiting.push(Waiting { reply, effects, again: None });
+            }
+            Err(reject) => refuse(reply, OrderError::Rejected(reject)),
+        }
+    }
+
+    /// Makes a batch durable and only then answers.
+    fn save(&mut self, batch: DraftBatch<M>) {
+        let DraftBatch { drafts, writes, written, granted } = batch;
+        let mut transitions = Vec::new();
+        let mut rest = HashMap::new();
+        for (id, mut draft) in drafts {
+            if let Some(transition) = draft.transition.take() {
+                transitions.push((id, transition));
+            }
+            rest.insert(id, draft);
+        }
+        let store = &mut self.store;
+        let nothing_to_write = transitions.is_empty() && writes.is_empty() && granted.is_empty();
+        let committed = Transition::commit_all(transitions, |states: &[(&ChannelId, &M::State)]| {
+            if nothing_to_write {
+                return Ok(());
+            }
+            crash::point();
+            let batch = store.batch()?;
+            for (id, state) in states {
+                let draft = &rest[*id];
+                match &draft.added {
+                    Some((record, setup, opened_at)) => {
+                        let funding = &M::channel(setup).params().funding;
+                        batch.add_channel::<M>(**id, funding, record, state, *opened_at)?;
+                    }
+                    None => batch.set_state::<M>(**id, state)?,
+                }
+                for item in &draft.items {
+                    batch.add_purchase(**id, &item.id, item.cost)?;
+                }
+            }
+            for write in &writes {
+                batch.write(write)?;
+            }
+            for id in &granted {
+                batch.forget_wish(*id)?;
+            }
+            batch.commit()?;
+            crash::point();
+            Ok::<(), StoreError>(())
+        });
+        match committed {
+            Ok(committed) => {
+                let effects = self.turn_pages(committed, &mut rest);
+                self.answer(rest, effects);
+                for reply in written {
+                    let _caller_left = reply.send(Ok(()));
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "could not store: every request in this batch is refused");
+                let error = Arc::new(error);
+                for waiting in rest.into_values().flat_map(|draft| draft.waiting) {
+                    let _caller_left = waiting.reply.send(Err(OrderError::Store(error.clone())));
+                }
+                for reply in written {
+                    let _caller_left = reply.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    fn turn_pages(
+        &mut self,
+        committed: Vec<(ChannelId, M::State, Vec<M::Effect>)>,
+        drafts: &mut HashMap<ChannelId, Draft<M>>,
+    ) -> HashMap<ChannelId, Vec<M::Effect>> {
+        let mut released = HashMap::new();
+        for (id, state, effects) in committed {
+            if let Some((record, setup, opened_at)) = drafts.get_mut(&id).and_then(|draft| draft.added.take())
+            {
+                self.setups.write().expect("no holder of this lock panics").insert(id, setup.clone());
+                self.pages.insert(id, Page { record: *record, setup, state, opened_at });
+            } else if let Some(page) = self.pages.get_mut(&id) {
+                page.state = state;
+            }
+            released.insert(id, effects);
+        }
+        released
+    }
+
+    /// Hands each order its own share of its channel's effects, in order.
+    fn answer(&self, drafts: HashMap<ChannelId, Draft<M>>, mut released: HashMap<ChannelId, Vec<M::Effect>>) {
+        for (id, draft) in drafts {
+            let Some(page) = self.pages.get(&id) else { continue };
+            let ledger = M::ledger(&page.state);
+            let mut effects = released.remove(&id).unwrap_or_default().into_iter();
+            for Waiting { reply, effects: count, again } in draft.waiting {
+                let effects = effects.by_ref().take(count).collect();
+                let _caller_left = reply.send(Ok(Outcome { effects, ledger, again }));
+            }
+        }
+    }
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
