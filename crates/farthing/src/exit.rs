@@ -2,6 +2,7 @@
 
 use farthing_chain::{ChainError, ConnectError};
 use farthing_http::client::ClientError;
+use farthing_node::buyer::{CloseError, ProposeError};
 
 /// Anything else.
 pub const OTHER: u8 = 1;
@@ -29,8 +30,14 @@ impl Failure {
                 return Self::Network;
             }
             match cause.downcast_ref::<ClientError>() {
-                Some(ClientError::OverCost { .. }) => return Self::OverCost,
-                Some(ClientError::Network { .. }) => return Self::Network,
+                Some(ClientError::OverCost { .. } | ClientError::OverPrepaid { .. }) => {
+                    return Self::OverCost;
+                }
+                Some(
+                    ClientError::Network { .. }
+                    | ClientError::Propose(ProposeError::Chain(_))
+                    | ClientError::Close(CloseError::Chain(_)),
+                ) => return Self::Network,
                 Some(ClientError::Url(_) | ClientError::PlainHttp(_) | ClientError::File { .. }) => {
                     return Self::Other;
                 }

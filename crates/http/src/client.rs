@@ -132,6 +132,19 @@ pub enum ClientError {
         /// What is allowed.
         most: Msat,
     },
+    /// The file costs less than allowed, but the first payment in a new channel is more. Nothing was paid.
+    #[error(
+        "the file costs {cost}, but the first payment in a new channel is {prepaid}, since less cannot be claimed on chain, \
+         and you allow {most}: nothing was paid; raise --max-cost to go on"
+    )]
+    OverPrepaid {
+        /// What the file costs.
+        cost: Msat,
+        /// What the first payment would be.
+        prepaid: Msat,
+        /// What is allowed.
+        most: Msat,
+    },
     /// A file of ours cannot be written.
     #[error("{path}: {source}")]
     File {
@@ -232,7 +245,7 @@ impl Client {
         Ok(Plan { capacity, commitment_fee, prepaid, lifetime, confirmations, fee_rate })
     }
 
-    /// Opens a channel: the funding is broadcast once the seller has accepted.
+    /// Opens a channel that may cost at most `most`: the funding is broadcast once the seller has accepted.
     ///
     /// # Errors
     /// When a term is out of bounds, there is too little money, or the seller refuses. Then nothing is locked.
@@ -241,11 +254,17 @@ impl Client {
         quote: &Quote,
         terms: &Terms,
         limits: &Limits,
+        most: Msat,
     ) -> Result<ChannelId, ClientError> {
         let (client, offer, limits, cost) = (self.clone(), terms.offer.clone(), *limits, terms.cost);
         let peer = quote.url.origin().ascii_serialization();
         let proposed = blocking(move || {
             let plan = client.plan(&offer, &limits, cost)?;
+            // A seller that closes alone takes the first payment, whatever was bought.
+            let prepaid = Msat::from_amount(plan.prepaid).unwrap_or(Msat::new(u64::MAX));
+            if prepaid > most {
+                return Err(ClientError::OverPrepaid { cost, prepaid, most });
+            }
             Ok::<_, ClientError>(client.buyer.propose(&offer, &limits, plan.capacity, plan.lifetime, peer)?)
         });
         let (id, opening) = proposed.await?;

@@ -1,7 +1,7 @@
 //! What a program that sells uses: offers, openings, charges, closings.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bitcoin::{Amount, FeeRate, ScriptBuf, Transaction};
 use farthing_chain::{Chain, ChainError};
@@ -22,6 +22,9 @@ use crate::publish::Publication;
 use crate::store::StoreError;
 use crate::wallet::{Balance, Wallet, WalletError};
 use crate::watch::{OnChain, Pace, Watch, WatchError, Watchable};
+
+/// How long a payer may take to broadcast the funding of an accepted channel before another may have its place.
+const TIME_TO_FUND: Duration = Duration::from_secs(600);
 
 /// What a seller accepts, and how careful it is.
 #[derive(Clone, Copy, Debug)]
@@ -175,11 +178,7 @@ impl Seller {
             return Ok((id, signature(vec![payee::acceptance(&setup)])));
         }
         offer.check(&opening.params, self.chain.tip()?.height)?;
-        let unfunded = self.books.list_blocking()?;
-        let unfunded = unfunded.iter().filter(|entry| is_unfunded(entry)).count();
-        if unfunded >= self.terms.most_unfunded {
-            return Err(AcceptError::TooManyUnfunded(unfunded));
-        }
+        self.make_room()?;
         let policy = Policy {
             confirmations: offer.confirmations.required(opening.params.capacity),
             unconfirmed_cap: self.terms.unconfirmed_cap,
@@ -291,6 +290,25 @@ impl Seller {
         }
     }
 
+    /// Anybody may open channels and never fund them. When too many wait, the one that has waited longest gives up its
+    /// place, if it had time enough to be funded; it paid nothing, and its payer locked nothing that it cannot take back.
+    fn make_room(&self) -> Result<(), AcceptError> {
+        let entries = self.books.list_blocking()?;
+        let unfunded: Vec<&Entry<Payee>> = entries.iter().filter(|entry| entry.state.is_unfunded()).collect();
+        if unfunded.len() < self.terms.most_unfunded {
+            return Ok(());
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let idle = unfunded.iter().filter(|entry| entry.state.ledger().newest.is_none());
+        match idle.min_by_key(|entry| entry.opened_at) {
+            Some(oldest) if oldest.opened_at + TIME_TO_FUND.as_secs() <= now => {
+                self.books.handle_blocking(oldest.id, Input::Close)?;
+                Ok(())
+            }
+            Some(_) | None => Err(AcceptError::TooManyUnfunded(unfunded.len())),
+        }
+    }
+
     /// The next channel gets another output, for the seller's privacy.
     fn change_output(&self) -> Result<(), AcceptError> {
         let mut wallet = self.wallet.lock().expect("no holder of this lock panics");
@@ -308,10 +326,6 @@ fn new_output<E>(
     let output = wallet.new_address().script_pubkey();
     wallet.save(write)?;
     Ok(output)
-}
-
-fn is_unfunded(entry: &Entry<Payee>) -> bool {
-    matches!(entry.state, payee::State::AwaitingDepth(_))
 }
 
 fn signature(effects: Vec<Effect>) -> schnorr::Signature {

@@ -77,6 +77,8 @@ pub enum State {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AwaitingDepth {
     ledger: Ledger,
+    /// Whether the last look at the chain found the funding at all.
+    seen: bool,
 }
 
 /// The funding is deep enough.
@@ -241,7 +243,7 @@ pub fn accept(setup: &Setup, signature: &schnorr::Signature) -> Result<Transitio
     if !opening::opening_holds(&setup.channel, signature) {
         return Err(Refusal::Signature);
     }
-    Ok(Transition::to(State::AwaitingDepth(AwaitingDepth { ledger: Ledger::default() }))
+    Ok(Transition::to(State::AwaitingDepth(AwaitingDepth { ledger: Ledger::default(), seen: false }))
         .then(acceptance(setup)))
 }
 
@@ -263,7 +265,8 @@ impl State {
                 if ledger.spent > cap {
                     return Err(Reject::NotDeepEnough { cap, got: ledger.spent });
                 }
-                Ok(Transition::to(Self::AwaitingDepth(AwaitingDepth { ledger })).then(Effect::Serve { cost }))
+                Ok(Transition::to(Self::AwaitingDepth(AwaitingDepth { ledger, ..*state }))
+                    .then(Effect::Serve { cost }))
             }
             (Self::Open(state), Input::Charge { payment, cost }) => {
                 let ledger = state.ledger.charged(setup, payment, cost)?;
@@ -274,7 +277,7 @@ impl State {
             }
 
             (
-                Self::AwaitingDepth(AwaitingDepth { ledger })
+                Self::AwaitingDepth(AwaitingDepth { ledger, .. })
                 | Self::Open(Open { ledger })
                 | Self::ClosingTogether(ClosingTogether { ledger, .. }),
                 Input::Settle { settlement, height },
@@ -324,7 +327,7 @@ impl State {
     /// The channel's money as this side counts it.
     pub fn ledger(&self) -> &Ledger {
         match self {
-            Self::AwaitingDepth(AwaitingDepth { ledger })
+            Self::AwaitingDepth(AwaitingDepth { ledger, .. })
             | Self::Open(Open { ledger })
             | Self::ClosingTogether(ClosingTogether { ledger, .. })
             | Self::ClosingAlone(ClosingAlone { ledger, .. })
@@ -343,6 +346,14 @@ impl State {
         }
     }
 
+    /// Whether the channel waits for a funding that the last look at the chain did not find.
+    pub fn is_unfunded(&self) -> bool {
+        match self {
+            Self::AwaitingDepth(state) => !state.seen,
+            Self::Open(_) | Self::ClosingTogether(_) | Self::ClosingAlone(_) | Self::Closed(_) => false,
+        }
+    }
+
     /// Publishes the newest commitment; without one there is nothing to claim.
     fn close_alone(&self, setup: &Setup) -> Transition<Self, Effect> {
         let ledger = *self.ledger();
@@ -355,7 +366,7 @@ impl State {
 
     fn sighted_while_open(&self, setup: &Setup, sighting: &Sighting) -> Transition<Self, Effect> {
         let ledger = *self.ledger();
-        let awaiting_depth = || Transition::to(Self::AwaitingDepth(AwaitingDepth { ledger }));
+        let awaiting_depth = |seen| Transition::to(Self::AwaitingDepth(AwaitingDepth { ledger, seen }));
         let expected = setup.channel.funding_txout();
         match &sighting.funding {
             Funding::Confirmed { output, .. } | Funding::Unconfirmed(output) if *output != expected => {
@@ -368,7 +379,8 @@ impl State {
             Funding::Unseen | Funding::Unconfirmed(_) if setup.expired(sighting.height) => {
                 Transition::to(Self::Closed(Closed { ledger, ending: None }))
             }
-            Funding::Unseen | Funding::Unconfirmed(_) | Funding::Confirmed { .. } => awaiting_depth(),
+            Funding::Unseen => awaiting_depth(false),
+            Funding::Unconfirmed(_) | Funding::Confirmed { .. } => awaiting_depth(true),
             Funding::Spent { .. } => match self.ended(setup, sighting) {
                 Some(closed) => Transition::to(closed),
                 None => self.close_alone(setup),

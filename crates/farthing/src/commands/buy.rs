@@ -55,7 +55,7 @@ async fn buy(context: &Context, arguments: &BuyArguments, buyer: Arc<Buyer>) -> 
             if terms.cost > most {
                 return Err(ClientError::OverCost { cost: terms.cost, most }.into());
             }
-            Some(channel_for(&client, &quote, terms, &limits, &events).await?)
+            Some(channel_for(&client, &quote, terms, &limits, most, &events).await?)
         }
         None => None,
     };
@@ -147,6 +147,7 @@ async fn channel_for(
     quote: &Quote,
     terms: &Terms,
     limits: &Limits,
+    most: Msat,
     events: &Events,
 ) -> anyhow::Result<ChannelId> {
     let peer = quote.url.origin().ascii_serialization();
@@ -156,7 +157,7 @@ async fn channel_for(
             return Ok(entry.id);
         }
     }
-    let id = client.open(quote, terms, limits).await?;
+    let id = client.open(quote, terms, limits, most).await?;
     if let Some(params) = client.buyer().params(id) {
         events.emit(&json!({
             "event": "open",

@@ -1,0 +1,70 @@
+//! Benchmarks: `cargo xtask bench channel [--json]`.
+//!
+//! Every number is a ratio taken in one run on one machine, or has the floor beside it that this machine allows. The
+//! things that are compared take turns, round by round, and what is reported is the median of the rounds: another
+//! program that wakes up now and then, or a processor that changes its clock, then weighs on both sides alike.
+//!
+//! | file | measures |
+//! |---|---|
+//! | [`cpu`] | what a payment costs both sides, against one signature and one verification; no disk |
+//! | [`durable`] | payments a second that a seller accepts and stores |
+//! | [`transfer`] | a paid download against a free one, and both sides' memory; real processes |
+
+mod cpu;
+mod durable;
+mod farthing;
+mod payer;
+mod report;
+mod stats;
+mod transfer;
+
+use std::process::ExitCode;
+
+use anyhow::bail;
+use farthing_chain::RegtestNode;
+
+use crate::farthing::Folder;
+use crate::report::Report;
+
+const HELP: &str = "usage: bench channel [--json]";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &[String]) -> anyhow::Result<()> {
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let json = match arguments.as_slice() {
+        ["channel"] => false,
+        ["channel", "--json"] | ["--json", "channel"] => true,
+        _other => bail!("{HELP}"),
+    };
+    if cfg!(debug_assertions) {
+        eprintln!("this is a build for debugging: the numbers mean nothing");
+    }
+    let report = channel()?;
+    println!("{}", if json { report.to_json().to_string() } else { report.to_table() });
+    Ok(())
+}
+
+/// The one-way channel.
+fn channel() -> anyhow::Result<Report> {
+    let folder = Folder::new()?;
+    let node = RegtestNode::start()?;
+    eprintln!("what a payment costs …");
+    let cpu = cpu::measure()?;
+    eprintln!("payments that are stored …");
+    let durable = durable::measure(&node, &folder)?;
+    eprintln!("paid and free downloads …");
+    let rates = transfer::rates(&node, &folder)?;
+    eprintln!("memory …");
+    let memory = transfer::memory(&node, &folder)?;
+    Ok(Report { cpu, durable, rates, memory })
+}

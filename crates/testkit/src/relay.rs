@@ -1,0 +1,141 @@
+//! A relay between a buyer and a seller: it writes down what passes, and may spoil answers or swallow them.
+
+use std::io::BufReader;
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use anyhow::Result;
+
+use crate::message::Message;
+use crate::wait::PATIENCE;
+
+/// What becomes of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// The buyer gets it.
+    Deliver,
+    /// The buyer waits in vain.
+    Swallow,
+}
+
+/// A running relay. Dropped, it is gone with its connections.
+pub struct Relay {
+    address: String,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+type Meddle = dyn Fn(&Message, &mut Message) -> Fate + Send + Sync;
+
+struct Shared {
+    behind: String,
+    meddle: Box<Meddle>,
+    requests: Mutex<Vec<Message>>,
+    connections: Mutex<Vec<TcpStream>>,
+    ended: AtomicBool,
+}
+
+impl Relay {
+    /// A relay before a seller's address. `meddle` sees each request with its answer, and may change the answer.
+    ///
+    /// # Errors
+    /// When there is no free port.
+    pub fn before(
+        behind: &str,
+        meddle: impl Fn(&Message, &mut Message) -> Fate + Send + Sync + 'static,
+    ) -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let address = listener.local_addr()?.to_string();
+        let shared = Arc::new(Shared {
+            behind: behind.to_owned(),
+            meddle: Box::new(meddle),
+            requests: Mutex::default(),
+            connections: Mutex::default(),
+            ended: AtomicBool::new(false),
+        });
+        let accepting = shared.clone();
+        let thread = std::thread::spawn(move || accept(&listener, &accepting));
+        Ok(Self { address, shared, thread: Some(thread) })
+    }
+
+    /// A relay that only writes down.
+    ///
+    /// # Errors
+    /// When there is no free port.
+    pub fn recording(behind: &str) -> Result<Self> {
+        Self::before(behind, |_, _| Fate::Deliver)
+    }
+
+    /// Host and port.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The URL of a file behind the relay, from its URL at the seller.
+    pub fn url(&self, at_seller: &str) -> String {
+        at_seller.replace(&self.shared.behind, &self.address)
+    }
+
+    /// The requests so far, in the order in which they came.
+    pub fn requests(&self) -> Vec<Message> {
+        self.shared.requests.lock().expect("no holder of this lock panics").clone()
+    }
+
+    /// The requests that brought a payment.
+    pub fn payments(&self) -> Vec<Message> {
+        self.requests().into_iter().filter(|request| request.header("authorization").is_some()).collect()
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.shared.ended.store(true, Ordering::SeqCst);
+        for connection in self.shared.connections.lock().expect("no holder of this lock panics").drain(..) {
+            let _closed_already = connection.shutdown(std::net::Shutdown::Both);
+        }
+        // Wakes the listener.
+        let _woken = TcpStream::connect(&self.address);
+        if let Some(thread) = self.thread.take() {
+            let _panicked = thread.join();
+        }
+    }
+}
+
+fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+    for client in listener.incoming() {
+        let Ok(client) = client else { continue };
+        if shared.ended.load(Ordering::SeqCst) {
+            return;
+        }
+        if let Ok(handle) = client.try_clone() {
+            shared.connections.lock().expect("no holder of this lock panics").push(handle);
+        }
+        let shared = shared.clone();
+        // Ends with its connection.
+        std::thread::spawn(move || {
+            // A side that is gone closes the other's connection, as a real one would.
+            let _broken = pass(&client, &shared);
+            let _closed_already = client.shutdown(std::net::Shutdown::Both);
+        });
+    }
+}
+
+/// One connection: a request, its answer, the next request.
+fn pass(client: &TcpStream, shared: &Shared) -> Result<()> {
+    let seller = TcpStream::connect(&shared.behind)?;
+    seller.set_read_timeout(Some(PATIENCE))?;
+    let (mut from_client, mut from_seller) = (BufReader::new(client), BufReader::new(&seller));
+    while let Some(request) = Message::read(&mut from_client, false)? {
+        shared.requests.lock().expect("no holder of this lock panics").push(request.clone());
+        request.write(&mut &seller)?;
+        let bodiless = request.start.starts_with("HEAD");
+        let Some(mut answer) = Message::read(&mut from_seller, bodiless)? else { return Ok(()) };
+        match (shared.meddle)(&request, &mut answer) {
+            Fate::Deliver => answer.write(&mut &*client)?,
+            Fate::Swallow => {}
+        }
+    }
+    Ok(())
+}
