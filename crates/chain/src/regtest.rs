@@ -4,17 +4,18 @@
 //! the system offers that) and is gone with its owner: [`RegtestNode`]'s `Drop` kills it, and a guard does when the
 //! owner is killed. Bitcoin Knots is told to follow Bitcoin Core's policy, without which it takes no version 3 package.
 
-use std::error::Error as StdError;
-use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use bitcoin::address::NetworkUnchecked;
 use bitcoin::amount::Denomination;
 use bitcoin::consensus::encode::serialize_hex;
 use bitcoin::{Address, Amount, BlockHash, Network, Transaction, Txid};
-use bitcoind::{BitcoinD, Conf, P2P};
 use rustix::fs::statvfs;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -31,6 +32,10 @@ const MEMORY: &str = "/dev/shm";
 const ROOM: u64 = 512 << 20;
 /// The node's own wallet.
 const WALLET: &str = "default";
+/// How long it may take to answer.
+const TIME_TO_START: Duration = Duration::from_secs(60);
+/// More than one, since another process may take the free port first.
+const ATTEMPTS: usize = 3;
 /// Blocks mined at the start: the coins of the first 100 of them are mature.
 const FIRST_BLOCKS: u32 = 200;
 
@@ -57,7 +62,7 @@ pub struct RegtestNode {
     wallet: Rpc,
     own_address: Address,
     // Dropped in this order: stop the node, dismiss its guard, remove the folder.
-    _process: BitcoinD,
+    _process: Process,
     _guard: Guard,
     _folder: TempDir,
 }
@@ -88,12 +93,12 @@ pub enum StartError {
     #[error("cannot prepare a folder for the node")]
     Folder(#[source] io::Error),
     /// The node does not come up.
-    #[error("{} does not come up; what it wrote to standard error says why", program.display())]
+    #[error("{} does not come up: {reason}", program.display())]
     Launch {
         /// The `bitcoind` that was found.
         program: PathBuf,
-        /// What the launcher said.
-        source: Box<dyn StdError + Send + Sync>,
+        /// What it wrote to standard error, or why it does not answer.
+        reason: String,
     },
     /// The node is up but cannot be used.
     #[error("the private node cannot be used")]
@@ -129,11 +134,10 @@ impl RegtestNode {
         all.extend(arguments);
 
         let guard = Guard::over(folder.path()).map_err(StartError::Folder)?;
-        let process = launch(&program, folder.path(), all)?;
-        let config =
-            RpcConfig { url: process.rpc_url(), auth: RpcAuth::Cookie(process.params.cookie_file.clone()) };
-        let wallet_config = RpcConfig { url: process.rpc_url_with_wallet(WALLET), ..config.clone() };
-        let wallet = Rpc::new(wallet_config);
+        let (process, config) = launch(&program, folder.path(), &all)?;
+        Rpc::new(config.clone()).call::<Value>("createwallet", &[json!(WALLET)])?;
+        let wallet_url = format!("{}/wallet/{WALLET}", config.url);
+        let wallet = Rpc::new(RpcConfig { url: wallet_url, ..config.clone() });
         let own_address = new_address(&wallet)?;
         let chain = Chain::connect(&config, Network::Regtest)?;
 
@@ -250,15 +254,60 @@ fn is_knots(program: &Path, arguments: &[&str]) -> Result<bool, StartError> {
     }
 }
 
-fn launch(program: &Path, folder: &Path, arguments: Vec<&str>) -> Result<BitcoinD, StartError> {
-    let mut conf = Conf::default();
-    conf.args = arguments;
-    conf.p2p = P2P::No;
-    conf.tmpdir = Some(folder.into());
-    conf.wallet = Some(WALLET.into());
-    // More than one, since another process may take the free port first.
-    conf.attempts = 2;
-    let program_name: &OsStr = program.as_ref();
-    BitcoinD::with_conf(program_name, &conf)
-        .map_err(|error| StartError::Launch { program: program.into(), source: error.into() })
+/// Starts the node and waits until it answers.
+fn launch(program: &Path, folder: &Path, arguments: &[&str]) -> Result<(Process, RpcConfig), StartError> {
+    let failed = |reason: String| StartError::Launch { program: program.into(), reason };
+    let mut last = String::new();
+    for _ in 0..ATTEMPTS {
+        let port = free_port().map_err(StartError::Folder)?;
+        let complaints = folder.join("stderr");
+        let stderr = File::create(&complaints).map_err(StartError::Folder)?;
+        let child = Command::new(program)
+            .arg(format!("-datadir={}", folder.display()))
+            .args(["-listen=0".to_owned(), format!("-rpcport={port}")])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(stderr)
+            .spawn()
+            .map_err(|source| StartError::Run { program: program.into(), source })?;
+        let mut process = Process(child);
+        let config = RpcConfig {
+            url: format!("http://127.0.0.1:{port}"),
+            auth: RpcAuth::Cookie(folder.join("regtest").join(".cookie")),
+        };
+        let rpc = Rpc::new(config.clone());
+        let deadline = Instant::now() + TIME_TO_START;
+        loop {
+            match rpc.call::<Value>("getblockchaininfo", &[]) {
+                Ok(_answer) => return Ok((process, config)),
+                Err(error) if !error.is_transient() || Instant::now() > deadline => {
+                    return Err(failed(error.to_string()));
+                }
+                Err(_starting) => {}
+            }
+            if process.0.try_wait().map_err(StartError::Folder)?.is_some() {
+                break; // perhaps another process took the port first
+            }
+            thread::park_timeout(Duration::from_millis(20));
+        }
+        last = std::fs::read_to_string(&complaints).unwrap_or_default().trim().to_owned();
+    }
+    Err(failed(last))
+}
+
+fn free_port() -> io::Result<u16> {
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+/// The running node, which is killed when dropped. There is nothing in its folder that anybody will read again.
+#[derive(Debug)]
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }

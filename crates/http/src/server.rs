@@ -20,6 +20,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use axum::body::Body;
+use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, Path as UrlPath, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
@@ -279,8 +280,11 @@ fn charge_problem(error: OrderError<Reject>) -> Problem {
 }
 
 /// `POST …/channels`.
-async fn open(State(shop): State<Arc<Shop>>, Json(body): Json<OpenBody>) -> Result<Response, Problem> {
-    let OpenBody { challenge, opening } = body;
+async fn open(
+    State(shop): State<Arc<Shop>>,
+    body: Result<Json<OpenBody>, JsonRejection>,
+) -> Result<Response, Problem> {
+    let OpenBody { challenge, opening } = read(body)?;
     let request = challenge
         .check(&shop.secret, Timestamp::now())
         .map_err(|error| Problem::new(Kind::InvalidChallenge, error))?;
@@ -300,8 +304,9 @@ async fn close(
     UrlPath(id): UrlPath<String>,
     uri: Uri,
     headers: HeaderMap,
-    Json(body): Json<CloseBody>,
+    body: Result<Json<CloseBody>, JsonRejection>,
 ) -> Result<Json<ClosingBody>, Problem> {
+    let body = read(body)?;
     let id = channel(&id)?;
     let unknown = || Problem::new(Kind::NotFound, "there is no such channel here");
     let key = shop.seller.call_key(id).ok_or_else(unknown)?;
@@ -324,8 +329,9 @@ async fn close(
 async fn closed(
     State(shop): State<Arc<Shop>>,
     UrlPath(id): UrlPath<String>,
-    Json(body): Json<ClosedBody>,
+    body: Result<Json<ClosedBody>, JsonRejection>,
 ) -> Result<StatusCode, Problem> {
+    let body = read(body)?;
     let id = channel(&id)?;
     let transaction: Transaction =
         deserialize_hex(&body.transaction).map_err(|error| Problem::new(Kind::BadRequest, error))?;
@@ -363,6 +369,11 @@ fn channel(id: &str) -> Result<ChannelId, Problem> {
 fn authority(headers: &HeaderMap, uri: &Uri) -> String {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     host.or_else(|| uri.authority().map(|authority| authority.as_str())).unwrap_or_default().to_owned()
+}
+
+/// A body, or what is wrong with it in the words of RFC 9457.
+fn read<T>(body: Result<Json<T>, JsonRejection>) -> Result<T, Problem> {
+    body.map(|Json(body)| body).map_err(|rejection| Problem::new(Kind::BadRequest, rejection.body_text()))
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
