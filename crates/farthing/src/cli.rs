@@ -71,6 +71,9 @@ pub struct InitArguments {
     /// Restore from the BIP39 words read from standard input.
     #[arg(long)]
     pub restore: bool,
+    /// The block height from which to look for the restored wallet's coins.
+    #[arg(long, default_value_t = 0, requires = "restore", value_name = "HEIGHT")]
+    pub birthday: u32,
 }
 
 /// What to do with the wallet.

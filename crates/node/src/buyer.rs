@@ -19,7 +19,7 @@ use crate::home::{Home, HomeError, Lock};
 use crate::machine::{Machine as _, Payer, PayerRecord};
 use crate::publish;
 use crate::store::StoreError;
-use crate::wallet::{Balance, Wallet, WalletError};
+use crate::wallet::{self, Balance, BirthdayError, Wallet, WalletError};
 use crate::watch::{OnChain, Pace, Watch, WatchError, Watchable};
 
 /// Why a buyer could not start.
@@ -35,6 +35,9 @@ pub enum StartError {
     /// The wallet.
     #[error(transparent)]
     Wallet(#[from] WalletError),
+    /// Where a new wallet begins.
+    #[error(transparent)]
+    Birthday(#[from] BirthdayError),
     /// The node.
     #[error(transparent)]
     Chain(#[from] ChainError),
@@ -134,7 +137,7 @@ impl Buyer {
         let lock = home.lock()?;
         let seed = Arc::new(home.seed()?);
         let mut store = home.store()?;
-        let wallet = Wallet::open(&mut store, seed.clone(), chain.tip()?)?;
+        let wallet = Wallet::open(&mut store, seed.clone(), wallet::birthday(home, &chain)?)?;
         let (books, resumed) = Books::<Payer>::open(store, &seed)?;
         let (books, wallet) = (Arc::new(books), Arc::new(Mutex::new(wallet)));
         let watch = Watch::start(chain.clone(), wallet.clone(), books.clone(), pace, resumed);

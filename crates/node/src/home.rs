@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `seed` | the BIP39 words, mode 0600. Whoever reads it has the money |
 //! | `farthing.sqlite` | channels, purchases, wallet ([`crate::store`]) |
+//! | `birthday` | of a restored seed: the block height to look for its coins from |
 //! | `lock` | held while a process runs channels; names its process id |
 
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -73,29 +74,45 @@ impl Home {
         data.join(network.to_string())
     }
 
-    /// Makes a folder with a seed: from `words`, or from fresh randomness. Returns the words, to be shown once.
+    /// Makes a folder with a seed from fresh randomness. Returns the words, to be shown once.
+    ///
+    /// # Errors
+    /// When there is a seed already or the folder cannot be written.
+    pub fn init(data: &Path, network: Network) -> Result<(Self, Zeroizing<String>), HomeError> {
+        let entropy = Zeroizing::new(entropy::bytes::<16>());
+        let mnemonic = Mnemonic::from_entropy(&*entropy).map_err(HomeError::Words)?;
+        Self::make(data, network, &mnemonic, None)
+    }
+
+    /// Makes a folder with the seed of these words, whose coins are looked for from the block height `birthday` on.
     ///
     /// # Errors
     /// When there is a seed already, the words are wrong, or the folder cannot be written.
-    pub fn init(
+    pub fn restore(data: &Path, network: Network, words: &str, birthday: u32) -> Result<Self, HomeError> {
+        let mnemonic = Mnemonic::from_str(words).map_err(HomeError::Words)?;
+        Ok(Self::make(data, network, &mnemonic, Some(birthday))?.0)
+    }
+
+    fn make(
         data: &Path,
         network: Network,
-        words: Option<&str>,
+        mnemonic: &Mnemonic,
+        birthday: Option<u32>,
     ) -> Result<(Self, Zeroizing<String>), HomeError> {
         let folder = Self::folder(data, network);
-        let mnemonic = match words {
-            Some(words) => Mnemonic::from_str(words).map_err(HomeError::Words)?,
-            None => {
-                let entropy = Zeroizing::new(entropy::bytes::<16>());
-                Mnemonic::from_entropy(&*entropy).map_err(HomeError::Words)?
-            }
-        };
         let words = Zeroizing::new(mnemonic.to_string());
         let file = |path: &Path| {
             let path = path.to_owned();
             move |source| HomeError::File { path, source }
         };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(file(&folder))?;
+        if folder.join("seed").exists() {
+            return Err(HomeError::Exists(folder));
+        }
+        if let Some(birthday) = birthday {
+            let path = folder.join("birthday");
+            fs::write(&path, birthday.to_string()).map_err(file(&path))?;
+        }
         let path = folder.join("seed");
         let mut seed = match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -128,6 +145,24 @@ impl Home {
     /// The network.
     pub fn network(&self) -> Network {
         self.network
+    }
+
+    /// From which block height on a restored seed's coins are looked for; `None` for a seed that was made here.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be read.
+    pub fn birthday(&self) -> Result<Option<u32>, HomeError> {
+        let path = self.folder.join("birthday");
+        match fs::read_to_string(&path) {
+            Ok(height) => match height.trim().parse() {
+                Ok(height) => Ok(Some(height)),
+                Err(error) => {
+                    Err(HomeError::File { path, source: io::Error::new(io::ErrorKind::InvalidData, error) })
+                }
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(HomeError::File { path, source }),
+        }
     }
 
     /// Reads the seed.
@@ -196,17 +231,18 @@ mod tests {
     fn a_seed_is_made_once_read_back_and_private() {
         let data = tempfile::tempdir().unwrap();
         assert!(matches!(Home::open(data.path(), Network::Regtest), Err(HomeError::Missing(_))));
-        let (home, words) = Home::init(data.path(), Network::Regtest, None).unwrap();
+        let (home, words) = Home::init(data.path(), Network::Regtest).unwrap();
         assert_eq!(words.split(' ').count(), 12);
-        assert!(matches!(Home::init(data.path(), Network::Regtest, None), Err(HomeError::Exists(_))));
+        assert!(matches!(Home::init(data.path(), Network::Regtest), Err(HomeError::Exists(_))));
         let mode = fs::metadata(home.path().join("seed")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
 
         let elsewhere = tempfile::tempdir().unwrap();
-        let (again, _) = Home::init(elsewhere.path(), Network::Regtest, Some(&words)).unwrap();
+        let again = Home::restore(elsewhere.path(), Network::Regtest, &words, 7).unwrap();
+        assert_eq!((home.birthday().unwrap(), again.birthday().unwrap()), (None, Some(7)));
         assert_eq!(again.seed().unwrap().challenge_secret(), home.seed().unwrap().challenge_secret());
         assert!(matches!(
-            Home::init(elsewhere.path(), Network::Signet, Some("not words")),
+            Home::restore(elsewhere.path(), Network::Signet, "not words", 0),
             Err(HomeError::Words(_))
         ));
     }
@@ -214,7 +250,7 @@ mod tests {
     #[test]
     fn one_process_at_a_time() {
         let data = tempfile::tempdir().unwrap();
-        let (home, _) = Home::init(data.path(), Network::Regtest, None).unwrap();
+        let (home, _) = Home::init(data.path(), Network::Regtest).unwrap();
         let lock = home.lock().unwrap();
         assert!(matches!(home.lock(), Err(HomeError::Locked { .. })));
         drop(lock);

@@ -6,7 +6,7 @@
 //! (sibling eviction). All of it may be repeated: each step looks at the mempool first.
 
 use bitcoin::{Amount, FeeRate, ScriptBuf, Transaction};
-use farthing_chain::{BroadcastError, Chain, ChainError};
+use farthing_chain::{BroadcastError, Chain, ChainError, MempoolEntry, OutputStatus};
 use farthing_protocol::child;
 
 use crate::wallet::{Wallet, WalletError};
@@ -61,16 +61,17 @@ pub fn publish(
 ) -> Result<(), PublishError> {
     let Publication { commitment, fee, script } = publication;
     let present = chain.mempool_entry(&commitment.compute_txid())?;
-    let (paying, least_fee) = match present {
-        Some(entry) => {
-            let children = entry.descendant_fee.checked_sub(entry.fee).unwrap_or(Amount::ZERO);
-            let replacing = children + child::cost(INCREMENT);
-            let least = if entry.descendants == 0 { Amount::ZERO } else { replacing };
-            (entry.descendant_fee.to_sat() / entry.descendant_vsize.max(1), least)
-        }
-        None => (fee.to_sat() / commitment.vsize() as u64, Amount::ZERO),
+    let funding = commitment.input.first().map(|input| input.previous_output).unwrap_or_default();
+    if present.is_none() && chain.output(&funding)? == OutputStatus::Absent {
+        // A block holds this transaction or another that spends the funding: a child would only cost. Or the funding
+        // is gone, and the payer's to bring back.
+        return Ok(());
+    }
+    let (paid, vsize, least_fee) = match present {
+        Some(entry) => (entry.descendant_fee, entry.descendant_vsize, least_to_replace(&entry)),
+        None => (*fee, commitment.vsize() as u64, Amount::ZERO),
     };
-    let is_enough = paying >= target.to_sat_per_vb_floor();
+    let is_enough = target.fee_vb(vsize).is_some_and(|needed| paid >= needed);
     if is_enough {
         return Ok(chain.broadcast(commitment)?);
     }
@@ -81,4 +82,15 @@ pub fn publish(
             Ok(chain.broadcast(commitment)?)
         }
     }
+}
+
+/// What a child must pay to take the place of those that are there: more in all, and more for each byte (BIP125).
+fn least_to_replace(parent: &MempoolEntry) -> Amount {
+    let fee = parent.descendant_fee.checked_sub(parent.fee).unwrap_or(Amount::ZERO);
+    let vsize = parent.descendant_vsize.saturating_sub(parent.vsize);
+    if vsize == 0 {
+        return Amount::ZERO;
+    }
+    let at_their_rate = fee.to_sat().saturating_mul(child::WEIGHT.to_vbytes_ceil()) / vsize;
+    (fee + child::cost(INCREMENT)).max(Amount::from_sat(at_their_rate + 1))
 }

@@ -20,7 +20,7 @@ use crate::home::{Home, HomeError, Lock};
 use crate::machine::{Machine as _, Payee, PayeeRecord};
 use crate::publish::Publication;
 use crate::store::StoreError;
-use crate::wallet::{Balance, Wallet, WalletError};
+use crate::wallet::{self, Balance, BirthdayError, Wallet, WalletError};
 use crate::watch::{OnChain, Pace, Watch, WatchError, Watchable};
 
 /// How long a payer may take to broadcast the funding of an accepted channel before another may have its place.
@@ -62,6 +62,9 @@ pub enum StartError {
     /// The wallet.
     #[error(transparent)]
     Wallet(#[from] WalletError),
+    /// Where a new wallet begins.
+    #[error(transparent)]
+    Birthday(#[from] BirthdayError),
     /// The node.
     #[error(transparent)]
     Chain(#[from] ChainError),
@@ -131,7 +134,7 @@ impl Seller {
         let lock = home.lock()?;
         let seed = Arc::new(home.seed()?);
         let mut store = home.store()?;
-        let mut wallet = Wallet::open(&mut store, seed.clone(), chain.tip()?)?;
+        let mut wallet = Wallet::open(&mut store, seed.clone(), wallet::birthday(home, &chain)?)?;
         let output = new_output(&mut wallet, |write| {
             let batch = store.batch()?;
             batch.write(&write)?;

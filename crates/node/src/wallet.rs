@@ -16,8 +16,10 @@ use bitcoin::psbt::Psbt;
 use bitcoin::{
     Address, Amount, Block, BlockHash, FeeRate, Network, ScriptBuf, Transaction, Txid, Witness, secp256k1,
 };
+use farthing_chain::{Chain, ChainError};
 use farthing_protocol::keys::Seed;
 
+use crate::home::{Home, HomeError};
 use crate::store::{Store, StoreError, Write};
 
 /// Why the wallet could not do it. Nothing was spent.
@@ -49,6 +51,34 @@ pub enum WalletError {
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// Why it is not known from which block on a new wallet takes in the chain.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BirthdayError {
+    /// The data folder.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// The node.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+    /// The chain is shorter.
+    #[error(
+        "the wallet's birthday is block {0}, which the node does not have yet: wait until it has synchronised"
+    )]
+    NotThere(u32),
+}
+
+/// From which block on a new wallet takes in the chain: a seed made here has no coins before now, a restored one may have
+/// them from its birthday on.
+///
+/// # Errors
+/// When the node or the folder cannot be asked.
+pub fn birthday(home: &Home, chain: &Chain) -> Result<farthing_chain::BlockId, BirthdayError> {
+    let Some(height) = home.birthday()? else { return Ok(chain.tip()?) };
+    let hash = chain.block_hash(height)?.ok_or(BirthdayError::NotThere(height))?;
+    Ok(farthing_chain::BlockId { height, hash })
 }
 
 /// What the wallet holds.

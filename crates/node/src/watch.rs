@@ -154,7 +154,7 @@ struct Watcher<M: Watchable> {
 /// What distinguishes one look from the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Glimpse {
-    height: u32,
+    tip: BlockId,
     confirmations: Option<u32>,
     spender: Option<Txid>,
 }
@@ -194,7 +194,7 @@ impl<M: Watchable> Watcher<M> {
         let fee_rate = publish::fee_rate(&self.chain, self.pace.target_blocks, self.pace.fallback_fee_rate)?;
         for Watched { id, outpoint, .. } in watched {
             let funding = self.funding(&outpoint, tip)?;
-            let glimpse = Glimpse::of(tip.height, &funding);
+            let glimpse = Glimpse::of(tip, &funding);
             if self.seen.get(&id) == Some(&glimpse) {
                 continue;
             }
@@ -329,13 +329,13 @@ impl<M: Watchable> Watcher<M> {
 }
 
 impl Glimpse {
-    fn of(height: u32, funding: &Funding) -> Self {
+    fn of(tip: BlockId, funding: &Funding) -> Self {
         let (confirmations, spender) = match funding {
             Funding::Unseen => (None, None),
             Funding::Unconfirmed(_) => (Some(0), None),
             Funding::Confirmed { confirmations, .. } => (Some(*confirmations), None),
             Funding::Spent { by, confirmations } => (Some(*confirmations), Some(by.compute_txid())),
         };
-        Self { height, confirmations, spender }
+        Self { tip, confirmations, spender }
     }
 }

@@ -10,7 +10,7 @@ use farthing_http::download::{self, Progress, Report};
 use farthing_http::manifest::Manifest;
 use farthing_node::books::Entry;
 use farthing_node::buyer::Buyer;
-use farthing_node::machine::Payer;
+use farthing_node::machine::{Machine as _, Payer};
 use farthing_protocol::opening::Limits;
 use farthing_protocol::{ChannelId, Msat, payer};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -49,7 +49,10 @@ async fn buy(context: &Context, arguments: &BuyArguments, buyer: Arc<Buyer>) -> 
         return dry_run(context, &client, &quote, limits).await;
     }
     let events = Events { on: arguments.events };
+    let (out, root) = (arguments.output.clone(), quote.manifest.blake3);
+    let whole = blocking(move || Ok(out.is_file() && download::has_root(&out, &root)?)).await?;
     let channel = match &quote.terms {
+        Some(_) if whole => unclosed(&client, &quote).await?,
         Some(terms) => {
             let most = arguments.max_cost.0;
             if terms.cost > most {
@@ -64,8 +67,12 @@ async fn buy(context: &Context, arguments: &BuyArguments, buyer: Arc<Buyer>) -> 
         bytes_per_second: arguments.limit_rate.map(|rate| rate.0),
         ..context.download_pace()
     };
-    let downloaded =
-        download::download(&client, &quote, channel, &arguments.output, pace, |step| bar.step(step)).await;
+    let downloaded = match whole {
+        true => Ok(Report::default()),
+        false => {
+            download::download(&client, &quote, channel, &arguments.output, pace, |step| bar.step(step)).await
+        }
+    };
     bar.finish();
     let report = match downloaded {
         Ok(report) => report,
@@ -85,6 +92,7 @@ async fn buy(context: &Context, arguments: &BuyArguments, buyer: Arc<Buyer>) -> 
         "cost_msat": report.cost.get(),
         "channel": channel.map(|id| id.to_string()),
         "closing_txid": closed,
+        "transfer_seconds": report.transfer.as_secs_f64(),
         "seconds": started.elapsed().as_secs_f64(),
     });
     context.output.print(&value, || summary(&quote, &report, arguments, closed.as_ref()))
@@ -168,6 +176,16 @@ async fn channel_for(
         }));
     }
     Ok(id)
+}
+
+/// The channel in which the file was bought before, if a crash left only its closing to be done.
+async fn unclosed(client: &Client, quote: &Quote) -> anyhow::Result<Option<ChannelId>> {
+    for entry in client.buyer().channels().await?.iter().filter(|entry| Payer::is_live(&entry.state)) {
+        if download::bought_before(client, entry.id, &quote.manifest).await? > Msat::ZERO {
+            return Ok(Some(entry.id));
+        }
+    }
+    Ok(None)
 }
 
 /// Whether a channel is open and can pay for everything of the file that was not bought in it already.

@@ -98,7 +98,8 @@ pub fn seller_vanishes(stage: &Stage, file: &Path) -> anyhow::Result<Act> {
     let back: Amount = refund.output.iter().map(|output| output.value).sum();
     payer.run(&["channels", "refund"])?;
     let ended = payer.channel()?["ending"]["kind"] == "refund";
-    let outcome = format!("the buyer has {back} of {capacity} sat back, the rest is the refund's fee");
+    let outcome =
+        format!("the buyer has {} of {capacity} sat back, the rest is the refund's fee", back.to_sat());
     Ok(Act { title: "seller vanishes, buyer refunds", ok: ended && back.to_sat() > 0, outcome, funding })
 }
 
