@@ -21,6 +21,8 @@ pub fn demo(workspace: &Workspace, arguments: &[String]) -> Result<()> {
 /// The benchmarks' program. Returns only if it cannot be started.
 pub fn bench(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     let bitcoind = bitcoind::ensure(workspace)?;
+    // It measures `farthing` processes too. Built by itself: in one build with the testkit it would get crash points.
+    step::run(&mut workspace.cargo(["build", "--release", "--locked", "--package", "farthing"]))?;
     let package = ["--package", "farthing-testkit", "--bin", "bench"];
     let mut bench = workspace.cargo(["run", "--release", "--locked"]);
     bench.args(package).arg("--").args(arguments);

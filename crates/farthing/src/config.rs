@@ -122,15 +122,13 @@ pub struct Context {
 impl Context {
     /// Reads the configuration.
     pub fn load(cli: &Cli) -> anyhow::Result<Self> {
+        let home =
+            || Ok(std::env::home_dir().context("there is no home folder: use --data")?.join(".farthing"));
         let data = cli.data.clone().or_else(|| std::env::var_os("FARTHING_DATA").map(PathBuf::from));
-        let data = match data {
-            Some(data) => data,
-            None => std::env::home_dir().context("there is no home folder: use --data")?.join(".farthing"),
-        };
         let file = match &cli.config {
             Some(file) if !file.is_file() => bail!("there is no configuration {}", file.display()),
             Some(file) => file.clone(),
-            None => data.join("farthing.toml"),
+            None => data.clone().map_or_else(home, Ok::<_, anyhow::Error>)?.join("farthing.toml"),
         };
         let mut figment = Figment::from(Serialized::default("network", Network::Signet))
             .merge(Toml::file(file))
@@ -151,6 +149,10 @@ impl Context {
         if config.network == Network::Testnet {
             bail!("testnet3 is not supported: use testnet4 or signet");
         }
+        let data = match cli.data.clone().or_else(|| config.data.clone()) {
+            Some(data) => data,
+            None => home()?,
+        };
         Ok(Self { config, data, output: Output::new(cli.json) })
     }
 

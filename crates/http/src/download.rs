@@ -10,28 +10,33 @@
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
+use std::mem;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use farthing_node::books::Item;
 use farthing_protocol::session::{Call, CallKey};
 use farthing_protocol::{ChannelId, Msat};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use reqwest::Url;
+use reqwest::{Response, Url};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::client::{self, Client, ClientError, Quote, Terms};
 use crate::credential::{Credential, Payload};
-use crate::manifest::{Manifest, Pieces, WrongPiece};
+use crate::manifest::{Manifest, PieceCheck, Pieces, WrongPiece};
 use crate::problem::Kind;
 use crate::wire;
 
 /// How often a seller may send wrong bytes for one piece.
 const WRONG_TRIES: u32 = 2;
+/// How many bytes gather in memory before they are written. A piece in flight holds at most about twice that.
+const WRITE: u64 = 512 * 1024;
 
 /// How a download goes.
 #[derive(Clone, Copy, Debug)]
@@ -73,6 +78,9 @@ pub struct Report {
     pub cost: Msat,
     /// Pieces that had been paid for before and were asked for again, free.
     pub again: u64,
+    /// From the first request for a piece until the last piece was checked and written. Waiting for the funding to be
+    /// deep enough, before anything is served, does not count.
+    pub transfer: Duration,
 }
 
 /// How a piece is paid for.
@@ -117,7 +125,7 @@ pub async fn download(
         }
         (None, _) | (_, None) => None,
     };
-    let started = Instant::now();
+    let started = Mutex::new(Instant::now());
     let fetched = AtomicU64::new(0);
     let fetch = Fetch {
         client,
@@ -144,7 +152,9 @@ struct Fetch<'a, P: Fn(Progress)> {
     purse: Option<Purse>,
     pace: Pace,
     progress: &'a P,
-    started: Instant,
+    /// When the transfer began.
+    started: Mutex<Instant>,
+    /// Bytes since then.
     fetched: AtomicU64,
 }
 
@@ -158,7 +168,10 @@ impl<P: Fn(Progress)> Fetch<'_, P> {
                 let Some(piece) = waiting.next() else { break };
                 running.push(self.piece(piece));
             }
-            let Some(fetched) = running.next().await else { return Ok(report) };
+            let Some(fetched) = running.next().await else {
+                report.transfer = self.started().elapsed();
+                return Ok(report);
+            };
             let Fetched { cost, again, payment } = fetched?;
             report.pieces += 1;
             report.payments += u64::from(payment);
@@ -191,9 +204,11 @@ impl<P: Fn(Progress)> Fetch<'_, P> {
             let wait = match &error {
                 ClientError::Refused { kind: Some(Kind::FundingNotDeep), retry_after, .. } => {
                     (self.progress)(Progress::AwaitingDepth);
+                    let wait = Duration::from_millis(200)
+                        .max(Duration::from_secs(retry_after.unwrap_or(1)).min(pause * 4));
                     deadline = Instant::now() + self.pace.patience;
-                    Duration::from_millis(200)
-                        .max(Duration::from_secs(retry_after.unwrap_or(1)).min(pause * 4))
+                    self.begin_at(Instant::now() + wait);
+                    wait
                 }
                 ClientError::Refused { kind: Some(Kind::InvalidChallenge), .. }
                     if Instant::now() < deadline =>
@@ -215,23 +230,32 @@ impl<P: Fn(Progress)> Fetch<'_, P> {
             Some(purse) => Some(self.pay(purse, piece, span.1, fetched).await?),
             None => None,
         };
-        let mut response = self.client.piece(self.url, span, credential).await?;
+        let response = self.client.piece(self.url, span, credential).await?;
         let mut check = self.pieces.check(piece).expect("the piece is one of the file's");
-        let mut at = span.0;
+        let mut writer = Writer::new(self.target.clone(), span.0);
+        let received = self.receive(response, &mut check, &mut writer).await;
+        // Also after a failure: nothing of this attempt may be written after bytes of the next one.
+        let written = writer.finish().await;
+        received?;
+        written?;
+        check.finish().map_err(Attempt::Wrong)
+    }
+
+    async fn receive(
+        &self,
+        mut response: Response,
+        check: &mut PieceCheck,
+        writer: &mut Writer,
+    ) -> Result<(), Attempt> {
         let lost = |source| Attempt::Client(client::network(self.url, source));
         while let Some(bytes) = response.chunk().await.map_err(lost)? {
             check.update(&bytes).map_err(Attempt::Wrong)?;
-            let (target, length) = (self.target.clone(), bytes.len() as u64);
-            client::blocking(move || {
-                let written = target.write_all_at(&bytes, at);
-                written.map_err(|source| ClientError::File { path: "the downloaded file".to_owned(), source })
-            })
-            .await?;
-            at += length;
+            let length = bytes.len() as u64;
+            writer.push(bytes).await?;
             (self.progress)(Progress::Arrived(length));
             self.hold_back(length).await;
         }
-        check.finish().map_err(Attempt::Wrong)
+        Ok(())
     }
 
     /// Waits until so many bytes are due, where the rate is limited.
@@ -239,7 +263,18 @@ impl<P: Fn(Progress)> Fetch<'_, P> {
         let fetched = self.fetched.fetch_add(length, Ordering::Relaxed) + length;
         if let Some(rate) = self.pace.bytes_per_second {
             let due = Duration::from_secs_f64(fetched as f64 / rate.max(1) as f64);
-            sleep_until(self.started + due).await;
+            sleep_until(self.started() + due).await;
+        }
+    }
+
+    fn started(&self) -> Instant {
+        *self.started.lock().expect("no holder of this lock panics")
+    }
+
+    /// The transfer begins later, unless it has begun.
+    fn begin_at(&self, start: Instant) {
+        if self.fetched.load(Ordering::Relaxed) == 0 {
+            *self.started.lock().expect("no holder of this lock panics") = start;
         }
     }
 
@@ -296,6 +331,54 @@ impl<P: Fn(Progress)> Fetch<'_, P> {
         }
         *terms = fresh;
         Ok(())
+    }
+}
+
+/// Writes a piece in few large writes, each while the next bytes arrive.
+struct Writer {
+    file: Arc<File>,
+    at: u64,
+    gathered: Vec<Bytes>,
+    size: u64,
+    writing: Option<JoinHandle<io::Result<()>>>,
+}
+
+impl Writer {
+    fn new(file: Arc<File>, at: u64) -> Self {
+        Self { file, at, gathered: Vec::new(), size: 0, writing: None }
+    }
+
+    async fn push(&mut self, bytes: Bytes) -> Result<(), ClientError> {
+        self.size += bytes.len() as u64;
+        self.gathered.push(bytes);
+        if self.size >= WRITE { self.flush().await } else { Ok(()) }
+    }
+
+    /// Waits until everything is written.
+    async fn finish(mut self) -> Result<(), ClientError> {
+        self.flush().await?;
+        self.wait().await
+    }
+
+    /// Starts writing what has gathered, once the write before it is done.
+    async fn flush(&mut self) -> Result<(), ClientError> {
+        self.wait().await?;
+        let (file, gathered, mut at) = (self.file.clone(), mem::take(&mut self.gathered), self.at);
+        self.at += mem::take(&mut self.size);
+        self.writing = Some(tokio::task::spawn_blocking(move || {
+            for bytes in gathered {
+                file.write_all_at(&bytes, at)?;
+                at += bytes.len() as u64;
+            }
+            Ok(())
+        }));
+        Ok(())
+    }
+
+    async fn wait(&mut self) -> Result<(), ClientError> {
+        let Some(writing) = self.writing.take() else { return Ok(()) };
+        let written = writing.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+        written.map_err(|source| ClientError::File { path: "the downloaded file".to_owned(), source })
     }
 }
 

@@ -87,7 +87,7 @@ impl Manifest {
 
     /// How many pieces there are.
     pub fn pieces(&self) -> u64 {
-        self.size.div_ceil(self.piece)
+        self.size.div_ceil(self.piece.max(1))
     }
 
     /// Where a piece begins and how long it is, in bytes.
@@ -98,7 +98,7 @@ impl Manifest {
 
     /// Which piece a range of bytes is exactly.
     pub fn piece_at(&self, start: u64, length: u64) -> Option<u64> {
-        let piece = start / self.piece;
+        let piece = start.checked_div(self.piece)?;
         (self.span(piece) == Some((start, length))).then_some(piece)
     }
 }

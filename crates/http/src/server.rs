@@ -13,11 +13,12 @@
 //! A piece is charged to a channel once. Asked for again, with the same or a later payment, also after a crash of either
 //! side, it is served again and costs nothing.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
 use axum::body::Body;
 use axum::extract::rejection::JsonRejection;
@@ -33,7 +34,7 @@ use farthing_node::books::{Item, OrderError};
 use farthing_node::seller::{AcceptError, Seller, SettleError};
 use farthing_protocol::closing::PublicNonce;
 use farthing_protocol::payee::Reject;
-use farthing_protocol::session::Call;
+use farthing_protocol::session::{Call, CallKey};
 use farthing_protocol::{ChannelId, Msat};
 use futures_util::stream;
 use jiff::Timestamp;
@@ -46,8 +47,9 @@ use crate::wire::{self, AcceptedBody, CloseBody, ClosedBody, ClosingBody, OpenBo
 
 /// The largest body that is read, in bytes.
 const MOST_BODY: usize = 64 * 1024;
-/// How much of a piece is read and sent at a time.
-const BLOCK: usize = 128 * 1024;
+/// How much of a piece is read and sent at a time: enough that handing the work to another thread and back costs little
+/// beside the reading.
+const BLOCK: usize = 512 * 1024;
 
 /// A file on sale.
 pub struct Shop {
@@ -58,6 +60,8 @@ pub struct Shop {
     pieces: Pieces,
     list: Bytes,
     price: Price,
+    /// The keys of channels that have paid here since the start: agreeing on one costs more than checking a payment.
+    keys: RwLock<HashMap<ChannelId, Arc<CallKey>>>,
 }
 
 impl Shop {
@@ -72,7 +76,7 @@ impl Shop {
             path.file_name().map_or_else(|| "file".to_owned(), |name| name.to_string_lossy().into_owned());
         let list = Bytes::from(pieces.to_bytes());
         let secret = seller.challenge_secret();
-        Ok(Self { seller, secret, name, file: Arc::new(file), pieces, list, price })
+        Ok(Self { seller, secret, name, file: Arc::new(file), pieces, list, price, keys: RwLock::default() })
     }
 
     /// The file's name in URLs.
@@ -121,9 +125,19 @@ impl Shop {
         price.of(length).ok_or_else(|| foreign("the price overflows"))
     }
 
+    /// The key of a channel; `None` if there is no such channel.
+    fn call_key(&self, id: ChannelId) -> Option<Arc<CallKey>> {
+        let known = self.keys.read().expect("no holder of this lock panics").get(&id).cloned();
+        known.or_else(|| {
+            let key = Arc::new(self.seller.call_key(id)?);
+            self.keys.write().expect("no holder of this lock panics").insert(id, key.clone());
+            Some(key)
+        })
+    }
+
     async fn charge(&self, payload: &Payload, call: &Call<'_>, cost: Msat) -> Result<Msat, Problem> {
         let unknown = || Problem::new(Kind::VerificationFailed, "there is no such channel here: open one");
-        let key = self.seller.call_key(payload.channel).ok_or_else(unknown)?;
+        let key = self.call_key(payload.channel).ok_or_else(unknown)?;
         key.verify(call, &payload.mac).map_err(|error| Problem::new(Kind::VerificationFailed, error))?;
         if payload.cost != cost {
             let detail = format!("this piece costs {cost}, the credential says {}", payload.cost);

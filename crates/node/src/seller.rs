@@ -342,12 +342,14 @@ fn signature(effects: Vec<Effect>) -> schnorr::Signature {
 impl Watchable for Payee {
     fn on_chain(setup: &payee::Setup, effect: Effect) -> Option<OnChain> {
         match effect {
-            Effect::Publish(commitment) => Some(OnChain::Publish(Publication {
-                fee: setup.channel.params().capacity
-                    - commitment.output.iter().map(|output| output.value).sum(),
-                commitment,
-                script: setup.channel.params().payee.output.clone(),
-            })),
+            Effect::Publish(commitment) => {
+                let paid = commitment.output.iter().map(|output| output.value).sum();
+                Some(OnChain::Publish(Publication {
+                    fee: setup.channel.params().capacity.checked_sub(paid).unwrap_or_default(),
+                    commitment,
+                    script: setup.channel.params().payee.output.clone(),
+                }))
+            }
             Effect::Broadcast(transaction) => Some(OnChain::Broadcast(transaction)),
             Effect::Accept(_) | Effect::Serve { .. } | Effect::Cosign(_) => None,
         }

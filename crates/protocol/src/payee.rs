@@ -397,8 +397,12 @@ impl State {
         if let Some(closed) = self.ended(setup, sighting) {
             return Transition::to(closed);
         }
+        // From the expiry on a refund could replace it, so by then it must be in a block.
+        let is_late = setup.must_close(sighting.height) && state.settlement.fee_rate < sighting.fee_rate;
         let agreed_closing_is_out = match &sighting.funding {
-            Funding::Spent { by, .. } => setup.channel.spend_kind(by) == Some(SpendKind::Closing),
+            Funding::Spent { by, confirmations } => {
+                setup.channel.spend_kind(by) == Some(SpendKind::Closing) && (*confirmations > 0 || !is_late)
+            }
             Funding::Unseen | Funding::Unconfirmed(_) | Funding::Confirmed { .. } => false,
         };
         let patience_is_over = sighting.height >= state.publish_at || setup.must_close(sighting.height);

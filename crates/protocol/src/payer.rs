@@ -21,7 +21,7 @@ use secp256k1::schnorr;
 use serde::{Deserialize, Serialize};
 
 use crate::amount::Msat;
-use crate::channel::{Channel, Ending};
+use crate::channel::{Channel, Ending, SpendKind};
 use crate::closing::{self, BadSettlement, Settlement};
 use crate::commitment;
 use crate::keys::ChannelKeys;
@@ -347,6 +347,13 @@ impl State {
                 | Self::Refunding(_)
                 | Self::Closed(_) => Transition::to(self.clone()),
             },
+            // Its own refund waits for a block: it may take a better fee by now.
+            Funding::Spent { ref by, confirmations: 0 }
+                if matches!(self, Self::Refunding(_))
+                    && setup.channel.spend_kind(by) == Some(SpendKind::Refund) =>
+            {
+                self.refund(setup, ledger, sighting.fee_rate)
+            }
             // Somebody spends the funding: no payment into it any more.
             Funding::Spent { by, .. } => match self {
                 Self::AwaitingAcceptance | Self::Abandoned | Self::Refunding(_) | Self::Closed(_) => {
@@ -362,13 +369,15 @@ impl State {
         }
     }
 
-    /// Takes everything back, at a fee rate that only ever rises, and then by a quarter at least, as replacement asks
-    /// (BIP125).
+    /// Takes everything back, at a fee rate that only ever rises: once a quarter more confirms, and then by 1 sat/vB at
+    /// least, as replacement asks (BIP125).
     fn refund(&self, setup: &Setup, ledger: Ledger, now: FeeRate) -> Transition<Self, Effect> {
         let fee_rate = match self {
             Self::Refunding(Refunding { fee_rate, .. }) => {
-                let raise = FeeRate::from_sat_per_kwu(fee_rate.to_sat_per_kwu().saturating_mul(5) / 4);
-                if now >= raise { now } else { *fee_rate }
+                let present = fee_rate.to_sat_per_kwu();
+                let is_worth_it = now.to_sat_per_kwu() >= present.saturating_mul(5) / 4;
+                let replacement = present.saturating_add(FeeRate::BROADCAST_MIN.to_sat_per_kwu());
+                if is_worth_it { now.max(FeeRate::from_sat_per_kwu(replacement)) } else { *fee_rate }
             }
             Self::AwaitingAcceptance
             | Self::Abandoned

@@ -41,7 +41,7 @@ pub struct Call<'a> {
     pub method: &'a str,
     /// The host and port that the request is for.
     pub authority: &'a str,
-    /// The request's path and query.
+    /// The request's path.
     pub target: &'a str,
     /// The credential's challenge, so that the terms cannot be exchanged.
     pub challenge: &'a str,

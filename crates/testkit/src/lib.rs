@@ -1,1 +1,18 @@
 //! Scenarios on a real bitcoind, crash injection and benchmarks. Never released.
+//!
+//! A story starts a [`World`], which is a private chain and a folder; invites a [`Person`] or two, each with a wallet and
+//! a data folder; and lets them run the real program, in processes that may be killed, crashed at a chosen save, or
+//! lied to by a [`relay::Relay`]. What counts in the end is what everybody has, as the wallets and as the blocks tell it.
+
+pub mod accounts;
+pub mod crashes;
+pub mod message;
+pub mod people;
+pub mod process;
+pub mod relay;
+pub mod wait;
+pub mod world;
+
+pub use people::{Goods, Person, Seller};
+pub use process::{Ended, Process};
+pub use world::World;

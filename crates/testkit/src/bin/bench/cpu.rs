@@ -169,13 +169,8 @@ fn channel() -> anyhow::Result<(Payer, Payee)> {
         payer: payer::party(&payer_keys),
         payee: payer::party(&payee_keys),
     };
-    let policy = Policy {
-        confirmations: 1,
-        unconfirmed_cap: Msat::ZERO,
-        margin: 36,
-        patience: 6,
-        finality: 6,
-    };
+    let policy =
+        Policy { confirmations: 1, unconfirmed_cap: Msat::ZERO, margin: 36, patience: 6, finality: 6 };
     let setup = payee::Setup { channel: Channel::new(params.clone())?, keys: payee_keys, policy };
     let (mut payer, opening) = Payer::propose(params, payer_keys, nothing())?;
     let (state, effects) = unsaved(payee::accept(&setup, &opening.signature)?);

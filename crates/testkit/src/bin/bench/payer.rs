@@ -30,7 +30,11 @@ pub fn party(keys: &ChannelKeys) -> Party {
 
 impl Payer {
     /// Proposes a channel.
-    pub fn propose(params: Params, keys: ChannelKeys, funding: Transaction) -> anyhow::Result<(Self, Opening)> {
+    pub fn propose(
+        params: Params,
+        keys: ChannelKeys,
+        funding: Transaction,
+    ) -> anyhow::Result<(Self, Opening)> {
         let setup = payer::Setup { channel: Channel::new(params)?, keys, funding, finality: 6 };
         let (state, effects) = unsaved(payer::propose(&setup));
         match effects.into_iter().next() {

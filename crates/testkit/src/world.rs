@@ -1,0 +1,191 @@
+//! A private chain, and a folder for everybody's data.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bitcoin::address::NetworkUnchecked;
+use bitcoin::{Address, Amount, Network, OutPoint, Transaction};
+use farthing_chain::{Chain, RegtestNode, RpcAuth, RpcConfig};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::message::Message;
+use crate::wait::until;
+
+/// A file system in memory, where there is one: a save then costs no wait for a disk.
+const MEMORY: &str = "/dev/shm";
+/// How deep a spend is final for everybody here, as is the default.
+const FINALITY: u32 = 6;
+const PACE: Duration = Duration::from_millis(50);
+
+/// Everything that a story needs. Dropped, it leaves nothing behind.
+pub struct World {
+    node: Arc<RegtestNode>,
+    folder: TempDir,
+    program: PathBuf,
+}
+
+impl World {
+    /// A world in which people run `program`.
+    ///
+    /// # Errors
+    /// When no bitcoind can be started.
+    pub fn new(program: &str) -> Result<Self> {
+        let node = Arc::new(RegtestNode::start()?);
+        let mut named = tempfile::Builder::new();
+        let named = named.prefix("farthing-story-");
+        let folder = named.tempdir_in(MEMORY).or_else(|_| named.tempdir())?;
+        Ok(Self { node, folder, program: program.into() })
+    }
+
+    /// The program.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// How the node is reached.
+    pub fn rpc_config(&self) -> RpcConfig {
+        self.node.rpc_config()
+    }
+
+    /// The chain.
+    pub fn chain(&self) -> Chain {
+        self.node.chain()
+    }
+
+    /// The tip's height.
+    ///
+    /// # Errors
+    /// When the node gives no usable answer.
+    pub fn height(&self) -> Result<u32> {
+        Ok(self.chain().tip()?.height)
+    }
+
+    /// A file of that many bytes, none of which is like its neighbour's.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn file(&self, name: &str, bytes: usize) -> Result<PathBuf> {
+        let path = self.folder.path().join(name);
+        let mut state = bytes as u64 + 1;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 56) as u8
+        };
+        let content: Vec<u8> = (0..bytes).map(|_| next()).collect();
+        std::fs::write(&path, content)?;
+        Ok(path)
+    }
+
+    /// Mines.
+    ///
+    /// # Errors
+    /// When the node gives no usable answer.
+    pub fn mine(&self, blocks: u32) -> Result<()> {
+        self.node.mine(blocks)?;
+        Ok(())
+    }
+
+    /// Mines up to a height.
+    ///
+    /// # Errors
+    /// When the node gives no usable answer, or the chain is higher already.
+    pub fn mine_to(&self, height: u32) -> Result<()> {
+        let now = self.height()?;
+        self.mine(height.checked_sub(now).with_context(|| format!("{height} is past, now is {now}"))?)
+    }
+
+    /// Mines whatever waits, and as many blocks more as make it final.
+    ///
+    /// # Errors
+    /// When the node gives no usable answer.
+    pub fn make_final(&self) -> Result<()> {
+        self.mine(FINALITY + 1)
+    }
+
+    /// Sends coins to an address and mines them.
+    ///
+    /// # Errors
+    /// When the node refuses.
+    pub fn give(&self, address: &str, sat: u64) -> Result<()> {
+        let address: Address<NetworkUnchecked> = address.parse()?;
+        self.node.send(&address.require_network(Network::Regtest)?, Amount::from_sat(sat))?;
+        self.mine(1)
+    }
+
+    /// From now on, until dropped, a block comes whenever the mempool holds something.
+    pub fn miner(&self) -> Miner {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (node, stopping) = (self.node.clone(), stop.clone());
+        let thread = std::thread::spawn(move || {
+            while !stopping.load(Ordering::Relaxed) {
+                // A node that does not answer fails the story elsewhere, where it can be said.
+                if mempool(&node).is_ok_and(|mempool| !mempool.is_empty()) {
+                    let _no_block_this_time = node.mine(1);
+                }
+                std::thread::park_timeout(PACE);
+            }
+        });
+        Miner { stop, thread: Some(thread) }
+    }
+
+    /// The ids of the transactions that wait to be mined.
+    ///
+    /// # Errors
+    /// When the node gives no usable answer.
+    pub fn mempool(&self) -> Result<HashSet<String>> {
+        mempool(&self.node)
+    }
+
+    /// Waits until the mempool spends an output.
+    ///
+    /// # Errors
+    /// When it does not in time.
+    pub fn await_spend(&self, outpoint: &OutPoint) -> Result<Transaction> {
+        until(&format!("a spend of {outpoint}"), || Ok(self.chain().mempool_spender(outpoint)?))
+    }
+}
+
+fn mempool(node: &RegtestNode) -> Result<HashSet<String>> {
+    let RpcConfig { url, auth } = node.rpc_config();
+    let user = match auth {
+        RpcAuth::Cookie(path) => std::fs::read_to_string(path)?,
+        RpcAuth::UserPass { user, password } => format!("{user}:{password}"),
+    };
+    let address = url.trim_start_matches("http://").trim_end_matches('/').to_owned();
+    let request = Message::request("POST", "/", &address)
+        .with("authorization", &format!("Basic {}", STANDARD.encode(user)))
+        .with_body(br#"{"jsonrpc":"1.0","id":1,"method":"getrawmempool","params":[]}"#.to_vec());
+    let answer = request.send_to(&address)?;
+    ensure!(answer.status() == 200, "the node answers {}", answer.start);
+    let answer: Value = serde_json::from_slice(&answer.body)?;
+    Ok(serde_json::from_value(answer["result"].clone())?)
+}
+
+/// Mines while it lives.
+pub struct Miner {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Miner {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            let _panicked = thread.join();
+        }
+    }
+}
