@@ -306,7 +306,9 @@ async fn open(
     let seller = shop.seller.clone();
     let accepted = blocking(move || seller.accept(&details.offer, details.key, opening)).await?;
     let (channel, signature) = accepted.map_err(|error| match &error {
-        AcceptError::BadParams(_) | AcceptError::Refused(_) => Problem::new(Kind::BadRequest, error),
+        AcceptError::BadParams(_)
+        | AcceptError::Refused(_)
+        | AcceptError::Order(OrderError::FundingTaken(_)) => Problem::new(Kind::BadRequest, error),
         _ours => Problem::new(Kind::Unavailable, error).retry_after(5),
     })?;
     Ok((StatusCode::CREATED, Json(AcceptedBody { channel, signature })).into_response())

@@ -36,6 +36,9 @@ pub enum OrderError<R: std::error::Error> {
     /// No such channel.
     #[error("there is no channel {0}")]
     NoChannel(ChannelId),
+    /// Another channel has this funding.
+    #[error("the output {0} funds another channel already")]
+    FundingTaken(OutPoint),
     /// The machine refused the input.
     #[error(transparent)]
     Rejected(R),

@@ -36,7 +36,7 @@ const ENCODING: u8 = 1;
 const TABLES: &str = "
 CREATE TABLE channels (
     id BLOB PRIMARY KEY, role INTEGER NOT NULL, funding BLOB NOT NULL, record BLOB NOT NULL, state BLOB NOT NULL,
-    opened_at INTEGER NOT NULL
+    opened_at INTEGER NOT NULL, UNIQUE (role, funding)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE purchases (
     channel BLOB NOT NULL, item BLOB NOT NULL, cost INTEGER NOT NULL, PRIMARY KEY (channel, item)

@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use bitcoin::consensus::encode::serialize;
 use bitcoin::hex::{DisplayHex, FromHex};
+use bitcoin::taproot::TAPROOT_ANNEX_PREFIX;
 use bitcoin::{Amount, FeeRate, Network, OutPoint, ScriptBuf, Transaction, TxOut, Txid};
 use secp256k1::{PublicKey, XOnlyPublicKey};
 use serde::{Deserialize, Serialize};
@@ -280,7 +281,11 @@ impl Channel {
     /// The witness tells: one element is the key path, else the leaf script stands last but one (BIP341).
     pub fn spend_kind(&self, transaction: &Transaction) -> Option<SpendKind> {
         let input = transaction.input.iter().find(|input| input.previous_output == self.params.funding)?;
-        let witness: Vec<&[u8]> = input.witness.iter().collect();
+        let mut witness: Vec<&[u8]> = input.witness.iter().collect();
+        if witness.len() > 1 && witness.last().is_some_and(|last| last.first() == Some(&TAPROOT_ANNEX_PREFIX))
+        {
+            witness.pop(); // the annex says nothing
+        }
         match witness.as_slice() {
             [.., leaf, _control] if *leaf == self.funding.commitment_leaf().as_bytes() => {
                 Some(SpendKind::Commitment)

@@ -1,6 +1,9 @@
 //! The cooperative close: one transaction through the key path, 154 vB with both outputs, signed by both with MuSig2
 //! (BIP327). It settles what was *spent*: prepaid money that bought nothing goes back to the payer.
 //!
+//! Version 3 (BIP431) like the commitment: the payer can attach no more than one small child to it, so it cannot be
+//! pinned in the mempool against the payee's commitment, which replaces it when it does not confirm in time.
+//!
 //! One round trip: the payer sends what it wants settled and a nonce; the payee answers with a nonce and its partial
 //! signature; the payer finishes and broadcasts. So the payee signs first. That costs it nothing: before it signs, it
 //! has stored that the channel is closing and accepts no further payment, and the transaction pays all it has earned.
@@ -109,7 +112,7 @@ pub fn build(channel: &Channel, settlement: &Settlement) -> Result<Transaction, 
         return Err(BadSettlement::AllDust { fee });
     }
     Ok(Transaction {
-        version: Version::TWO,
+        version: Version(3),
         lock_time: LockTime::ZERO,
         input: vec![TxIn {
             previous_output: params.funding,
@@ -153,7 +156,7 @@ impl Proposal {
         entropy: [u8; 32],
     ) -> Result<Self, BadSettlement> {
         let unsigned = build(channel, &settlement)?;
-        let nonce = secret_nonce(channel, keys, &unsigned, entropy);
+        let nonce = secret_nonce(channel, keys, &unsigned, entropy, &[]);
         Ok(Self { settlement, unsigned, nonce })
     }
 
@@ -208,7 +211,7 @@ pub fn cosign(
 ) -> Result<Answer, BadSettlement> {
     let unsigned = build(channel, settlement)?;
     let theirs = PubNonce::from_bytes(&payer_nonce.0).map_err(|_| BadSettlement::Nonce)?;
-    let nonce = secret_nonce(channel, keys, &unsigned, entropy);
+    let nonce = secret_nonce(channel, keys, &unsigned, entropy, &payer_nonce.0);
     let public = nonce.public_nonce();
     let nonces = AggNonce::sum([theirs, public.clone()]);
     let digest = digest(channel, &unsigned);
@@ -229,14 +232,18 @@ fn scalar(keys: &ChannelKeys) -> secp::Scalar {
     secp::Scalar::from_slice(&keys.funding.secret_bytes()).expect("a valid secret key is a non-zero scalar")
 }
 
+/// The other side's nonce, where it is known, goes in as well: then even a source of randomness that repeats itself (a
+/// machine restored from a snapshot) gives no nonce twice.
 fn secret_nonce(
     channel: &Channel,
     keys: &ChannelKeys,
     unsigned: &Transaction,
     entropy: [u8; 32],
+    theirs: &[u8],
 ) -> SecNonce {
     let digest = digest(channel, unsigned);
-    SecNonce::build_with_seckey(entropy, scalar(keys)).with_message(&digest.as_ref()).build()
+    let message = digest.as_ref();
+    SecNonce::build_with_seckey(entropy, scalar(keys)).with_message(message).with_extra_input(&theirs).build()
 }
 
 fn digest(channel: &Channel, unsigned: &Transaction) -> Message {
@@ -270,6 +277,16 @@ mod tests {
         assert_eq!(transaction.weight(), WEIGHT);
         assert!(is_complete(&channel, &settlement(40_000), &transaction));
         assert!(!is_complete(&channel, &settlement(39_999), &transaction));
+    }
+
+    #[test]
+    fn randomness_that_repeats_itself_gives_no_nonce_twice() {
+        let (channel, payer, payee) = (testing::channel(), testing::payer_keys(), testing::payee_keys());
+        let answer = |payer_entropy| {
+            let proposal = Proposal::new(&channel, &payer, settlement(40_000), payer_entropy).unwrap();
+            cosign(&channel, &payee, &settlement(40_000), &proposal.public_nonce(), [2; 32]).unwrap()
+        };
+        assert_ne!(answer([1; 32]).nonce, answer([3; 32]).nonce);
     }
 
     #[test]

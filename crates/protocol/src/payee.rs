@@ -281,7 +281,7 @@ impl State {
                 | Self::Open(Open { ledger })
                 | Self::ClosingTogether(ClosingTogether { ledger, .. }),
                 Input::Settle { settlement, height },
-            ) => ledger.settle(setup, settlement, height),
+            ) => self.settle(setup, ledger, settlement, height),
             (Self::ClosingAlone(_) | Self::Closed(_), Input::Settle { .. }) => {
                 Err(Reject::NotOpen(self.name()))
             }
@@ -364,6 +364,36 @@ impl State {
         }
     }
 
+    /// Stores *closing* before the payee's half of the closing leaves. A payer that asks again gains no time by it, and a
+    /// closing that it handed over before stays as good as it was.
+    fn settle(
+        &self,
+        setup: &Setup,
+        ledger: &Ledger,
+        settlement: Settlement,
+        height: u32,
+    ) -> Result<Transition<Self, Effect>, Reject> {
+        let due = closing::due(ledger.spent, ledger.paid());
+        if settlement.to_payee < due {
+            return Err(Reject::Underpaid { due, got: settlement.to_payee });
+        }
+        let least: FeeRate = setup.channel.params().fee_rate;
+        if settlement.fee_rate < least {
+            let got = settlement.fee_rate.to_sat_per_kwu();
+            return Err(Reject::FeeTooLow { least: least.to_sat_per_kwu(), got });
+        }
+        closing::build(&setup.channel, &settlement)?;
+        let patience = height.saturating_add(setup.policy.patience);
+        let (transaction, publish_at) = match self {
+            Self::ClosingTogether(state) => (state.transaction.clone(), state.publish_at.min(patience)),
+            Self::AwaitingDepth(_) | Self::Open(_) | Self::ClosingAlone(_) | Self::Closed(_) => {
+                (None, patience)
+            }
+        };
+        let next = ClosingTogether { ledger: *ledger, settlement, transaction, publish_at };
+        Ok(Transition::to(Self::ClosingTogether(next)).then(Effect::Cosign(settlement)))
+    }
+
     fn sighted_while_open(&self, setup: &Setup, sighting: &Sighting) -> Transition<Self, Effect> {
         let ledger = *self.ledger();
         let awaiting_depth = |seen| Transition::to(Self::AwaitingDepth(AwaitingDepth { ledger, seen }));
@@ -376,8 +406,9 @@ impl State {
             Funding::Confirmed { confirmations, .. } if *confirmations >= setup.policy.confirmations => {
                 Transition::to(Self::Open(Open { ledger }))
             }
+            // After a reorganisation the funding may come back, and the commitment stays valid until a refund confirms.
             Funding::Unseen | Funding::Unconfirmed(_) if setup.expired(sighting.height) => {
-                Transition::to(Self::Closed(Closed { ledger, ending: None }))
+                self.close_alone(setup)
             }
             Funding::Unseen => awaiting_depth(false),
             Funding::Unconfirmed(_) | Funding::Confirmed { .. } => awaiting_depth(true),
@@ -397,8 +428,8 @@ impl State {
         if let Some(closed) = self.ended(setup, sighting) {
             return Transition::to(closed);
         }
-        // From the expiry on a refund could replace it, so by then it must be in a block.
-        let is_late = setup.must_close(sighting.height) && state.settlement.fee_rate < sighting.fee_rate;
+        // From the expiry on a refund could replace it, so by then it must be in a block, whatever it pays.
+        let is_late = setup.must_close(sighting.height);
         let agreed_closing_is_out = match &sighting.funding {
             Funding::Spent { by, confirmations } => {
                 setup.channel.spend_kind(by) == Some(SpendKind::Closing) && (*confirmations > 0 || !is_late)
@@ -455,27 +486,6 @@ impl Ledger {
         }
         ledger.spent = needed;
         Ok(ledger)
-    }
-
-    fn settle(
-        &self,
-        setup: &Setup,
-        settlement: Settlement,
-        height: u32,
-    ) -> Result<Transition<State, Effect>, Reject> {
-        let due = closing::due(self.spent, self.paid());
-        if settlement.to_payee < due {
-            return Err(Reject::Underpaid { due, got: settlement.to_payee });
-        }
-        let least: FeeRate = setup.channel.params().fee_rate;
-        if settlement.fee_rate < least {
-            let got = settlement.fee_rate.to_sat_per_kwu();
-            return Err(Reject::FeeTooLow { least: least.to_sat_per_kwu(), got });
-        }
-        closing::build(&setup.channel, &settlement)?;
-        let publish_at = height.saturating_add(setup.policy.patience);
-        let next = ClosingTogether { ledger: *self, settlement, transaction: None, publish_at };
-        Ok(Transition::to(State::ClosingTogether(next)).then(Effect::Cosign(settlement)))
     }
 }
 

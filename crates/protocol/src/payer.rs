@@ -224,8 +224,14 @@ impl State {
                 Input::Close { fee_rate },
             ) => {
                 let to_payee = closing::due(ledger.spent, ledger.paid());
-                let settlement =
-                    Settlement { to_payee, fee_rate: fee_rate.max(setup.channel.params().fee_rate) };
+                let agreed = setup.channel.params().fee_rate;
+                let wanted = Settlement { to_payee, fee_rate: fee_rate.max(agreed) };
+                // A channel that is spent to the last satoshi has only the commitment's fee left, which always does at the
+                // agreed rate.
+                let settlement = match closing::build(&setup.channel, &wanted) {
+                    Ok(_affordable) => wanted,
+                    Err(_too_dear) => Settlement { fee_rate: agreed, ..wanted },
+                };
                 closing::build(&setup.channel, &settlement)?;
                 let next = Closing { ledger: *ledger, settlement: Some(settlement), transaction: None };
                 Ok(Transition::to(Self::Closing(next)).then(Effect::ProposeClosing(settlement)))
@@ -334,7 +340,7 @@ impl State {
                 }
             },
             Funding::Confirmed { .. } if sighting.height >= setup.channel.params().expiry.height() => {
-                self.refund(setup, ledger, sighting.fee_rate)
+                Self::refund(setup, ledger, sighting.fee_rate)
             }
             Funding::Confirmed { .. } => match self {
                 Self::AwaitingFunding(_) | Self::Open(_) => Transition::to(Self::Open(Open { ledger })),
@@ -347,15 +353,14 @@ impl State {
                 | Self::Refunding(_)
                 | Self::Closed(_) => Transition::to(self.clone()),
             },
-            // Its own refund waits for a block: it may take a better fee by now.
-            Funding::Spent { ref by, confirmations: 0 }
-                if matches!(self, Self::Refunding(_))
-                    && setup.channel.spend_kind(by) == Some(SpendKind::Refund) =>
-            {
-                self.refund(setup, ledger, sighting.fee_rate)
-            }
             // Somebody spends the funding: no payment into it any more.
-            Funding::Spent { by, .. } => match self {
+            Funding::Spent { by, confirmations } => match self {
+                // Its own refund waits for a block, and may want a better fee by now.
+                Self::Refunding(state)
+                    if confirmations == 0 && setup.channel.spend_kind(&by) == Some(SpendKind::Refund) =>
+                {
+                    state.bump(setup, sighting.fee_rate)
+                }
                 Self::AwaitingAcceptance | Self::Abandoned | Self::Refunding(_) | Self::Closed(_) => {
                     Transition::to(self.clone())
                 }
@@ -369,25 +374,26 @@ impl State {
         }
     }
 
-    /// Takes everything back, at a fee rate that only ever rises: once a quarter more confirms, and then by 1 sat/vB at
-    /// least, as replacement asks (BIP125).
-    fn refund(&self, setup: &Setup, ledger: Ledger, now: FeeRate) -> Transition<Self, Effect> {
-        let fee_rate = match self {
-            Self::Refunding(Refunding { fee_rate, .. }) => {
-                let present = fee_rate.to_sat_per_kwu();
-                let is_worth_it = now.to_sat_per_kwu() >= present.saturating_mul(5) / 4;
-                let replacement = present.saturating_add(FeeRate::BROADCAST_MIN.to_sat_per_kwu());
-                if is_worth_it { now.max(FeeRate::from_sat_per_kwu(replacement)) } else { *fee_rate }
-            }
-            Self::AwaitingAcceptance
-            | Self::Abandoned
-            | Self::AwaitingFunding(_)
-            | Self::Open(_)
-            | Self::Closing(_)
-            | Self::Closed(_) => now,
-        };
+    /// Takes everything back. Where nothing waits in the mempool, at the rate of the moment.
+    fn refund(setup: &Setup, ledger: Ledger, now: FeeRate) -> Transition<Self, Effect> {
+        let fee_rate = now.min(refund::most_fee_rate(&setup.channel));
         let next = Transition::to(Self::Refunding(Refunding { ledger, fee_rate }));
         refund_at(setup, fee_rate).into_iter().fold(next, Transition::then)
+    }
+}
+
+impl Refunding {
+    /// Replaces a refund that waits in the mempool once a quarter more confirms, and then by 1 sat/vB at least, as
+    /// replacement asks (BIP125).
+    fn bump(&self, setup: &Setup, now: FeeRate) -> Transition<State, Effect> {
+        let present = self.fee_rate.to_sat_per_kwu();
+        let now = now.min(refund::most_fee_rate(&setup.channel)).to_sat_per_kwu();
+        let replacement = present.saturating_add(FeeRate::BROADCAST_MIN.to_sat_per_kwu());
+        if now >= (present.saturating_mul(5) / 4).max(replacement) {
+            State::refund(setup, self.ledger, FeeRate::from_sat_per_kwu(now))
+        } else {
+            Transition::to(State::Refunding(self.clone()))
+        }
     }
 }
 

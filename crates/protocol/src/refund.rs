@@ -29,6 +29,14 @@ pub fn weight(channel: &Channel) -> Weight {
     Weight::from_wu(WITHOUT_LEAF + 1 + channel.funding().refund_leaf().len() as u64)
 }
 
+/// The highest fee rate that is worth paying: half of the capacity goes back to the payer at least, whatever a node
+/// estimates.
+pub fn most_fee_rate(channel: &Channel) -> FeeRate {
+    let capacity = channel.params().capacity;
+    let most = (capacity / 2).min(capacity.checked_sub(DUST).unwrap_or_default());
+    FeeRate::from_sat_per_kwu(most.to_sat().saturating_mul(1_000) / weight(channel).to_wu())
+}
+
 /// The complete refund, which the chain accepts from the block after the expiry on.
 ///
 /// # Errors
@@ -104,6 +112,13 @@ mod tests {
         };
         assert!(testing::spends_funding(&channel, &early(testing::EXPIRY)));
         assert!(!testing::spends_funding(&channel, &early(testing::EXPIRY - 1)));
+    }
+
+    #[test]
+    fn at_the_highest_fee_rate_half_comes_back() {
+        let channel = testing::channel();
+        let refund = complete(&channel, &testing::payer_keys(), most_fee_rate(&channel)).unwrap();
+        assert!(Channel::paid_to(&refund, &channel.params().payer) >= channel.params().capacity / 2);
     }
 
     #[test]

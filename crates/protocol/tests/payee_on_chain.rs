@@ -2,12 +2,12 @@
 
 mod common;
 
-use bitcoin::{Amount, ScriptBuf, TxOut};
+use bitcoin::{Amount, FeeRate, ScriptBuf, TxOut};
 use common::payee_story::*;
 use common::*;
 use farthing_protocol::channel::{Ending, SpendKind};
 use farthing_protocol::payee::{Effect, Input, Reject, State};
-use farthing_protocol::sighting::Funding;
+use farthing_protocol::sighting::{Funding, Sighting};
 use farthing_protocol::{Channel, Msat};
 
 #[test]
@@ -44,6 +44,28 @@ fn it_opens_when_the_funding_is_deep_and_steps_back_when_it_is_reorganised_away(
     for (funding, state) in looks {
         assert_eq!(payee.sees(TIP, funding), []);
         assert_eq!(state_of(&payee), state);
+    }
+}
+
+#[test]
+fn it_knows_whether_anybody_has_funded_it() {
+    let mut payee = Payee::awaiting_depth();
+    assert!(payee.state.is_unfunded());
+    for (funding, unfunded) in [
+        (unconfirmed(), false),
+        (Funding::Unseen, true),
+        (confirmed(1), false),
+        (confirmed(3), false),
+        (Funding::Unseen, true),
+    ] {
+        payee.sees(TIP, funding);
+        assert_eq!(payee.state.is_unfunded(), unfunded);
+    }
+    payee.sees(TIP, confirmed(1));
+    payee.takes(charge(Some(payment(sat(600))), sat(1)));
+    assert!(!payee.state.is_unfunded(), "a sale does not change that");
+    for payee in [Payee::open(), Payee::closing_together(), Payee::closing_alone(), Payee::closed()] {
+        assert!(!payee.state.is_unfunded());
     }
 }
 
@@ -150,6 +172,38 @@ fn an_agreed_closing_ends_the_channel_when_it_is_final() {
     let (kind, received) = (SpendKind::Closing, Amount::from_sat(40_000));
     let ending = Ending { kind, txid: closing.compute_txid(), received };
     assert!(matches!(&payee.state, State::Closed(closed) if closed.ending == Some(ending)));
+}
+
+/// A look at the agreed closing in the mempool, while that fee rate confirms.
+fn waiting_closing(height: u32, fee_rate: FeeRate) -> Input {
+    let funding = spent(&closing_of(&settlement(40_000)), 0);
+    Input::Sighted(Sighting { height, fee_rate, funding })
+}
+
+#[test]
+fn an_agreed_closing_that_waits_for_a_block_gives_way_to_the_commitment_at_the_margin() {
+    for present in [rate(1), rate(2), rate(300)] {
+        let mut payee = Payee::closing_together();
+        assert_eq!(payee.takes(waiting_closing(EXPIRY - 37, present)), []);
+        assert_eq!(payee.takes(waiting_closing(EXPIRY - 36, present)), published(sat(50_000)));
+    }
+}
+
+/// A payer that asks again and again cannot hold the payee until the expiry.
+#[test]
+fn asking_for_the_closing_again_gains_no_time() {
+    let mut payee = Payee::closing_together();
+    let again = Input::Settle { settlement: settlement(40_000), height: TIP + 5 };
+    assert_eq!(payee.takes(again), [Effect::Cosign(settlement(40_000))]);
+    assert_eq!(payee.sees(TIP + 6, confirmed(20)), published(sat(50_000)));
+}
+
+#[test]
+fn an_annex_does_not_make_a_refund_a_closing() {
+    let mut refund = refund_at(rate(2));
+    refund.input[0].witness.push([0x50]);
+    let mut payee = Payee::closing_together();
+    assert_eq!(payee.sees(EXPIRY - 40, spent(&refund, 0)), published(sat(50_000)));
 }
 
 #[test]

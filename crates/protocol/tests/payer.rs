@@ -2,11 +2,11 @@
 
 mod common;
 
-use bitcoin::{Amount, FeeRate};
+use bitcoin::FeeRate;
 use common::payer_story::*;
 use common::*;
 use farthing_protocol::channel::Expiry;
-use farthing_protocol::closing::{BadSettlement, Settlement};
+use farthing_protocol::closing::Settlement;
 use farthing_protocol::payer::{self, Effect, Input, Reject};
 use farthing_protocol::{Msat, commitment, payee};
 
@@ -149,16 +149,12 @@ fn it_may_ask_again_at_another_fee_rate_until_the_closing_is_complete() {
 }
 
 #[test]
-fn a_closing_that_the_rest_does_not_pay_for_is_not_proposed() {
+fn a_closing_that_the_rest_does_not_pay_for_is_proposed_at_the_agreed_fee_rate() {
     let mut payer = Payer::open();
     payer.buys(sat(99_592));
-    let over = BadSettlement::OverCapacity {
-        capacity: Amount::from_sat(100_000),
-        to_payee: Amount::from_sat(99_592),
-        fee: Amount::MAX,
-    };
-    assert_eq!(payer.refuses(close(FeeRate::MAX)), Reject::BadSettlement(over));
-    assert_eq!(payer.takes(close(rate(2))), [Effect::ProposeClosing(settlement(99_592))]);
+    for wanted in [FeeRate::MAX, rate(3), rate(2)] {
+        assert_eq!(payer.takes(close(wanted)), [Effect::ProposeClosing(settlement(99_592))]);
+    }
 }
 
 #[test]

@@ -123,28 +123,56 @@ fn it_takes_everything_back_from_the_expiry_on_and_not_before() {
 }
 
 #[test]
-fn a_refund_is_replaced_only_when_fees_have_risen_by_a_quarter() {
+fn a_refund_that_nobody_has_goes_out_at_the_rate_of_the_moment() {
     let kwu = FeeRate::from_sat_per_kwu;
     let mut payer = Payer::refunding();
-    let steps = [(624, 500), (625, 625), (780, 625), (781, 781), (u64::MAX, u64::MAX)];
-    for (now, expected) in steps {
-        let refund = if expected == u64::MAX { vec![] } else { broadcast(&refund_at(kwu(expected))) };
-        assert_eq!(payer.takes(expired(kwu(now))), refund, "at {now} sat/kwu");
-        assert_eq!(payer.state.resume(&payer.setup), refund, "at {now} sat/kwu");
+    for now in [624, 5_000, 300] {
+        assert_eq!(payer.takes(expired(kwu(now))), broadcast(&refund_at(kwu(now))));
+        assert_eq!(payer.state.resume(&payer.setup), broadcast(&refund_at(kwu(now))));
     }
 }
 
 #[test]
-fn a_refund_that_would_leave_dust_is_not_broadcast() {
-    // 550 weight units, and 330 sat must remain of 100,000.
-    let least_that_is_too_much = FeeRate::from_sat_per_kwu(181_219);
-    let mut payer = Payer::with_spent();
-    assert_eq!(payer.takes(expired(least_that_is_too_much)), []);
-    assert_eq!(state_of(&payer), "refunding");
-    let mut payer = Payer::with_spent();
-    let refund = payer.takes(expired(FeeRate::from_sat_per_kwu(181_218)));
-    let [Effect::Broadcast(refund)] = &refund[..] else { panic!("a refund") };
-    assert_eq!(refund.output[0].value, Amount::from_sat(330));
+fn a_refund_that_waits_is_replaced_only_when_fees_have_risen_by_a_quarter_and_by_one_sat_per_vbyte() {
+    let kwu = FeeRate::from_sat_per_kwu;
+    let mut payer = Payer::refunding();
+    let mut waiting = refund_at(kwu(500));
+    // Replacing takes 250 sat/kwu more at least, which is 1 sat/vB.
+    for (now, is_replaced) in
+        [(624, false), (749, false), (750, true), (999, false), (1_000, true), (1_249, false), (1_250, true)]
+    {
+        let funding = spent(&waiting, 0);
+        let look = Sighting { height: EXPIRY + 5, fee_rate: kwu(now), funding };
+        let expected = if is_replaced { broadcast(&refund_at(kwu(now))) } else { vec![] };
+        assert_eq!(payer.takes(Input::Sighted(look)), expected, "at {now} sat/kwu");
+        if is_replaced {
+            waiting = refund_at(kwu(now));
+        }
+    }
+}
+
+#[test]
+fn a_refund_that_waits_for_a_block_is_replaced_too_and_nobody_elses_spend_is() {
+    let kwu = FeeRate::from_sat_per_kwu;
+    let look = |by: &Transaction, confirmations| {
+        let funding = spent(by, confirmations);
+        Input::Sighted(Sighting { height: EXPIRY + 5, fee_rate: kwu(5_000), funding })
+    };
+    let (refund, commitment) = (refund_at(kwu(500)), commitment_to(sat(40_000)));
+    assert_eq!(Payer::refunding().takes(look(&refund, 0)), broadcast(&refund_at(kwu(5_000))));
+    assert_eq!(Payer::refunding().takes(look(&refund, 1)), []);
+    assert_eq!(Payer::refunding().takes(look(&commitment, 0)), []);
+}
+
+#[test]
+fn whatever_fees_are_half_of_the_capacity_comes_back() {
+    for now in [FeeRate::from_sat_per_kwu(181_219), FeeRate::MAX] {
+        let mut payer = Payer::with_spent();
+        let refund = payer.takes(expired(now));
+        let [Effect::Broadcast(refund)] = &refund[..] else { panic!("a refund") };
+        assert!(refund.output[0].value >= Amount::from_sat(50_000));
+        assert_eq!(payer.takes(expired(rate(2))), broadcast(&refund_at(rate(2))), "a spike is over again");
+    }
 }
 
 #[test]

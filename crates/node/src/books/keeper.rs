@@ -123,7 +123,19 @@ impl<M: Machine> Keeper<M> {
 
     fn add(&mut self, add: Add<M>, batch: &mut DraftBatch<M>) {
         let Add { record, setup, transition, writes, reply } = add;
-        let id = M::channel(&setup).id();
+        let (id, funding) = (M::channel(&setup).id(), M::channel(&setup).params().funding);
+        // Two channels over one output would both look funded, and only one can be claimed.
+        let is_funding_of = |other: &M::Setup| M::channel(other).params().funding == funding;
+        let taken = self.pages.values().any(|page| is_funding_of(&page.setup))
+            || batch
+                .drafts
+                .values()
+                .filter_map(|draft| draft.added.as_ref())
+                .any(|added| is_funding_of(&added.1));
+        if taken {
+            let _caller_left = reply.send(Err(OrderError::FundingTaken(funding)));
+            return;
+        }
         let waiting = Waiting { reply, effects: transition.effect_count(), again: None };
         batch.writes.extend(writes);
         let draft = batch.drafts.entry(id).or_default();

@@ -5,6 +5,7 @@ pub mod payee_story;
 pub mod payer_story;
 
 use std::convert::Infallible;
+use std::sync::LazyLock;
 
 use bitcoin::absolute::LockTime;
 use bitcoin::consensus::encode::serialize;
@@ -118,14 +119,20 @@ pub fn payer_setup() -> payer::Setup {
     payer::Setup { channel, keys: payer_keys(), funding, finality: FINALITY }
 }
 
+/// The channel with the payer's and the payee's keys, made once.
+static FIXTURE: LazyLock<(Channel, ChannelKeys, ChannelKeys)> =
+    LazyLock::new(|| (channel(), payer_keys(), payee_keys()));
+
 /// The payer's signature on a total.
 pub fn payment(total: Msat) -> Payment {
-    commitment::sign(&channel(), &payer_keys(), total)
+    let (channel, payer, _) = &*FIXTURE;
+    commitment::sign(channel, payer, total)
 }
 
 /// The complete commitment to a total.
 pub fn commitment_to(total: Msat) -> Transaction {
-    commitment::complete(&channel(), &payee_keys(), &payment(total))
+    let (channel, _, payee) = &*FIXTURE;
+    commitment::complete(channel, payee, &payment(total))
 }
 
 /// A settlement at 2 sat/vB.
@@ -135,24 +142,25 @@ pub fn settlement(to_payee: u64) -> Settlement {
 
 /// The complete closing of a settlement.
 pub fn closing_of(settlement: &Settlement) -> Transaction {
-    let (channel, payer, payee) = (channel(), payer_keys(), payee_keys());
-    let proposal = Proposal::new(&channel, &payer, *settlement, [1; 32]).expect("a settlement that fits");
-    let answer = closing::cosign(&channel, &payee, settlement, &proposal.public_nonce(), [2; 32])
+    let (channel, payer, payee) = &*FIXTURE;
+    let proposal = Proposal::new(channel, payer, *settlement, [1; 32]).expect("a settlement that fits");
+    let answer = closing::cosign(channel, payee, settlement, &proposal.public_nonce(), [2; 32])
         .expect("a settlement that fits");
-    proposal.complete(&channel, &payer, &answer).expect("both halves of one closing")
+    proposal.complete(channel, payer, &answer).expect("both halves of one closing")
 }
 
 /// The complete refund.
 pub fn refund_at(fee_rate: FeeRate) -> Transaction {
-    refund::complete(&channel(), &payer_keys(), fee_rate).expect("the capacity covers the fee")
+    let (channel, payer, _) = &*FIXTURE;
+    refund::complete(channel, payer, fee_rate).expect("the capacity covers the fee")
 }
 
 pub fn unconfirmed() -> Funding {
-    Funding::Unconfirmed(channel().funding_txout())
+    Funding::Unconfirmed(FIXTURE.0.funding_txout())
 }
 
 pub fn confirmed(confirmations: u32) -> Funding {
-    Funding::Confirmed { output: channel().funding_txout(), confirmations }
+    Funding::Confirmed { output: FIXTURE.0.funding_txout(), confirmations }
 }
 
 pub fn spent(by: &Transaction, confirmations: u32) -> Funding {

@@ -5,9 +5,9 @@
 //! its purchases that were not served yet, the payee the items that it charged.
 
 pub mod chain;
+mod stored;
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 
 use bitcoin::{Amount, FeeRate, Transaction};
 use chain::Chain;
@@ -16,6 +16,7 @@ use farthing_protocol::opening::Opening;
 use farthing_protocol::{Channel, Msat, Params, Payment, Transition, channel, commitment, payee, payer};
 use secp256k1::schnorr;
 use serde::{Deserialize, Serialize};
+use stored::Stored;
 
 use crate::common::{FINALITY, POLICY, funded, funding_transaction, params, payee_keys, payer_keys};
 
@@ -54,32 +55,6 @@ struct PayerStore {
 struct PayeeStore {
     state: payee::State,
     charged: BTreeMap<u32, Msat>,
-}
-
-/// One party's store, on disk and as read. A crash loses what is not on disk.
-struct Stored<T> {
-    disk: String,
-    memory: T,
-}
-
-impl<T: Serialize + for<'a> Deserialize<'a> + PartialEq + std::fmt::Debug> Stored<T> {
-    fn new(value: T) -> Self {
-        Self { disk: json(&value), memory: value }
-    }
-
-    fn save(&mut self, value: T) {
-        *self = Self::new(value);
-    }
-
-    fn read_again(&mut self) {
-        let read: T = serde_json::from_str(&self.disk).expect("what was written");
-        assert_eq!(read, self.memory, "nothing counts that is not stored");
-        self.memory = read;
-    }
-}
-
-fn json<T: Serialize>(value: &T) -> String {
-    serde_json::to_string(value).expect("every state has an encoding")
 }
 
 /// What belongs to one input and stays in memory.
@@ -234,18 +209,18 @@ impl World {
     fn payer_handles(&mut self, input: payer::Input, context: Context) -> Result<bool, payer::Reject> {
         let transition = self.payer.memory.state.handle(&self.payer_setup, input)?;
         let crash = self.crash();
-        if crash == Some(Crash::BeforeSave) {
-            self.restart_payer();
-            return Ok(false);
-        }
         let mut store = self.payer.memory.clone();
-        let effects = save(transition, |next| {
+        let saved = save(transition, crash, |next| {
             if let Context::Item(item, cost) = context {
                 let payment = next.ledger().newest.expect("whoever buys has paid");
                 store.unserved.insert(item, (cost, payment));
             }
             store.state = next.clone();
         });
+        let Ok(effects) = saved else {
+            self.restart_payer();
+            return Ok(false);
+        };
         self.payer.save(store);
         if crash == Some(Crash::BeforeEffects) {
             self.restart_payer();
@@ -293,16 +268,16 @@ impl World {
         let transition = store.state.handle(&self.payee_setup, input)?;
         let mut store = store.clone();
         let crash = self.crash();
-        if crash == Some(Crash::BeforeSave) {
-            self.restart_payee();
-            return Ok(false);
-        }
-        let effects = save(transition, |next| {
+        let saved = save(transition, crash, |next| {
             if let Context::Item(item, cost) = context {
                 assert_eq!(store.charged.insert(item, cost), None, "charged twice");
             }
             store.state = next.clone();
         });
+        let Ok(effects) = saved else {
+            self.restart_payee();
+            return Ok(false);
+        };
         self.payee.as_mut().expect("it accepted").save(store);
         if crash == Some(Crash::BeforeEffects) {
             self.restart_payee();
@@ -379,11 +354,8 @@ impl World {
         }
         let transition = payee::accept(&self.payee_setup, &opening.signature).expect("the payer signed");
         let crash = self.crash();
-        if crash == Some(Crash::BeforeSave) {
-            return;
-        }
         let mut state = None;
-        let effects = save(transition, |next| state = Some(next.clone()));
+        let Ok(effects) = save(transition, crash, |next| state = Some(next.clone())) else { return };
         let state = state.expect("it was saved");
         self.payee = Some(Stored::new(PayeeStore { state, charged: BTreeMap::new() }));
         if crash == Some(Crash::BeforeEffects) {
@@ -494,14 +466,21 @@ impl World {
     }
 }
 
+/// The program died.
+struct Died;
+
 /// Commits, and hands the next state to `store` while the effects are still locked up.
-fn save<S, E>(transition: Transition<S, E>, mut store: impl FnMut(&S)) -> Vec<E> {
-    let committed = transition.commit(|next| {
-        store(next);
-        Ok::<_, Infallible>(())
+fn save<S, E>(
+    transition: Transition<S, E>,
+    crash: Option<Crash>,
+    mut store: impl FnMut(&S),
+) -> Result<Vec<E>, Died> {
+    let committed = transition.commit(|next| match crash {
+        Some(Crash::BeforeSave) => Err(Died),
+        Some(Crash::BeforeEffects) | None => {
+            store(next);
+            Ok(())
+        }
     });
-    match committed {
-        Ok((_, effects)) => effects,
-        Err(never) => match never {},
-    }
+    committed.map(|(_, effects)| effects)
 }

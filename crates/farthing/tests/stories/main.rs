@@ -1,0 +1,32 @@
+//! Stories: the real program, in real processes, on a real chain. Each ends with what everybody has.
+
+mod bad_seller;
+mod closing;
+mod crashes;
+mod full_disk;
+mod killed;
+mod refused;
+mod replayed;
+mod sale;
+mod vanished;
+
+use farthing_testkit::{Goods, Person, World};
+
+/// What a buyer has at the beginning of a story.
+const COINS: u64 = 1_000_000;
+
+/// Leaves fractions of a satoshi, so that rounding shows.
+const PRICE: &str = "1000337msat/KiB";
+/// What a piece of 1 KiB costs at [`PRICE`].
+const PIECE_MSAT: u64 = 1_000_337;
+/// For a buyer that is to be met in the middle of a download.
+const SLOWLY: [&str; 2] = ["--limit-rate", "20KiB"];
+
+/// A world with a seller that has nothing, a buyer with [`COINS`], and a file of so many bytes for sale.
+fn scene(bytes: usize) -> anyhow::Result<(World, Person, Person, Goods)> {
+    let world = World::new(env!("CARGO_BIN_EXE_farthing"))?;
+    let payee = Person::new(&world, "seller", 0)?;
+    let payer = Person::new(&world, "buyer", COINS)?;
+    let goods = Goods { file: world.file("file", bytes)?, price: PRICE, piece: "1KiB" };
+    Ok((world, payee, payer, goods))
+}

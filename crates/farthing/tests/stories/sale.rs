@@ -1,0 +1,68 @@
+//! A sale in which nothing goes wrong.
+
+use anyhow::{Result, ensure};
+use farthing_testkit::Goods;
+use farthing_testkit::accounts::Accounts;
+
+use crate::{COINS, scene};
+
+#[test]
+fn a_sale_moves_the_price_and_costs_two_fees() -> Result<()> {
+    let (world, payee, payer, goods) = scene(20_000)?;
+    let seller = payee.sell(&goods)?;
+    let bought = {
+        let _miner = world.miner();
+        payer.buy(&seller.url, "out", &[])?.result()?
+    };
+    world.make_final()?;
+    let (funding, cost) = (payer.channel()?.funding, seller.cost_msat / 1_000);
+    seller.process.stop()?.success()?;
+
+    assert_eq!(std::fs::read(payer.path("out"))?, std::fs::read(&goods.file)?);
+    assert_eq!(bought["cost_msat"], seller.cost_msat);
+    assert_eq!((bought["pieces"].as_u64(), bought["payments"].as_u64()), (Some(20), Some(20)));
+    let accounts = Accounts::read(&world)?;
+    let closing = accounts.spender(&funding)?.compute_txid();
+    let fees = accounts.fee(funding.txid)? + accounts.fee(closing)?;
+    ensure!(bought["closing_txid"] == closing.to_string(), "the chain has another closing");
+    assert_eq!((payer.balance()?, payee.balance()?), (COINS - cost - fees, cost));
+    Ok(())
+}
+
+#[test]
+fn a_free_file_needs_no_channel() -> Result<()> {
+    let (world, payee, payer, goods) = scene(5_000)?;
+    let seller = payee.sell(&Goods { price: "0", ..goods.clone() })?;
+    let bought = payer.buy(&seller.url, "out", &["--max-cost", "0sat"])?.result()?;
+    assert_eq!(std::fs::read(payer.path("out"))?, std::fs::read(&goods.file)?);
+    assert_eq!((bought["pieces"].as_u64(), bought["cost_msat"].as_u64()), (Some(5), Some(0)));
+    assert_eq!((payer.channels()?.len(), world.mempool()?.len(), payer.balance()?), (0, 0, COINS));
+    Ok(())
+}
+
+#[test]
+fn a_channel_that_was_kept_open_pays_for_the_next_file() -> Result<()> {
+    let (world, payee, payer, goods) = scene(3_000)?;
+    let _miner = world.miner();
+    let seller = payee.sell(&goods)?;
+    payer.buy(&seller.url, "first", &["--keep-open"])?.result()?;
+    let opened = payer.channel()?;
+    assert_eq!((opened.state.as_str(), opened.spent_msat), ("open", seller.cost_msat));
+    let (address, first) = (seller.address.clone(), seller.cost_msat);
+
+    // The same file again costs nothing; another file is paid in the same channel, which is then closed.
+    payer.buy(&seller.url, "copy", &["--keep-open"])?.result()?;
+    assert_eq!(payer.channel()?, opened);
+    seller.process.stop()?.success()?;
+    let other = Goods { file: world.file("other", 2_000)?, ..goods };
+    let seller = payee.sell_at(&other, &address)?;
+    payer.buy(&seller.url, "second", &[])?.result()?;
+
+    assert_eq!(std::fs::read(payer.path("second"))?, std::fs::read(&other.file)?);
+    let spent = first + seller.cost_msat;
+    assert_eq!((payer.channel()?.spent_msat, payee.channel()?.spent_msat), (spent, spent));
+    world.make_final()?;
+    seller.kill()?;
+    assert_eq!(payee.balance()?, spent / 1_000);
+    Ok(())
+}

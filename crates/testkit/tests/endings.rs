@@ -1,0 +1,274 @@
+//! How a channel ends: together, alone, by refund, and while one side was off.
+#![allow(clippy::unwrap_used, reason = "a test helper may panic like the test that calls it")]
+
+mod common;
+
+use common::*;
+use farthing_node::buyer::Buyer;
+use farthing_protocol::channel::SpendKind;
+
+const REST: u64 = 60_000;
+
+#[test]
+fn both_close_together_and_each_has_its_share() {
+    let story = Story::begin();
+    let id = story.open(39_000);
+    story.buy(id, 1_000).unwrap();
+    let change = story.buyer().balance().total();
+
+    story.close_together(id);
+
+    story.mine(FINALITY - 1);
+    assert_eq!((story.sellers(id).name(), story.buyers(id).name()), ("closing", "closing"));
+    story.mine(1);
+    story.assert_ended(id, SpendKind::Closing, 40_000, REST - 2 * CLOSING);
+    assert_eq!(story.seller().balance().confirmed, sat(40_000));
+    assert_eq!(story.buyer().balance().confirmed, change + sat(REST - 2 * CLOSING));
+}
+
+#[test]
+fn what_was_prepaid_and_not_spent_comes_back() {
+    let story = Story::begin();
+    let id = story.open(400);
+    assert_eq!(story.sellers(id).ledger().paid().floor(), sat(552));
+
+    story.close_together(id);
+
+    story.mine(FINALITY);
+    story.assert_ended(id, SpendKind::Closing, 400, CAPACITY.to_sat() - 400 - 2 * CLOSING);
+}
+
+#[test]
+fn a_closing_that_the_buyer_never_publishes_gives_way_to_the_commitment() {
+    let story = Story::begin();
+    let id = story.open(40_000);
+    let proposal = wait(story.buyer().propose_closing(id, rate(2))).unwrap().unwrap();
+    story.seller().settle(id, proposal.settlement(), &proposal.public_nonce()).unwrap();
+
+    story.mine(PATIENCE - 1);
+    assert_eq!((story.sellers(id).name(), story.spender(id)), ("closing", None));
+    story.mine(1);
+
+    assert_eq!(story.spender(id), Some(story.commitment(id)));
+    story.mine(FINALITY);
+    story.assert_ended(id, SpendKind::Commitment, 40_000, REST - 2 * COMMITMENT);
+}
+
+/// Else a refund could replace it from the expiry on, and the seller would have nothing.
+#[test]
+fn an_agreed_closing_that_pays_too_little_gives_way_to_the_commitment_before_the_expiry() {
+    let mut story = Story::begin();
+    let id = story.open(40_000);
+    let margin = story.expiry(id) - MARGIN;
+    story.mine_to(margin - 3);
+    story.look();
+    let closing = story.close_together(id);
+    story.fees_become(30);
+    story.mine_empty(2);
+    assert_eq!(story.spender(id), Some(closing));
+
+    story.mine_empty(1);
+
+    let commitment = story.commitment(id);
+    assert_eq!(story.spender(id), Some(commitment.clone()));
+    assert_eq!(story.package(&commitment), (30 * (COMMITMENT + CHILD), COMMITMENT + CHILD));
+    story.mine(FINALITY);
+    story.assert_ended(id, SpendKind::Commitment, 40_000, REST - 2 * COMMITMENT);
+}
+
+#[test]
+fn the_seller_closes_alone_by_itself_before_the_expiry() {
+    let story = Story::begin();
+    let id = story.open(40_000);
+    let margin = story.expiry(id) - MARGIN;
+    story.mine_to(margin - 1);
+    story.look();
+    assert_eq!(story.sellers(id).name(), "open");
+
+    story.mine(1);
+
+    assert_eq!(story.sellers(id).name(), "closing alone");
+    story.mine(FINALITY);
+    story.assert_ended(id, SpendKind::Commitment, 40_000, REST - 2 * COMMITMENT);
+}
+
+#[test]
+fn a_seller_that_starts_within_the_margin_publishes_at_once() {
+    let mut story = Story::begin();
+    let id = story.open(40_000);
+    let commitment = story.commitment(id);
+    let late = story.expiry(id) - 3;
+    story.stop_seller();
+    story.mine_to(late);
+
+    story.start_seller();
+    story.look();
+
+    assert!(story.is_in_mempool(&commitment));
+    story.mine(FINALITY);
+    story.assert_ended(id, SpendKind::Commitment, 40_000, REST - 2 * COMMITMENT);
+}
+
+#[test]
+fn a_seller_that_sleeps_past_the_expiry_loses_everything_to_a_better_refund() {
+    let mut story = Story::begin();
+    let id = story.open(40_000);
+    let expiry = story.expiry(id);
+    story.stop_seller();
+    story.mine_to(expiry);
+    story.fees_become(20);
+    assert_eq!(story.buyers(id).name(), "refunding");
+
+    story.setting.pace.fallback_fee_rate = rate(2);
+    story.start_seller();
+    story.look();
+    assert_eq!(story.sellers(id).name(), "closing alone", "it tries");
+
+    story.mine(FINALITY);
+    story.assert_ended(id, SpendKind::Refund, 0, CAPACITY.to_sat() - refund_fee(20));
+    assert_eq!(story.seller().balance().total(), sat(0));
+}
+
+/// Nothing but fees decides from the expiry on: a commitment and its child that pay more take the refund's place.
+#[test]
+fn a_seller_that_sleeps_past_the_expiry_may_still_be_lucky() {
+    let mut story = Story::begin();
+    let id = story.open(40_000);
+    let expiry = story.expiry(id);
+    story.stop_seller();
+    story.mine_to(expiry);
+    story.look();
+    assert_eq!(story.buyers(id).name(), "refunding");
+
+    story.setting.pace.fallback_fee_rate = rate(20);
+    story.start_seller();
+    story.look();
+
+    story.mine(FINALITY);
+    story.assert_ended(id, SpendKind::Commitment, 40_000, REST - 2 * COMMITMENT);
+}
+
+#[test]
+fn a_channel_that_nothing_was_bought_in_is_refunded() {
+    let story = Story::begin();
+    let id = story.fund();
+    story.mine(1);
+    let (expiry, margin) = (story.expiry(id), story.expiry(id) - MARGIN);
+    story.mine_to(margin);
+    story.look();
+    assert_eq!(story.sellers_end(id), None);
+
+    story.mine_to(expiry);
+    story.look();
+    story.mine(FINALITY);
+
+    assert_eq!(story.buyers_end(id).kind, SpendKind::Refund);
+}
+
+#[test]
+fn a_seller_that_was_off_for_fifty_blocks_finds_the_closing() {
+    let mut story = Story::begin();
+    let id = story.open(40_000);
+    story.close_together(id);
+    story.stop_seller();
+    story.node.mine(50).unwrap();
+
+    story.start_seller();
+    story.look();
+
+    story.assert_ended(id, SpendKind::Closing, 40_000, REST - 2 * CLOSING);
+    assert_eq!(story.seller().balance().confirmed, sat(40_000));
+}
+
+#[test]
+fn a_buyer_that_was_off_for_fifty_blocks_finds_the_commitment() {
+    let mut story = Story::begin();
+    let id = story.open(40_000);
+    story.stop_buyer();
+    story.close_alone(id);
+    story.node.mine(50).unwrap();
+
+    story.start_buyer();
+    story.look();
+
+    story.assert_ended(id, SpendKind::Commitment, 40_000, REST - 2 * COMMITMENT);
+}
+
+#[test]
+fn a_seller_that_was_off_for_fifty_blocks_finds_the_refund() {
+    let mut story = Story::begin();
+    let id = story.open(40_000);
+    let expiry = story.expiry(id);
+    story.stop_seller();
+    story.mine_to(expiry);
+    story.look();
+    story.node.mine(50).unwrap();
+
+    story.start_seller();
+    story.look();
+
+    story.assert_ended(id, SpendKind::Refund, 0, CAPACITY.to_sat() - refund_fee(2));
+}
+
+/// A block is taken in once, by whichever role runs in the folder.
+#[test]
+fn blocks_that_a_wallet_command_took_in_are_not_lost_to_the_seller() {
+    let mut story = Story::begin();
+    let id = story.open(40_000);
+    story.close_together(id);
+    story.stop_seller();
+    story.node.mine(50).unwrap();
+    let wallet =
+        Buyer::start(&story.home("seller"), story.chain.clone(), story.setting.pace, FINALITY).unwrap();
+    wallet.look().unwrap();
+    assert_eq!(wallet.balance().confirmed, sat(40_000));
+    drop(wallet);
+
+    story.start_seller();
+    story.look();
+
+    story.assert_ended(id, SpendKind::Closing, 40_000, REST - 2 * CLOSING);
+    assert_eq!(story.seller().balance().confirmed, sat(40_000));
+}
+
+#[test]
+fn a_refund_is_replaced_when_fees_rise_by_a_quarter_and_not_by_less() {
+    let mut story = Story::set(|setting| setting.pace.fallback_fee_rate = rate(8));
+    let id = story.open(40_000);
+    let (funding, expiry) = (story.funding(id), story.expiry(id));
+    let refund = |story: &Story| story.chain.mempool_spender(&funding).unwrap().unwrap();
+    story.stop_seller();
+    story.mine_to(expiry);
+    story.look();
+    let first = refund(&story);
+
+    story.fees_become(9);
+    story.mine_empty(1);
+    assert_eq!(refund(&story), first);
+    story.fees_become(10);
+    let second = refund(&story);
+    assert_ne!(second, first);
+
+    story.mine(FINALITY);
+    assert_eq!(story.buyers_end(id).txid, second.compute_txid());
+}
+
+#[test]
+fn a_refund_is_replaced_with_the_next_block_when_fees_rise() {
+    let mut story = Story::set(|setting| setting.node = &["-fallbackfee=0.0003"]);
+    let id = story.open(40_000);
+    let (funding, expiry) = (story.funding(id), story.expiry(id));
+    story.stop_seller();
+    story.mine_to(expiry);
+    story.look();
+
+    for _ in 0..10 {
+        story.others_pay();
+    }
+
+    let refund = story.chain.mempool_spender(&funding).unwrap().unwrap();
+    let (fee, vsize) = story.package(&refund);
+    assert!(fee >= 29 * vsize, "{fee} sat for {vsize} vB");
+    story.mine(FINALITY);
+    assert_eq!(story.buyers_end(id).txid, refund.compute_txid());
+}

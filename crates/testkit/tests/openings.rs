@@ -1,0 +1,176 @@
+//! How deep a funding must be, and openings whose funding is not what it should be.
+#![allow(clippy::unwrap_used, reason = "a test helper may panic like the test that calls it")]
+
+mod common;
+
+use bitcoin::absolute::LockTime;
+use bitcoin::transaction::Version;
+use bitcoin::{Address, Amount, Network, OutPoint, ScriptBuf, Transaction, TxOut};
+use common::*;
+use farthing_node::books::OrderError;
+use farthing_protocol::channel::Expiry;
+use farthing_protocol::keys::{KeyId, Seed};
+use farthing_protocol::opening::{Offer, Opening};
+use farthing_protocol::{Channel, ChannelId, Msat, Params, Party, payee, payer};
+
+#[test]
+fn a_channel_of_more_money_serves_after_more_blocks() {
+    let story = Story::set(|setting| setting.terms.confirmations.one_more_per = sat(50_000));
+    let id = story.fund();
+    for _ in 0..2 {
+        story.mine(1);
+        assert_eq!(story.sellers(id).name(), "awaiting depth");
+        assert!(is_not_deep_enough(&story.buy(id, 1)));
+    }
+
+    story.mine(1);
+
+    assert_eq!(story.sellers(id).name(), "open");
+    story.buy(id, 1).unwrap();
+}
+
+#[test]
+fn what_may_be_spent_of_an_unconfirmed_funding_is_counted_to_the_last_satoshi() {
+    let story = Story::set(|setting| setting.terms.unconfirmed_cap = Msat::new(1_000_000));
+    let id = story.fund();
+    story.buy(id, 600).unwrap();
+    story.buy(id, 400).unwrap();
+
+    assert!(is_not_deep_enough(&story.buy(id, 1)));
+
+    assert_eq!(story.sellers(id).ledger().spent.floor(), sat(1_000));
+    story.mine(1);
+    story.buy(id, 1).unwrap();
+}
+
+#[test]
+fn a_funding_of_one_satoshi_less_opens_nothing() {
+    let story = Story::begin();
+    let stranger = Stranger::meets(&story);
+    let wrong = stranger.pays(&story, &stranger.script(), CAPACITY - sat(1));
+    let id = stranger.opens(&story, wrong);
+    story.look();
+    assert_never_opens(&story, id);
+}
+
+#[test]
+fn a_funding_of_another_script_opens_nothing_when_it_is_in_a_block() {
+    let story = Story::begin();
+    let stranger = Stranger::meets(&story);
+    let own = story.buyer().new_address().unwrap().script_pubkey();
+    let wrong = stranger.pays(&story, &own, CAPACITY);
+    story.mine(1);
+    let id = stranger.opens(&story, wrong);
+    story.look();
+    assert_never_opens(&story, id);
+}
+
+#[test]
+fn another_output_of_the_right_transaction_opens_nothing() {
+    let story = Story::begin();
+    let stranger = Stranger::meets(&story);
+    let right = stranger.pays(&story, &stranger.script(), CAPACITY);
+    let id = stranger.opens(&story, OutPoint { vout: 1 - right.vout, ..right });
+    story.look();
+    assert_never_opens(&story, id);
+}
+
+/// That the ones above fail for their own reasons.
+#[test]
+fn a_stranger_that_pays_what_it_should_is_served() {
+    let story = Story::begin();
+    let stranger = Stranger::meets(&story);
+    let right = stranger.pays(&story, &stranger.script(), CAPACITY);
+    let id = stranger.opens(&story, right);
+    story.mine(1);
+    assert_eq!(story.sellers(id).name(), "open");
+}
+
+#[test]
+fn an_opening_that_is_never_funded_is_forgotten_at_its_expiry() {
+    let story = Story::begin();
+    let (id, _) = story.propose();
+    let expiry = story.expiry(id);
+    story.mine_to(expiry - 1);
+    story.look();
+    assert_eq!(story.sellers(id).name(), "awaiting depth");
+
+    story.mine(1);
+
+    assert_never_opens(&story, id);
+}
+
+fn assert_never_opens(story: &Story, id: ChannelId) {
+    assert_eq!(story.sellers_end(id), None, "there is nothing to claim");
+    let item = farthing_node::books::Item { id: [1; 32], cost: Msat::ZERO };
+    let refused = wait(story.seller().charge(id, item, None));
+    assert!(matches!(refused, Err(OrderError::Rejected(payee::Reject::NotOpen("closed")))), "{refused:?}");
+}
+
+/// The stranger never has to broadcast anything.
+fn nothing() -> Transaction {
+    Transaction { version: Version::TWO, lock_time: LockTime::ZERO, input: Vec::new(), output: Vec::new() }
+}
+
+/// A buyer of the test's own, which may lie about its funding.
+struct Stranger {
+    seed: Seed,
+    offer: Offer,
+    key: KeyId,
+    params: Params,
+}
+
+impl Stranger {
+    const KEY: u64 = 7;
+
+    fn meets(story: &Story) -> Self {
+        let seed = Seed::new([7; 64], Network::Regtest);
+        let keys = seed.channel_keys(KeyId::from_u64(Self::KEY));
+        let (offer, key) = story.seller().offer();
+        let output = story.buyer().new_address().unwrap().script_pubkey();
+        let params = Params {
+            network: Network::Regtest,
+            funding: OutPoint::null(),
+            capacity: CAPACITY,
+            expiry: Expiry::at_height(story.chain.tip().unwrap().height + LIFETIME),
+            fee_rate: rate(2),
+            prepaid: Offer::prepaid(rate(2)),
+            payer: Party { funding: keys.funding(), session: keys.session(), output },
+            payee: offer.payee.clone(),
+        };
+        Self { seed, offer, key, params }
+    }
+
+    /// What its funding should pay.
+    fn script(&self) -> ScriptBuf {
+        Channel::new(self.params.clone()).unwrap().funding_txout().script_pubkey
+    }
+
+    /// An unconfirmed output.
+    fn pays(&self, story: &Story, script: &ScriptBuf, amount: Amount) -> OutPoint {
+        let txid = story.node.send(&Address::from_script(script, Network::Regtest).unwrap(), amount).unwrap();
+        let transaction = story.chain.mempool_transaction(&txid).unwrap().unwrap();
+        assert_eq!(transaction.output.len(), 2, "a payment and change");
+        let is_it = |output: &TxOut| output.script_pubkey == *script;
+        let vout = transaction.output.iter().position(is_it).unwrap();
+        OutPoint { txid, vout: u32::try_from(vout).unwrap() }
+    }
+
+    /// Opens a channel on that output; the seller accepts, since it has not looked.
+    fn opens(&self, story: &Story, funding: OutPoint) -> ChannelId {
+        let params = Params { funding, ..self.params.clone() };
+        let setup = payer::Setup {
+            channel: Channel::new(params).unwrap(),
+            keys: self.seed.channel_keys(KeyId::from_u64(Self::KEY)),
+            funding: nothing(),
+            finality: FINALITY,
+        };
+        let (_, effects) = payer::propose(&setup).commit(|_| Ok::<_, ()>(())).unwrap();
+        let opening = effects.into_iter().find_map(|effect| match effect {
+            payer::Effect::Propose(opening) => Some(*opening),
+            _ => None,
+        });
+        let opening: Opening = opening.expect("a proposal");
+        story.seller().accept(&self.offer, self.key, opening).unwrap().0
+    }
+}
