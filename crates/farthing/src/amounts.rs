@@ -66,7 +66,7 @@ impl FromStr for PriceArgument {
         }
         let (amount, size) = text.split_once('/').ok_or_else(bad)?;
         let AmountArgument(amount) = amount.trim().parse().map_err(|_| bad())?;
-        let size = size.trim();
+        let size = Some(size.trim()).filter(|size| !size.is_empty()).ok_or_else(bad)?;
         let size =
             if size.starts_with(|c: char| c.is_ascii_digit()) { size.to_owned() } else { format!("1{size}") };
         let SizeArgument(unit) = size.parse().map_err(|_| bad())?;

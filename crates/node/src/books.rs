@@ -83,6 +83,9 @@ pub struct Entry<M: Machine> {
     pub opened_at: u64,
 }
 
+/// What a restart must do again, in which channel.
+pub type Resumed<M> = Vec<(ChannelId, <M as Machine>::Effect)>;
+
 type Reply<M> = oneshot::Sender<Result<Outcome<<M as Machine>::Effect>, OrderError<<M as Machine>::Reject>>>;
 type Decided<M> = Transition<<M as Machine>::State, <M as Machine>::Effect>;
 
@@ -143,7 +146,7 @@ impl<M: Machine> Books<M> {
     ///
     /// # Errors
     /// When the database cannot be read or holds something that makes no sense.
-    pub fn open(store: Store, seed: &Seed) -> Result<(Self, Vec<(ChannelId, M::Effect)>), OpenError> {
+    pub fn open(store: Store, seed: &Seed) -> Result<(Self, Resumed<M>), OpenError> {
         let mut pages = HashMap::new();
         let mut setups = HashMap::new();
         let mut resumed = Vec::new();

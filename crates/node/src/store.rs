@@ -81,14 +81,13 @@ impl StoreError {
 }
 
 /// A channel as it is stored.
-#[derive(Clone, Debug)]
-pub struct StoredChannel<R, S> {
+pub struct StoredChannel<M: Machine> {
     /// The channel.
     pub id: ChannelId,
     /// Its setup record.
-    pub record: R,
+    pub record: M::Record,
     /// Where it stands.
-    pub state: S,
+    pub state: M::State,
     /// When it was opened, in seconds since 1970.
     pub opened_at: u64,
 }
@@ -149,7 +148,7 @@ impl Store {
     ///
     /// # Errors
     /// When the database cannot be read or holds something that cannot be decoded.
-    pub fn channels<M: Machine>(&self) -> Result<Vec<StoredChannel<M::Record, M::State>>, StoreError> {
+    pub fn channels<M: Machine>(&self) -> Result<Vec<StoredChannel<M>>, StoreError> {
         let mut statement = self.connection.prepare(
             "SELECT id, record, state, opened_at FROM channels WHERE role = ?1 ORDER BY opened_at, id",
         )?;

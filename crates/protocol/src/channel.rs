@@ -187,8 +187,8 @@ impl Channel {
     /// Checks the parameters and works out what follows from them.
     ///
     /// # Errors
-    /// When the parameters make no channel. Whether a party *likes* them is [`crate::payee::Policy`]'s and
-    /// [`crate::payer::Limits`]' affair.
+    /// When the parameters make no channel. Whether a party *likes* them is for [`crate::opening::Offer`] and
+    /// [`crate::opening::Limits`] to say.
     pub fn new(params: Params) -> Result<Self, BadParams> {
         if params.payer.funding_xonly() == params.payee.funding_xonly() {
             return Err(BadParams::SameKey);

@@ -18,17 +18,20 @@
 //! **Replay.** A commitment, a closing or a child may be broadcast any number of times. A closing signature is made
 //! only in memory, with a fresh nonce each time, and only in the state [`ClosingTogether`], which accepts no payment.
 
-use bitcoin::{Amount, FeeRate, Transaction};
+mod charge;
+
+use bitcoin::{FeeRate, Transaction};
 use secp256k1::schnorr;
 use serde::{Deserialize, Serialize};
 
 use crate::amount::Msat;
 use crate::channel::{Channel, Ending, SpendKind};
-use crate::closing::{self, BadSettlement, Settlement};
-use crate::commitment::{self, WrongSignature};
+use crate::closing::{self, Settlement};
+use crate::commitment;
 use crate::keys::ChannelKeys;
 use crate::ledger::Ledger;
 use crate::opening::{self, Refusal};
+pub use crate::payee::charge::Reject;
 use crate::payment::Payment;
 use crate::sighting::{Funding, Sighting};
 use crate::transition::Transition;
@@ -159,82 +162,6 @@ pub enum Effect {
     Broadcast(Transaction),
 }
 
-/// The other side is wrong, or too late. Nothing changed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum Reject {
-    /// A payment ahead that does not raise the total.
-    #[error("the payment does not raise the total: it is {got}, but {paid} is paid already")]
-    NotIncreasing {
-        /// The total so far.
-        paid: Msat,
-        /// The stated total.
-        got: Msat,
-    },
-    /// More than is locked.
-    #[error("the total of {got} is above the {most} that this channel can pay")]
-    OverCapacity {
-        /// The most that the channel can pay.
-        most: Msat,
-        /// The stated total.
-        got: Msat,
-    },
-    /// The first payment must be enforceable.
-    #[error("the first payment is {got}, but must be at least {least}: less cannot be claimed on chain")]
-    FirstTooSmall {
-        /// The agreed prepayment.
-        least: Msat,
-        /// The stated total.
-        got: Msat,
-    },
-    /// The signature does not fit.
-    #[error(transparent)]
-    WrongSignature(#[from] WrongSignature),
-    /// The credit does not cover the cost.
-    #[error("{needed} must be paid in total for this, but only {paid} is")]
-    Unpaid {
-        /// What the total must reach.
-        needed: Msat,
-        /// What it is.
-        paid: Msat,
-    },
-    /// Too much for a funding that may yet disappear.
-    #[error(
-        "the funding is not deep enough: until then at most {cap} can be spent, this would make it {got}"
-    )]
-    NotDeepEnough {
-        /// The cap.
-        cap: Msat,
-        /// What would be spent.
-        got: Msat,
-    },
-    /// The channel is closing or closed.
-    #[error("the channel is {0} and accepts no payment")]
-    NotOpen(&'static str),
-    /// The settlement pays too little.
-    #[error("the closing pays {got}, but {due} is due")]
-    Underpaid {
-        /// What is due.
-        due: Amount,
-        /// What was offered.
-        got: Amount,
-    },
-    /// The closing would not confirm.
-    #[error("the closing's fee rate is {got} sat/kwu, but must be at least {least}")]
-    FeeTooLow {
-        /// The least, in satoshi per 1,000 weight units.
-        least: u64,
-        /// What was offered.
-        got: u64,
-    },
-    /// The settlement makes no transaction.
-    #[error(transparent)]
-    BadSettlement(#[from] BadSettlement),
-    /// Not the closing that was agreed on, or not completely signed.
-    #[error("this is not the closing that was agreed on, or it is not completely signed")]
-    WrongClosing,
-}
-
 /// Accepts an opening that has passed [`opening::Offer::check`].
 ///
 /// # Errors
@@ -307,6 +234,7 @@ impl State {
             }
             (Self::ClosingAlone(_), Input::Sighted(sighting)) => match self.ended(setup, &sighting) {
                 Some(closed) => Ok(Transition::to(closed)),
+                None if setup.is_hopeless(&sighting) => Ok(self.close_without_claim()),
                 None => Ok(self.close_alone(setup)),
             },
             (Self::Closed(_), Input::Sighted(_)) => Ok(Transition::to(self.clone())),
@@ -360,8 +288,12 @@ impl State {
         match ledger.newest {
             Some(newest) => Transition::to(Self::ClosingAlone(ClosingAlone { ledger, newest }))
                 .then(publication(setup, &newest)),
-            None => Transition::to(Self::Closed(Closed { ledger, ending: None })),
+            None => self.close_without_claim(),
         }
+    }
+
+    fn close_without_claim(&self) -> Transition<Self, Effect> {
+        Transition::to(Self::Closed(Closed { ledger: *self.ledger(), ending: None }))
     }
 
     /// Stores *closing* before the payee's half of the closing leaves. A payer that asks again gains no time by it, and a
@@ -466,44 +398,15 @@ impl ClosingTogether {
     }
 }
 
-impl Ledger {
-    /// The ledger after a call: a larger, valid payment raises what is paid; then the credit must cover the cost. A
-    /// payment that is not larger is simply not needed, since calls may overtake each other.
-    fn charged(&self, setup: &Setup, payment: Option<Payment>, cost: Msat) -> Result<Self, Reject> {
-        let mut ledger = *self;
-        if let Some(payment) = payment {
-            if payment.total > ledger.paid() {
-                setup.check_raise(&ledger, &payment)?;
-                ledger.newest = Some(payment);
-            } else if cost == Msat::ZERO {
-                return Err(Reject::NotIncreasing { paid: ledger.paid(), got: payment.total });
-            }
-        }
-        let over = Reject::OverCapacity { most: setup.channel.max_total(), got: Msat::new(u64::MAX) };
-        let needed = ledger.spent.checked_add(cost).ok_or(over)?;
-        if needed > ledger.paid() {
-            return Err(Reject::Unpaid { needed, paid: ledger.paid() });
-        }
-        ledger.spent = needed;
-        Ok(ledger)
-    }
-}
-
 impl Setup {
-    fn check_raise(&self, ledger: &Ledger, payment: &Payment) -> Result<(), Reject> {
-        let most = self.channel.max_total();
-        if payment.total > most {
-            return Err(Reject::OverCapacity { most, got: payment.total });
-        }
-        let least = Msat::from_amount(self.channel.params().prepaid).expect("at most the capacity");
-        if ledger.newest.is_none() && payment.total < least {
-            return Err(Reject::FirstTooSmall { least, got: payment.total });
-        }
-        Ok(commitment::verify(&self.channel, payment)?)
-    }
-
     fn must_close(&self, height: u32) -> bool {
         height.saturating_add(self.policy.margin) >= self.channel.params().expiry.height()
+    }
+
+    /// A funding that a reorganisation took and that has not come back long after the expiry was spent elsewhere.
+    fn is_hopeless(&self, sighting: &Sighting) -> bool {
+        let long_after = self.channel.params().expiry.height().saturating_add(self.policy.finality);
+        matches!(sighting.funding, Funding::Unseen) && sighting.height >= long_after
     }
 
     fn expired(&self, height: u32) -> bool {

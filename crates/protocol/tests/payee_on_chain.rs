@@ -118,6 +118,17 @@ fn a_funding_that_never_came_ends_at_the_expiry() {
     }
 }
 
+/// A claim is not forgotten because a reorganisation took the funding for a while.
+#[test]
+fn a_funding_that_is_lost_at_the_expiry_is_claimed_until_it_is_hopeless() {
+    let mut payee = Payee::with(sat(50_000), sat(40_000));
+    assert_eq!(payee.sees(EXPIRY, Funding::Unseen), published(sat(50_000)));
+    assert_eq!(payee.sees(EXPIRY + POLICY.finality - 1, Funding::Unseen), published(sat(50_000)));
+    assert_eq!(payee.sees(EXPIRY + POLICY.finality, unconfirmed()), published(sat(50_000)));
+    assert_eq!(payee.sees(EXPIRY + POLICY.finality, Funding::Unseen), []);
+    assert_eq!(state_of(&payee), "closed");
+}
+
 #[test]
 fn an_absent_payer_gets_the_agreed_patience_and_then_the_commitment() {
     let mut payee = Payee::closing_together();

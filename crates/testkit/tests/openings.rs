@@ -8,6 +8,7 @@ use bitcoin::transaction::Version;
 use bitcoin::{Address, Amount, Network, OutPoint, ScriptBuf, Transaction, TxOut};
 use common::*;
 use farthing_node::books::OrderError;
+use farthing_node::seller::AcceptError;
 use farthing_protocol::channel::Expiry;
 use farthing_protocol::keys::{KeyId, Seed};
 use farthing_protocol::opening::{Offer, Opening};
@@ -86,6 +87,28 @@ fn a_stranger_that_pays_what_it_should_is_served() {
     assert_eq!(story.sellers(id).name(), "open");
 }
 
+/// Else a payer could spend the same money in each, and the seller claim it once.
+#[test]
+fn one_funding_backs_one_channel_whatever_else_differs() {
+    let story = Story::begin();
+    let stranger = Stranger::meets(&story);
+    let funding = stranger.pays(&story, &stranger.script(), CAPACITY);
+    let first = stranger.opens(&story, funding);
+    story.mine(1);
+    let same = Params { funding, ..stranger.params.clone() };
+
+    let more_prepaid = Params { prepaid: same.prepaid + sat(1), ..same.clone() };
+    let other_fees = Params { fee_rate: rate(1), ..same.clone() };
+    let other_output =
+        Params { payer: Party { output: stranger.script(), ..same.payer.clone() }, ..same.clone() };
+
+    for params in [more_prepaid, other_fees, other_output] {
+        let refused = stranger.tries_to_open(&story, params);
+        assert!(matches!(refused, Err(AcceptError::Order(OrderError::FundingTaken(_)))), "{refused:?}");
+    }
+    assert_eq!(stranger.tries_to_open(&story, same).unwrap(), first, "the same opening gets the same answer");
+}
+
 #[test]
 fn an_opening_that_is_never_funded_is_forgotten_at_its_expiry() {
     let story = Story::begin();
@@ -158,7 +181,10 @@ impl Stranger {
 
     /// Opens a channel on that output; the seller accepts, since it has not looked.
     fn opens(&self, story: &Story, funding: OutPoint) -> ChannelId {
-        let params = Params { funding, ..self.params.clone() };
+        self.tries_to_open(story, Params { funding, ..self.params.clone() }).unwrap()
+    }
+
+    fn tries_to_open(&self, story: &Story, params: Params) -> Result<ChannelId, AcceptError> {
         let setup = payer::Setup {
             channel: Channel::new(params).unwrap(),
             keys: self.seed.channel_keys(KeyId::from_u64(Self::KEY)),
@@ -171,6 +197,6 @@ impl Stranger {
             _ => None,
         });
         let opening: Opening = opening.expect("a proposal");
-        story.seller().accept(&self.offer, self.key, opening).unwrap().0
+        Ok(story.seller().accept(&self.offer, self.key, opening)?.0)
     }
 }

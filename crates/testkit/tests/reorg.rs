@@ -39,7 +39,7 @@ fn a_funding_that_is_double_spent_costs_the_seller_no_more_than_it_served() {
     assert!(is_not_deep_enough(&story.buy(id, 1)));
 
     assert_eq!(story.buyer().balance().total(), PURSE - DOUBLE_SPEND_FEE);
-    story.mine_to(story.expiry(id));
+    story.mine_to(story.expiry(id) + FINALITY);
     story.look();
     assert_eq!(story.sellers_end(id), None);
     assert_eq!(story.sellers(id).ledger().spent.floor(), sat(10_000));

@@ -35,10 +35,13 @@ struct Waiting<M: Machine> {
     again: Option<Msat>,
 }
 
+/// A channel that is to be added, and when, in seconds since 1970.
+type Added<M> = (Box<<M as Machine>::Record>, Arc<<M as Machine>::Setup>, u64);
+
 /// What one channel's orders in a batch come to.
 struct Draft<M: Machine> {
     transition: Option<Decided<M>>,
-    added: Option<(Box<M::Record>, Arc<M::Setup>, u64)>,
+    added: Option<Added<M>>,
     items: Vec<Item>,
     waiting: Vec<Waiting<M>>,
 }
