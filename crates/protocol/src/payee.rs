@@ -338,6 +338,7 @@ impl State {
             Funding::Confirmed { confirmations, .. } if *confirmations >= setup.policy.confirmations => {
                 Transition::to(Self::Open(Open { ledger }))
             }
+            Funding::Unseen if setup.is_hopeless(sighting) => self.close_without_claim(),
             // After a reorganisation the funding may come back, and the commitment stays valid until a refund confirms.
             Funding::Unseen | Funding::Unconfirmed(_) if setup.expired(sighting.height) => {
                 self.close_alone(setup)
