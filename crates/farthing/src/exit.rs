@@ -2,7 +2,9 @@
 
 use farthing_chain::{ChainError, ConnectError};
 use farthing_http::client::ClientError;
-use farthing_node::buyer::{CloseError, ProposeError};
+use farthing_node::buyer::{self, CloseError, ProposeError, SendError};
+use farthing_node::seller;
+use farthing_node::watch::WatchError;
 
 /// Anything else.
 pub const OTHER: u8 = 1;
@@ -26,7 +28,7 @@ impl Failure {
     /// Finds the kind in an error's causes.
     pub fn of(error: &anyhow::Error) -> Self {
         for cause in error.chain() {
-            if cause.is::<ChainError>() || cause.is::<ConnectError>() {
+            if cause.is::<ChainError>() || cause.is::<ConnectError>() || is_about_the_node(cause) {
                 return Self::Network;
             }
             match cause.downcast_ref::<ClientError>() {
@@ -57,4 +59,12 @@ impl Failure {
             Self::Other => OTHER,
         }
     }
+}
+
+/// Whether an error that speaks for its cause does so for a node that could not be asked.
+fn is_about_the_node(error: &(dyn std::error::Error + 'static)) -> bool {
+    matches!(error.downcast_ref(), Some(WatchError::Chain(_)))
+        || matches!(error.downcast_ref(), Some(SendError::Chain(_)))
+        || matches!(error.downcast_ref(), Some(buyer::StartError::Chain(_)))
+        || matches!(error.downcast_ref(), Some(seller::StartError::Chain(_)))
 }

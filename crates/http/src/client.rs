@@ -21,9 +21,6 @@ use crate::manifest::{BadManifest, Manifest, Pieces};
 use crate::problem::{Body, Kind};
 use crate::wire::{self, AcceptedBody, CloseBody, ClosedBody, ClosingBody, OpenBody};
 
-/// How long a seller may stay silent.
-const SILENCE: Duration = Duration::from_secs(30);
-
 /// A conversation with sellers.
 #[derive(Clone)]
 pub struct Client {
@@ -175,19 +172,19 @@ impl ClientError {
 }
 
 impl Client {
-    /// A client that pays from `buyer`.
+    /// A client that pays from `buyer`. A seller that stays silent longer than `patience` counts as gone.
     ///
     /// # Errors
     /// When the system's certificates cannot be loaded.
-    pub fn new(buyer: Arc<Buyer>) -> Result<Self, reqwest::Error> {
+    pub fn new(buyer: Arc<Buyer>, patience: Duration) -> Result<Self, reqwest::Error> {
         static PROVIDER: Once = Once::new();
         PROVIDER.call_once(|| {
             // Someone else may have chosen a provider already; then that one is used.
             let _chosen_already = rustls::crypto::ring::default_provider().install_default();
         });
         let http = reqwest::Client::builder()
-            .read_timeout(SILENCE)
-            .connect_timeout(SILENCE)
+            .read_timeout(patience)
+            .connect_timeout(patience)
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .build()?;

@@ -38,7 +38,7 @@ async fn buy(context: &Context, arguments: &BuyArguments, buyer: Arc<Buyer>) -> 
     let started = Instant::now();
     let looking = buyer.clone();
     blocking(move || Ok(looking.look()?)).await?;
-    let client = Client::new(buyer)?;
+    let client = Client::new(buyer, context.download_pace().patience)?;
     client.give_up_interrupted_openings().await?;
     let quote = client.quote(&arguments.url, arguments.allow_http).await?;
     let mut limits = context.limits();

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use farthing_http::client::Client;
+use farthing_node::books::Entry;
 use farthing_node::home::HomeError;
 use farthing_node::machine::{Machine, Payee, Payer};
 use farthing_node::store::Store;
@@ -180,7 +181,7 @@ async fn close(context: &Context, row: &Row) -> anyhow::Result<()> {
     let buyer = wallet::start(context).await?;
     let looking = buyer.clone();
     blocking(move || Ok(looking.look()?)).await?;
-    let client = Client::new(buyer)?;
+    let client = Client::new(buyer, context.download_pace().patience)?;
     let peer = row.peer.clone().context("a payer's channel has a peer")?;
     let advice = format!(
         "channel {id} is not closed; try again when the seller answers, or run `farthing channels refund` from block {} on",
@@ -239,7 +240,11 @@ async fn refund(context: &Context, only: Option<ChannelId>) -> anyhow::Result<()
         let live: Vec<_> = entries.filter(|entry| Payer::is_live(&entry.state)).collect();
         let refunding: Vec<_> =
             live.iter().filter(|entry| matches!(entry.state, payer::State::Refunding(_))).collect();
-        let due = live.iter().filter(|entry| entry.record.params.expiry.height() <= height).count();
+        // A channel that the seller is closing has nothing to take back but the buyer's share of that.
+        let is_due = |entry: &&Entry<Payer>| {
+            entry.record.params.expiry.height() <= height && !matches!(entry.state, payer::State::Closing(_))
+        };
+        let due = live.iter().filter(is_due).count();
         if refunding.len() == due || Instant::now() > deadline {
             let ids: Vec<String> = refunding.iter().map(|entry| entry.id.to_string()).collect();
             let next =
