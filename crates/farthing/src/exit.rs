@@ -2,8 +2,8 @@
 
 use farthing_chain::{ChainError, ConnectError};
 use farthing_http::client::ClientError;
-use farthing_node::buyer::{self, CloseError, ProposeError, SendError};
-use farthing_node::seller;
+use farthing_node::buyer::{CloseError, ProposeError, SendError};
+use farthing_node::start::StartError;
 use farthing_node::watch::WatchError;
 
 /// Anything else.
@@ -65,6 +65,5 @@ impl Failure {
 fn is_about_the_node(error: &(dyn std::error::Error + 'static)) -> bool {
     matches!(error.downcast_ref(), Some(WatchError::Chain(_)))
         || matches!(error.downcast_ref(), Some(SendError::Chain(_)))
-        || matches!(error.downcast_ref(), Some(buyer::StartError::Chain(_)))
-        || matches!(error.downcast_ref(), Some(seller::StartError::Chain(_)))
+        || matches!(error.downcast_ref(), Some(StartError::Chain(_)))
 }

@@ -13,38 +13,14 @@ use farthing_protocol::session::CallKey;
 use farthing_protocol::{Channel, ChannelId, Msat, Params, Party, Payment};
 use secp256k1::schnorr;
 
-use crate::books::{Books, Entry, Item, OpenError, OrderError};
+use crate::books::{Books, Entry, Item, OrderError};
 use crate::entropy;
-use crate::home::{Home, HomeError, Lock};
+use crate::home::{Home, Lock};
 use crate::machine::{Machine as _, Payer, PayerRecord};
 use crate::publish;
-use crate::store::StoreError;
-use crate::wallet::{self, Balance, BirthdayError, Wallet, WalletError};
+use crate::start::StartError;
+use crate::wallet::{self, Balance, Wallet, WalletError};
 use crate::watch::{OnChain, Pace, Watch, WatchError, Watchable};
-
-/// Why a buyer could not start.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StartError {
-    /// The data folder.
-    #[error(transparent)]
-    Home(#[from] HomeError),
-    /// The stored channels.
-    #[error(transparent)]
-    Books(#[from] OpenError),
-    /// The wallet.
-    #[error(transparent)]
-    Wallet(#[from] WalletError),
-    /// Where a new wallet begins.
-    #[error(transparent)]
-    Birthday(#[from] BirthdayError),
-    /// The node.
-    #[error(transparent)]
-    Chain(#[from] ChainError),
-    /// The database.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
 
 /// Why no channel was proposed. Nothing is locked.
 #[derive(Debug, thiserror::Error)]
@@ -196,13 +172,21 @@ impl Buyer {
         let funding = wallet.pay(funding_output.script_pubkey.clone(), capacity, now)?;
         let vout = funding.output.iter().position(|output| *output == funding_output);
         let vout = vout.expect("the wallet pays what it was asked to") as u32;
-        params.funding = OutPoint { txid: funding.compute_txid(), vout };
+        let outpoint = OutPoint { txid: funding.compute_txid(), vout };
+        params.funding = outpoint;
         let record = PayerRecord { params, key, funding, finality: self.finality, peer };
         let setup = Payer::setup(&record, &self.seed)?;
         let id = setup.channel.id();
         let transition = payer::propose(&setup);
         let writes = wallet.staged().into_iter().collect();
-        let outcome = self.books.add_blocking(record, setup, transition, writes)?;
+        let outcome = match self.books.add_blocking(record, setup, transition, writes) {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                // Nothing was stored, so nobody will ever broadcast this funding.
+                wallet.release(outpoint.txid);
+                return Err(error.into());
+            }
+        };
         wallet.saved();
         Ok((id, opening(outcome.effects)))
     }

@@ -22,6 +22,7 @@ pub mod home;
 pub mod machine;
 pub mod publish;
 pub mod seller;
+pub mod start;
 pub mod store;
 pub mod wallet;
 pub mod watch;

@@ -14,13 +14,13 @@ use farthing_protocol::session::CallKey;
 use farthing_protocol::{Channel, ChannelId, Msat, Party, Payment};
 use secp256k1::schnorr;
 
-use crate::books::{Books, Entry, Item, OpenError, OrderError};
+use crate::books::{Books, Entry, Item, OrderError};
 use crate::entropy;
-use crate::home::{Home, HomeError, Lock};
+use crate::home::{Home, Lock};
 use crate::machine::{Machine as _, Payee, PayeeRecord};
 use crate::publish::Publication;
-use crate::store::StoreError;
-use crate::wallet::{self, Balance, BirthdayError, Wallet, WalletError};
+use crate::start::StartError;
+use crate::wallet::{self, Balance, Wallet, WalletError};
 use crate::watch::{OnChain, Pace, Watch, WatchError, Watchable};
 
 /// How long a payer may take to broadcast the funding of an accepted channel before another may have its place.
@@ -47,30 +47,6 @@ pub struct Terms {
     pub finality: u32,
     /// How many channels may wait for a funding that nobody has seen.
     pub most_unfunded: usize,
-}
-
-/// Why a seller could not start.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StartError {
-    /// The data folder.
-    #[error(transparent)]
-    Home(#[from] HomeError),
-    /// The stored channels.
-    #[error(transparent)]
-    Books(#[from] OpenError),
-    /// The wallet.
-    #[error(transparent)]
-    Wallet(#[from] WalletError),
-    /// Where a new wallet begins.
-    #[error(transparent)]
-    Birthday(#[from] BirthdayError),
-    /// The node.
-    #[error(transparent)]
-    Chain(#[from] ChainError),
-    /// The database.
-    #[error(transparent)]
-    Store(#[from] StoreError),
 }
 
 /// Why an opening was not accepted. Nothing was stored.

@@ -307,19 +307,17 @@ impl<M: Watchable> Watcher<M> {
 
     fn carry_out(&self, on_chain: OnChain) {
         let mut wallet = self.wallet.lock().expect("no holder of this lock panics");
-        let done: Result<(), String> = match on_chain {
-            OnChain::Broadcast(transaction) => {
-                self.chain.broadcast(&transaction).map_err(|error| error.to_string())
-            }
+        let done: Result<(), Box<dyn std::error::Error + Send + Sync>> = match on_chain {
+            OnChain::Broadcast(transaction) => self.chain.broadcast(&transaction).map_err(Into::into),
             OnChain::Publish(publication) => {
                 publish::fee_rate(&self.chain, self.pace.target_blocks, self.pace.fallback_fee_rate)
                     .map_err(publish::PublishError::from)
                     .and_then(|target| publish::publish(&self.chain, &wallet, &publication, target))
-                    .map_err(|error| error.to_string())
+                    .map_err(Into::into)
             }
             OnChain::Release(txid) => {
                 wallet.release(txid);
-                wallet.save(|write| self.books.write_blocking(vec![write])).map_err(|error| error.to_string())
+                wallet.save(|write| self.books.write_blocking(vec![write])).map_err(Into::into)
             }
         };
         if let Err(error) = done {

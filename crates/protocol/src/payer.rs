@@ -284,7 +284,7 @@ impl State {
             Self::Closing(Closing { transaction: Some(transaction), .. }) => {
                 vec![Effect::Broadcast(transaction.clone())]
             }
-            // A closing round is not repeated; a new one starts when the user or the program asks again.
+            // The round that was under way is void with its nonce; this asks for another.
             Self::Closing(Closing { settlement: Some(settlement), transaction: None, .. }) => {
                 vec![Effect::ProposeClosing(*settlement)]
             }

@@ -219,8 +219,8 @@ async fn close_as_payee(context: &Context, id: ChannelId) -> anyhow::Result<()> 
 fn is_locked(error: &(dyn std::error::Error + 'static)) -> bool {
     matches!(error.downcast_ref::<HomeError>(), Some(HomeError::Locked { .. }))
         || matches!(
-            error.downcast_ref::<farthing_node::seller::StartError>(),
-            Some(farthing_node::seller::StartError::Home(HomeError::Locked { .. }))
+            error.downcast_ref::<farthing_node::start::StartError>(),
+            Some(farthing_node::start::StartError::Home(HomeError::Locked { .. }))
         )
 }
 

@@ -1,0 +1,32 @@
+//! Why neither side starts: the data folder, what is stored in it, or the node.
+
+use farthing_chain::ChainError;
+
+use crate::books::OpenError;
+use crate::home::HomeError;
+use crate::store::StoreError;
+use crate::wallet::{BirthdayError, WalletError};
+
+/// Why a seller or a buyer could not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The data folder.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// The stored channels.
+    #[error(transparent)]
+    Books(#[from] OpenError),
+    /// The wallet.
+    #[error(transparent)]
+    Wallet(#[from] WalletError),
+    /// Where a new wallet begins.
+    #[error(transparent)]
+    Birthday(#[from] BirthdayError),
+    /// The node.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
