@@ -28,6 +28,7 @@ pub mod child;
 pub mod closing;
 pub mod commitment;
 pub mod funding;
+pub mod hashlock;
 pub mod keys;
 pub mod ledger;
 pub mod opening;

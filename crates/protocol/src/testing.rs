@@ -2,7 +2,7 @@
 
 use bitcoin::consensus::encode::serialize;
 use bitcoin::hashes::Hash;
-use bitcoin::{Amount, FeeRate, Network, OutPoint, ScriptBuf, Transaction, Txid, XOnlyPublicKey};
+use bitcoin::{Amount, FeeRate, Network, OutPoint, ScriptBuf, Transaction, TxOut, Txid, XOnlyPublicKey};
 use secp256k1::SECP256K1;
 
 use crate::channel::{Channel, Expiry, Params, Party};
@@ -52,14 +52,22 @@ pub fn channel_with(change: impl FnOnce(&mut Params)) -> Channel {
 
 /// Whether Bitcoin Core's consensus code lets the transaction spend the funding output.
 pub fn spends_funding(channel: &Channel, transaction: &Transaction) -> bool {
-    let output = channel.funding_txout();
-    let script = output.script_pubkey.as_bytes();
-    let utxo = bitcoinconsensus::Utxo {
-        script_pubkey: script.as_ptr(),
-        script_pubkey_len: script.len() as u32,
+    spends(&[channel.funding_txout()], transaction)
+}
+
+/// Whether it lets every input of the transaction spend its output of these.
+pub fn spends(outputs: &[TxOut], transaction: &Transaction) -> bool {
+    let utxo = |output: &TxOut| bitcoinconsensus::Utxo {
+        script_pubkey: output.script_pubkey.as_bytes().as_ptr(),
+        script_pubkey_len: output.script_pubkey.len() as u32,
         value: output.value.to_sat() as i64,
     };
-    bitcoinconsensus::verify(script, output.value.to_sat(), &serialize(transaction), Some(&[utxo]), 0).is_ok()
+    let utxos: Vec<_> = outputs.iter().map(utxo).collect();
+    let bytes = serialize(transaction);
+    outputs.iter().enumerate().all(|(index, output)| {
+        let script = output.script_pubkey.as_bytes();
+        bitcoinconsensus::verify(script, output.value.to_sat(), &bytes, Some(&utxos), index).is_ok()
+    })
 }
 
 pub fn assert_spends_funding(channel: &Channel, transaction: &Transaction) {
