@@ -29,6 +29,10 @@ pub struct WrongSignature(pub Msat);
 
 /// The unsigned commitment to a total.
 pub fn build(channel: &Channel, total: Msat) -> Transaction {
+    build_paying(channel, total, &channel.params().payee.output)
+}
+
+fn build_paying(channel: &Channel, total: Msat, payee: &ScriptBuf) -> Transaction {
     let params = channel.params();
     Transaction {
         version: Version(3),
@@ -39,18 +43,22 @@ pub fn build(channel: &Channel, total: Msat) -> Transaction {
             sequence: Sequence::ENABLE_RBF_NO_LOCKTIME,
             witness: Witness::new(),
         }],
-        output: outputs(channel, total.floor(), channel.commitment_fee()),
+        output: outputs_paying(channel, total.floor(), payee, channel.commitment_fee()),
     }
 }
 
 /// The two shares after `fee`, payee first; a share below dust is left out.
 pub(crate) fn outputs(channel: &Channel, to_payee: Amount, fee: Amount) -> Vec<TxOut> {
+    outputs_paying(channel, to_payee, &channel.params().payee.output, fee)
+}
+
+fn outputs_paying(channel: &Channel, to_payee: Amount, payee: &ScriptBuf, fee: Amount) -> Vec<TxOut> {
     let params = channel.params();
     let to_payer = params.capacity.checked_sub(to_payee).and_then(|rest| rest.checked_sub(fee));
-    [(to_payee, &params.payee), (to_payer.unwrap_or(Amount::ZERO), &params.payer)]
+    [(to_payee, payee), (to_payer.unwrap_or(Amount::ZERO), &params.payer.output)]
         .into_iter()
         .filter(|(value, _)| *value >= DUST)
-        .map(|(value, party)| TxOut { value, script_pubkey: party.output.clone() })
+        .map(|(value, script)| TxOut { value, script_pubkey: script.clone() })
         .collect()
 }
 
@@ -75,13 +83,29 @@ pub fn verify(channel: &Channel, payment: &Payment) -> Result<(), WrongSignature
 /// Adds the payee's signature to the payer's: a transaction that the payee may broadcast at any time before the
 /// expiry.
 pub fn complete(channel: &Channel, keys: &ChannelKeys, payment: &Payment) -> Transaction {
-    let mut transaction = build(channel, payment.total);
-    let digest = channel.digests().commitment(channel, payment.total);
+    complete_paying(channel, keys, payment.total, &channel.params().payee.output, &payment.signature)
+}
+
+/// What the payer signs in a commitment whose first output, the payee's, has another script of the same length.
+pub(crate) fn digest_paying(channel: &Channel, total: Msat, payee: &ScriptBuf) -> Message {
+    channel.digests().paying(channel, total, payee)
+}
+
+/// [`complete`] for such a commitment.
+pub(crate) fn complete_paying(
+    channel: &Channel,
+    keys: &ChannelKeys,
+    total: Msat,
+    script: &ScriptBuf,
+    payer: &schnorr::Signature,
+) -> Transaction {
+    let mut transaction = build_paying(channel, total, script);
+    let digest = digest_paying(channel, total, script);
     let payee: schnorr::Signature = SECP256K1.sign_schnorr_no_aux_rand(&digest, &keys.funding);
     let leaf = channel.funding().commitment_leaf();
     let witness = &mut transaction.input[0].witness;
     witness.push(payee.as_ref());
-    witness.push(payment.signature.as_ref());
+    witness.push(payer.as_ref());
     witness.push(leaf.as_bytes());
     witness.push(channel.funding().control_block(leaf));
     transaction
@@ -116,16 +140,20 @@ impl Digests {
     }
 
     fn commitment(&self, channel: &Channel, total: Msat) -> Message {
+        self.paying(channel, total, &channel.params().payee.output)
+    }
+
+    fn paying(&self, channel: &Channel, total: Msat, payee: &ScriptBuf) -> Message {
         let mut outputs = sha256::Hash::engine();
         let params = channel.params();
         let to_payee = total.floor();
         let to_payer =
             params.capacity.checked_sub(to_payee).and_then(|rest| rest.checked_sub(channel.commitment_fee()));
-        for (value, party) in [(to_payee, &params.payee), (to_payer.unwrap_or(Amount::ZERO), &params.payer)] {
+        for (value, script) in [(to_payee, payee), (to_payer.unwrap_or(Amount::ZERO), &params.payer.output)] {
             if value >= DUST {
                 outputs.input(&value.to_sat().to_le_bytes());
                 outputs.input(&[34]); // the length of a Taproot script, which `Channel::new` has checked
-                outputs.input(party.output.as_bytes());
+                outputs.input(script.as_bytes());
             }
         }
         let mut engine = self.before_outputs.clone();

@@ -81,6 +81,11 @@ impl HashLock {
         Self { claim_leaf, timeout_leaf, spend_info, script_pubkey, delay }
     }
 
+    /// How long the payee has to claim it.
+    pub fn delay(&self) -> Delay {
+        self.delay
+    }
+
     /// The script that a transaction pays.
     pub fn script_pubkey(&self) -> &ScriptBuf {
         &self.script_pubkey

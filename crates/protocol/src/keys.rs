@@ -7,6 +7,7 @@
 //! | wallet | `m/86'/coin'/0'` (BIP86) | ordinary outputs; lives in the wallet, not here |
 //! | funding | `m/402'/coin'/hi'/lo'/0'` | signs commitments, closings, refunds and the opening statement |
 //! | session | `m/402'/coin'/hi'/lo'/1'` | agrees on the key that authenticates calls ([`crate::session`]); no money |
+//! | words | `m/402'/coin'/hi'/lo'/2'` | the payer draws its words from it ([`crate::lightspeed`]) |
 //! | challenge | `m/402'/coin'/2147483647'` | a seller's secret that binds challenges to it |
 //!
 //! `hi` and `lo` are a random 62-bit [`KeyId`], so a payee needs no counter, and no state, to make a fresh key for
@@ -80,9 +81,15 @@ impl Seed {
         let branch = [id.hi, id.lo];
         let mut funding = self.derive(&[branch[0], branch[1], 0]);
         let mut session = self.derive(&[branch[0], branch[1], 1]);
-        let keys = ChannelKeys { funding: Keypair::from_secret_key(SECP256K1, &funding), session };
+        let mut words = self.derive(&[branch[0], branch[1], 2]);
+        let keys = ChannelKeys {
+            funding: Keypair::from_secret_key(SECP256K1, &funding),
+            session,
+            words: words.secret_bytes(),
+        };
         funding.non_secure_erase();
         session.non_secure_erase();
+        words.non_secure_erase();
         keys
     }
 
@@ -104,12 +111,14 @@ impl Seed {
 pub struct ChannelKeys {
     pub(crate) funding: Keypair,
     pub(crate) session: SecretKey,
+    pub(crate) words: [u8; 32],
 }
 
 impl Drop for ChannelKeys {
     fn drop(&mut self) {
         self.funding.non_secure_erase();
         self.session.non_secure_erase();
+        self.words.zeroize();
     }
 }
 

@@ -10,6 +10,8 @@ use crate::payment::Payment;
 pub struct Ledger {
     /// The newest payment, whose total is the largest.
     pub newest: Option<Payment>,
+    /// The total that words pay ([`crate::lightspeed`]), what was paid before them included; zero without words.
+    pub words: Msat,
     /// The cost of everything bought.
     pub spent: Msat,
 }
@@ -17,7 +19,7 @@ pub struct Ledger {
 impl Ledger {
     /// Everything paid.
     pub fn paid(&self) -> Msat {
-        self.newest.map_or(Msat::ZERO, |payment| payment.total)
+        self.newest.map_or(Msat::ZERO, |payment| payment.total).max(self.words)
     }
 
     /// Paid and not spent.

@@ -31,6 +31,7 @@ pub mod funding;
 pub mod hashlock;
 pub mod keys;
 pub mod ledger;
+pub mod lightspeed;
 pub mod opening;
 pub mod payee;
 pub mod payer;

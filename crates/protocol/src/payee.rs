@@ -18,9 +18,10 @@
 //! **Replay.** A commitment, a closing or a child may be broadcast any number of times. A closing signature is made
 //! only in memory, with a fresh nonce each time, and only in the state [`ClosingTogether`], which accepts no payment.
 
+mod account;
 mod charge;
 
-use bitcoin::{FeeRate, Transaction};
+use bitcoin::{Amount, FeeRate, Transaction};
 use secp256k1::schnorr;
 use serde::{Deserialize, Serialize};
 
@@ -30,7 +31,10 @@ use crate::closing::{self, Settlement};
 use crate::commitment;
 use crate::keys::ChannelKeys;
 use crate::ledger::Ledger;
+use crate::lightspeed::ladder::RungClaim;
+use crate::lightspeed::tab::{Claim, Tab};
 use crate::opening::{self, Refusal};
+pub use crate::payee::account::Account;
 pub use crate::payee::charge::Reject;
 use crate::payment::Payment;
 use crate::sighting::{Funding, Sighting};
@@ -79,7 +83,7 @@ pub enum State {
 /// The funding is not in the chain yet, or not deep enough, or was lost in a reorganisation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AwaitingDepth {
-    ledger: Ledger,
+    account: Account,
     /// Whether the last look at the chain found the funding at all.
     seen: bool,
 }
@@ -87,13 +91,13 @@ pub struct AwaitingDepth {
 /// The funding is deep enough.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Open {
-    ledger: Ledger,
+    account: Account,
 }
 
 /// No payment is accepted any more; a signature on this settlement may have left.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClosingTogether {
-    ledger: Ledger,
+    account: Account,
     settlement: Settlement,
     /// The finished closing, once the payer has handed it over.
     transaction: Option<Transaction>,
@@ -105,7 +109,7 @@ pub struct ClosingTogether {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClosingAlone {
     ledger: Ledger,
-    newest: Payment,
+    claim: Claim,
 }
 
 /// Nothing is left to do.
@@ -126,6 +130,9 @@ pub enum Input {
         /// What the call costs. Zero for a payment ahead.
         cost: Msat,
     },
+    /// The tab of a channel that pays for calls ([`crate::lightspeed`]), as it stands now. The first one turns a channel that
+    /// paid for pieces into one that pays for calls.
+    Fold(Box<Tab>),
     /// The payer asks for a cooperative close.
     Settle {
         /// What it wants settled.
@@ -154,12 +161,25 @@ pub enum Effect {
         /// What it cost.
         cost: Msat,
     },
+    /// Release the answers of the calls that the stored tab has as served.
+    Answer,
     /// Make the payee's half of this closing and answer with it.
     Cosign(Settlement),
-    /// Broadcast this complete commitment, with a child where its fee rate is too low.
-    Publish(Transaction),
+    /// Bring this into a block.
+    Publish(Box<Publication>),
     /// Broadcast this complete closing.
     Broadcast(Transaction),
+}
+
+/// A complete commitment, to be published with a child where its fee rate is too low.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Publication {
+    /// The commitment.
+    pub commitment: Transaction,
+    /// What it leaves to the miner by itself.
+    pub fee: Amount,
+    /// How its first output is claimed, where that takes a word; the claim is then the child.
+    pub rung: Option<RungClaim>,
 }
 
 /// Accepts an opening that has passed [`opening::Offer::check`].
@@ -170,7 +190,7 @@ pub fn accept(setup: &Setup, signature: &schnorr::Signature) -> Result<Transitio
     if !opening::opening_holds(&setup.channel, signature) {
         return Err(Refusal::Signature);
     }
-    Ok(Transition::to(State::AwaitingDepth(AwaitingDepth { ledger: Ledger::default(), seen: false }))
+    Ok(Transition::to(State::AwaitingDepth(AwaitingDepth { account: Account::default(), seen: false }))
         .then(acceptance(setup)))
 }
 
@@ -187,28 +207,42 @@ impl State {
     pub fn handle(&self, setup: &Setup, input: Input) -> Result<Transition<Self, Effect>, Reject> {
         match (self, input) {
             (Self::AwaitingDepth(state), Input::Charge { payment, cost }) => {
-                let ledger = state.ledger.charged(setup, payment, cost)?;
-                let cap = setup.policy.unconfirmed_cap;
-                if ledger.spent > cap {
-                    return Err(Reject::NotDeepEnough { cap, got: ledger.spent });
+                let account = state.account.charged(setup, payment, cost)?;
+                let (cap, got) = (setup.policy.unconfirmed_cap, account.ledger().spent);
+                if got > cap {
+                    return Err(Reject::NotDeepEnough { cap, got });
                 }
-                Ok(Transition::to(Self::AwaitingDepth(AwaitingDepth { ledger, ..*state }))
+                Ok(Transition::to(Self::AwaitingDepth(AwaitingDepth { account, ..*state }))
                     .then(Effect::Serve { cost }))
             }
             (Self::Open(state), Input::Charge { payment, cost }) => {
-                let ledger = state.ledger.charged(setup, payment, cost)?;
-                Ok(Transition::to(Self::Open(Open { ledger })).then(Effect::Serve { cost }))
+                let account = state.account.charged(setup, payment, cost)?;
+                Ok(Transition::to(Self::Open(Open { account })).then(Effect::Serve { cost }))
             }
             (Self::ClosingTogether(_) | Self::ClosingAlone(_) | Self::Closed(_), Input::Charge { .. }) => {
                 Err(Reject::NotOpen(self.name()))
             }
 
+            (Self::AwaitingDepth(state), Input::Fold(tab)) => {
+                let account = state.account.folded(tab)?;
+                Ok(Transition::to(Self::AwaitingDepth(AwaitingDepth { account, ..*state }))
+                    .then(Effect::Answer))
+            }
+            (Self::Open(state), Input::Fold(tab)) => {
+                let account = state.account.folded(tab)?;
+                Ok(Transition::to(Self::Open(Open { account })).then(Effect::Answer))
+            }
+            // What was served before the settlement was stored is settled already; what came later is not served.
+            (Self::ClosingTogether(_) | Self::ClosingAlone(_) | Self::Closed(_), Input::Fold(_)) => {
+                Err(Reject::NotOpen(self.name()))
+            }
+
             (
-                Self::AwaitingDepth(AwaitingDepth { ledger, .. })
-                | Self::Open(Open { ledger })
-                | Self::ClosingTogether(ClosingTogether { ledger, .. }),
+                Self::AwaitingDepth(AwaitingDepth { account, .. })
+                | Self::Open(Open { account })
+                | Self::ClosingTogether(ClosingTogether { account, .. }),
                 Input::Settle { settlement, height },
-            ) => self.settle(setup, ledger, settlement, height),
+            ) => self.settle(setup, account, settlement, height),
             (Self::ClosingAlone(_) | Self::Closed(_), Input::Settle { .. }) => {
                 Err(Reject::NotOpen(self.name()))
             }
@@ -232,10 +266,10 @@ impl State {
             (Self::ClosingTogether(state), Input::Sighted(sighting)) => {
                 Ok(self.sighted_while_closing_together(setup, state, &sighting))
             }
-            (Self::ClosingAlone(_), Input::Sighted(sighting)) => match self.ended(setup, &sighting) {
+            (Self::ClosingAlone(state), Input::Sighted(sighting)) => match self.ended(setup, &sighting) {
                 Some(closed) => Ok(Transition::to(closed)),
                 None if setup.is_hopeless(&sighting) => Ok(self.close_without_claim()),
-                None => Ok(self.close_alone(setup)),
+                None => Ok(Transition::to(self.clone()).then(publication(setup, &state.claim))),
             },
             (Self::Closed(_), Input::Sighted(_)) => Ok(Transition::to(self.clone())),
         }
@@ -244,7 +278,7 @@ impl State {
     /// What a restart must do again.
     pub fn resume(&self, setup: &Setup) -> Vec<Effect> {
         match self {
-            Self::ClosingAlone(state) => vec![publication(setup, &state.newest)],
+            Self::ClosingAlone(state) => vec![publication(setup, &state.claim)],
             Self::ClosingTogether(ClosingTogether { transaction: Some(transaction), .. }) => {
                 vec![Effect::Broadcast(transaction.clone())]
             }
@@ -253,13 +287,32 @@ impl State {
     }
 
     /// The channel's money as this side counts it.
-    pub fn ledger(&self) -> &Ledger {
+    pub fn ledger(&self) -> Ledger {
         match self {
-            Self::AwaitingDepth(AwaitingDepth { ledger, .. })
-            | Self::Open(Open { ledger })
-            | Self::ClosingTogether(ClosingTogether { ledger, .. })
-            | Self::ClosingAlone(ClosingAlone { ledger, .. })
-            | Self::Closed(Closed { ledger, .. }) => ledger,
+            Self::AwaitingDepth(AwaitingDepth { account, .. })
+            | Self::Open(Open { account })
+            | Self::ClosingTogether(ClosingTogether { account, .. }) => account.ledger(),
+            Self::ClosingAlone(ClosingAlone { ledger, .. }) | Self::Closed(Closed { ledger, .. }) => *ledger,
+        }
+    }
+
+    /// The tab of a channel that pays for calls and serves them.
+    pub fn tab(&self) -> Option<&Tab> {
+        match self {
+            Self::AwaitingDepth(AwaitingDepth { account, .. }) | Self::Open(Open { account }) => {
+                account.tab()
+            }
+            Self::ClosingTogether(_) | Self::ClosingAlone(_) | Self::Closed(_) => None,
+        }
+    }
+
+    /// What may be spent now: `None` for everything that is paid, or a cap while the funding is not deep enough, or nothing
+    /// when the channel is not open.
+    pub fn cap(&self, setup: &Setup) -> Option<Msat> {
+        match self {
+            Self::AwaitingDepth(_) => Some(setup.policy.unconfirmed_cap),
+            Self::Open(_) => None,
+            Self::ClosingTogether(_) | Self::ClosingAlone(_) | Self::Closed(_) => Some(Msat::ZERO),
         }
     }
 
@@ -282,18 +335,24 @@ impl State {
         }
     }
 
-    /// Publishes the newest commitment; without one there is nothing to claim.
+    /// Publishes the best commitment; without one there is nothing to claim.
     fn close_alone(&self, setup: &Setup) -> Transition<Self, Effect> {
-        let ledger = *self.ledger();
-        match ledger.newest {
-            Some(newest) => Transition::to(Self::ClosingAlone(ClosingAlone { ledger, newest }))
-                .then(publication(setup, &newest)),
+        let claim = match self {
+            Self::AwaitingDepth(AwaitingDepth { account, .. })
+            | Self::Open(Open { account })
+            | Self::ClosingTogether(ClosingTogether { account, .. }) => account.claim(),
+            Self::ClosingAlone(ClosingAlone { claim, .. }) => Some(*claim),
+            Self::Closed(_) => None,
+        };
+        match claim {
+            Some(claim) => Transition::to(Self::ClosingAlone(ClosingAlone { ledger: self.ledger(), claim }))
+                .then(publication(setup, &claim)),
             None => self.close_without_claim(),
         }
     }
 
     fn close_without_claim(&self) -> Transition<Self, Effect> {
-        Transition::to(Self::Closed(Closed { ledger: *self.ledger(), ending: None }))
+        Transition::to(Self::Closed(Closed { ledger: self.ledger(), ending: None }))
     }
 
     /// Stores *closing* before the payee's half of the closing leaves. A payer that asks again gains no time by it, and a
@@ -301,10 +360,15 @@ impl State {
     fn settle(
         &self,
         setup: &Setup,
-        ledger: &Ledger,
+        account: &Account,
         settlement: Settlement,
         height: u32,
     ) -> Result<Transition<Self, Effect>, Reject> {
+        let ledger = account.ledger();
+        let running = account.tab().map_or(0, |tab| tab.numbers().running());
+        if running > 0 {
+            return Err(Reject::CallsRunning(running));
+        }
         let due = closing::due(ledger.spent, ledger.paid());
         if settlement.to_payee < due {
             return Err(Reject::Underpaid { due, got: settlement.to_payee });
@@ -322,13 +386,19 @@ impl State {
                 (None, patience)
             }
         };
-        let next = ClosingTogether { ledger: *ledger, settlement, transaction, publish_at };
+        let account = account.clone();
+        let next = ClosingTogether { account, settlement, transaction, publish_at };
         Ok(Transition::to(Self::ClosingTogether(next)).then(Effect::Cosign(settlement)))
     }
 
     fn sighted_while_open(&self, setup: &Setup, sighting: &Sighting) -> Transition<Self, Effect> {
-        let ledger = *self.ledger();
-        let awaiting_depth = |seen| Transition::to(Self::AwaitingDepth(AwaitingDepth { ledger, seen }));
+        let (Self::AwaitingDepth(AwaitingDepth { account, .. }) | Self::Open(Open { account })) = self else {
+            return Transition::to(self.clone());
+        };
+        let account = || account.clone();
+        let ledger = self.ledger();
+        let awaiting_depth =
+            |seen| Transition::to(Self::AwaitingDepth(AwaitingDepth { account: account(), seen }));
         let expected = setup.channel.funding_txout();
         match &sighting.funding {
             Funding::Confirmed { output, .. } | Funding::Unconfirmed(output) if *output != expected => {
@@ -336,7 +406,7 @@ impl State {
             }
             Funding::Confirmed { .. } if setup.must_close(sighting.height) => self.close_alone(setup),
             Funding::Confirmed { confirmations, .. } if *confirmations >= setup.policy.confirmations => {
-                Transition::to(Self::Open(Open { ledger }))
+                Transition::to(Self::Open(Open { account: account() }))
             }
             Funding::Unseen if setup.is_hopeless(sighting) => self.close_without_claim(),
             // After a reorganisation the funding may come back, and the commitment stays valid until a refund confirms.
@@ -381,10 +451,33 @@ impl State {
         }
     }
 
+    /// The ending, once everything that this side can get is deep enough.
     fn ended(&self, setup: &Setup, sighting: &Sighting) -> Option<Self> {
-        let ending =
-            Ending::of(&setup.channel, &setup.channel.params().payee, sighting, setup.policy.finality)?;
-        Some(Self::Closed(Closed { ledger: *self.ledger(), ending: Some(ending) }))
+        let payee = &setup.channel.params().payee;
+        let mut ending = Ending::of(&setup.channel, payee, sighting, setup.policy.finality)?;
+        if let Self::ClosingAlone(ClosingAlone { claim: Claim::Rung(rung), .. }) = self
+            && ending.txid == rung.commitment(&setup.channel, &setup.keys).compute_txid()
+        {
+            ending.received = rung_received(setup, rung, sighting)?;
+        }
+        Some(Self::Closed(Closed { ledger: self.ledger(), ending: Some(ending) }))
+    }
+}
+
+/// What the claim of a published rung brought, once that cannot change any more. `None` while it can.
+fn rung_received(setup: &Setup, rung: &RungClaim, sighting: &Sighting) -> Option<Amount> {
+    let finality = setup.policy.finality;
+    match sighting.locked.iter().map(|locked| &locked.status).next()? {
+        Funding::Spent { by, confirmations } if *confirmations >= finality => {
+            Some(Channel::paid_to(by, &setup.channel.params().payee))
+        }
+        // Not worth its fee, and the payer may take it by now.
+        Funding::Confirmed { confirmations, .. }
+            if *confirmations >= finality.saturating_add(rung.delay.get().into()) =>
+        {
+            Some(Amount::ZERO)
+        }
+        Funding::Spent { .. } | Funding::Confirmed { .. } | Funding::Unseen | Funding::Unconfirmed(_) => None,
     }
 }
 
@@ -415,6 +508,12 @@ impl Setup {
     }
 }
 
-fn publication(setup: &Setup, newest: &Payment) -> Effect {
-    Effect::Publish(commitment::complete(&setup.channel, &setup.keys, newest))
+fn publication(setup: &Setup, claim: &Claim) -> Effect {
+    let (commitment, rung) = match claim {
+        Claim::Plain(payment) => (commitment::complete(&setup.channel, &setup.keys, payment), None),
+        Claim::Rung(rung) => (rung.commitment(&setup.channel, &setup.keys), Some(*rung)),
+    };
+    let paid = commitment.output.iter().map(|output| output.value).sum();
+    let fee = setup.channel.params().capacity.checked_sub(paid).unwrap_or_default();
+    Effect::Publish(Box::new(Publication { commitment, fee, rung }))
 }

@@ -16,6 +16,9 @@
 //! **Replay.** The funding, a closing and a refund may be broadcast any number of times; a payment that was sent may be
 //! sent again and is charged once. A closing round is never repeated with the same nonce: each starts afresh.
 
+mod account;
+pub mod call;
+
 use bitcoin::{FeeRate, Transaction};
 use secp256k1::schnorr;
 use serde::{Deserialize, Serialize};
@@ -23,10 +26,13 @@ use serde::{Deserialize, Serialize};
 use crate::amount::Msat;
 use crate::channel::{Channel, Ending, SpendKind};
 use crate::closing::{self, BadSettlement, Settlement};
-use crate::commitment;
+use crate::hashlock::{self, Locked};
 use crate::keys::ChannelKeys;
 use crate::ledger::Ledger;
+use crate::lightspeed::purse::{Purse, Ticket, Unable};
+use crate::lightspeed::{ChainTerms, ladder};
 use crate::opening::{self, Opening};
+pub use crate::payer::account::Account;
 use crate::payment::Payment;
 use crate::refund;
 use crate::sighting::{Funding, Sighting};
@@ -66,28 +72,28 @@ pub enum State {
 /// The funding is broadcast; payments may be made, and the payee decides how far it trusts them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AwaitingFunding {
-    ledger: Ledger,
+    account: Account,
 }
 
 /// The funding is in a block.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Open {
-    ledger: Ledger,
+    account: Account,
 }
 
 /// The payer asked to close, or the funding is being spent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Closing {
-    ledger: Ledger,
+    account: Account,
     settlement: Option<Settlement>,
-    /// What spends the funding, once known.
+    /// The complete closing. What another transaction that spends the funding does is for the chain to say.
     transaction: Option<Transaction>,
 }
 
 /// The expiry has passed and the funding is unspent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refunding {
-    ledger: Ledger,
+    account: Account,
     fee_rate: FeeRate,
 }
 
@@ -111,6 +117,8 @@ pub enum Input {
         /// What it costs.
         cost: Msat,
     },
+    /// A call ([`crate::lightspeed`]).
+    Call(call::Input),
     /// The channel is to be closed.
     Close {
         /// The closing's fee rate.
@@ -134,6 +142,10 @@ pub enum Effect {
     ReleaseCoins,
     /// Send this payment with the request.
     Pay(Payment),
+    /// Send the rungs of this chain, signed on top of this total.
+    Announce(ChainTerms, Msat),
+    /// Send this call with its words.
+    Call(Ticket),
     /// Start a closing round for this settlement.
     ProposeClosing(Settlement),
     /// Broadcast this transaction: the funding, a closing or a refund.
@@ -164,6 +176,18 @@ pub enum Reject {
     /// The settlement makes no transaction.
     #[error(transparent)]
     BadSettlement(#[from] BadSettlement),
+    /// The channel pays by words now.
+    #[error("this channel pays for calls by words, and for nothing else")]
+    PaysForCalls,
+    /// The channel does not pay by words.
+    #[error("no chain of words was announced in this channel")]
+    PaysForPieces,
+    /// A call cannot be sent.
+    #[error(transparent)]
+    Call(#[from] Unable),
+    /// What calls cost is not known.
+    #[error("{0} calls wait for an answer: ask the seller what they cost before closing")]
+    CallsUnanswered(usize),
 }
 
 /// Proposes a channel. The funding stays unpublished until the payee has accepted.
@@ -182,7 +206,7 @@ impl State {
                 if !opening::acceptance_holds(&setup.channel, &signature) {
                     return Err(Reject::WrongAcceptance);
                 }
-                let next = AwaitingFunding { ledger: Ledger::default() };
+                let next = AwaitingFunding { account: Account::default() };
                 Ok(Transition::to(Self::AwaitingFunding(next)).then(Effect::Broadcast(setup.funding.clone())))
             }
             (Self::AwaitingAcceptance, Input::Refused) => {
@@ -199,14 +223,24 @@ impl State {
                 Input::Accepted(_) | Input::Refused,
             ) => Ok(Transition::to(self.clone())),
 
-            (Self::AwaitingFunding(AwaitingFunding { ledger }), Input::Buy { cost }) => {
-                let (ledger, payment) = ledger.bought(setup, cost)?;
-                Ok(Transition::to(Self::AwaitingFunding(AwaitingFunding { ledger }))
+            (Self::AwaitingFunding(AwaitingFunding { account }), Input::Buy { cost }) => {
+                let (account, payment) = account.bought(setup, cost)?;
+                Ok(Transition::to(Self::AwaitingFunding(AwaitingFunding { account }))
                     .then(Effect::Pay(payment)))
             }
-            (Self::Open(Open { ledger }), Input::Buy { cost }) => {
-                let (ledger, payment) = ledger.bought(setup, cost)?;
-                Ok(Transition::to(Self::Open(Open { ledger })).then(Effect::Pay(payment)))
+            (Self::Open(Open { account }), Input::Buy { cost }) => {
+                let (account, payment) = account.bought(setup, cost)?;
+                Ok(Transition::to(Self::Open(Open { account })).then(Effect::Pay(payment)))
+            }
+            (Self::AwaitingFunding(AwaitingFunding { account }), Input::Call(input)) => {
+                let (account, effect) = account.call(setup, input)?;
+                let next = Self::AwaitingFunding(AwaitingFunding { account });
+                Ok(effect.into_iter().fold(Transition::to(next), Transition::then))
+            }
+            (Self::Open(Open { account }), Input::Call(input)) => {
+                let (account, effect) = account.call(setup, input)?;
+                let next = Self::Open(Open { account });
+                Ok(effect.into_iter().fold(Transition::to(next), Transition::then))
             }
             (
                 Self::AwaitingAcceptance
@@ -214,15 +248,20 @@ impl State {
                 | Self::Closing(_)
                 | Self::Refunding(_)
                 | Self::Closed(_),
-                Input::Buy { .. },
+                Input::Buy { .. } | Input::Call(_),
             ) => Err(Reject::NotOpen(self.name())),
 
             (
-                Self::AwaitingFunding(AwaitingFunding { ledger })
-                | Self::Open(Open { ledger })
-                | Self::Closing(Closing { ledger, transaction: None, .. }),
+                Self::AwaitingFunding(AwaitingFunding { account })
+                | Self::Open(Open { account })
+                | Self::Closing(Closing { account, transaction: None, .. }),
                 Input::Close { fee_rate },
             ) => {
+                let ledger = account.ledger();
+                let unanswered = account.purse().map_or(0, |purse| purse.unanswered().count());
+                if unanswered > 0 {
+                    return Err(Reject::CallsUnanswered(unanswered));
+                }
                 let to_payee = closing::due(ledger.spent, ledger.paid());
                 let agreed = setup.channel.params().fee_rate;
                 let wanted = Settlement { to_payee, fee_rate: fee_rate.max(agreed) };
@@ -233,7 +272,8 @@ impl State {
                     Err(_too_dear) => Settlement { fee_rate: agreed, ..wanted },
                 };
                 closing::build(&setup.channel, &settlement)?;
-                let next = Closing { ledger: *ledger, settlement: Some(settlement), transaction: None };
+                let next =
+                    Closing { account: account.clone(), settlement: Some(settlement), transaction: None };
                 Ok(Transition::to(Self::Closing(next)).then(Effect::ProposeClosing(settlement)))
             }
             (Self::Closing(Closing { transaction: Some(transaction), .. }), Input::Close { .. }) => {
@@ -264,12 +304,12 @@ impl State {
             ) => Err(Reject::WrongClosing),
 
             (
-                Self::AwaitingFunding(AwaitingFunding { ledger })
-                | Self::Open(Open { ledger })
-                | Self::Closing(Closing { ledger, .. })
-                | Self::Refunding(Refunding { ledger, .. }),
+                Self::AwaitingFunding(AwaitingFunding { account })
+                | Self::Open(Open { account })
+                | Self::Closing(Closing { account, .. })
+                | Self::Refunding(Refunding { account, .. }),
                 Input::Sighted(sighting),
-            ) => Ok(self.sighted(setup, *ledger, sighting)),
+            ) => Ok(self.sighted(setup, account, sighting)),
             (Self::AwaitingAcceptance | Self::Abandoned | Self::Closed(_), Input::Sighted(_)) => {
                 Ok(Transition::to(self.clone()))
             }
@@ -298,11 +338,22 @@ impl State {
     pub fn ledger(&self) -> Ledger {
         match self {
             Self::AwaitingAcceptance | Self::Abandoned => Ledger::default(),
-            Self::AwaitingFunding(AwaitingFunding { ledger })
-            | Self::Open(Open { ledger })
-            | Self::Closing(Closing { ledger, .. })
-            | Self::Refunding(Refunding { ledger, .. })
-            | Self::Closed(Closed { ledger, .. }) => *ledger,
+            Self::AwaitingFunding(AwaitingFunding { account })
+            | Self::Open(Open { account })
+            | Self::Closing(Closing { account, .. })
+            | Self::Refunding(Refunding { account, .. }) => account.ledger(),
+            Self::Closed(Closed { ledger, .. }) => *ledger,
+        }
+    }
+
+    /// The purse of a channel that pays for calls.
+    pub fn purse(&self) -> Option<&Purse> {
+        match self {
+            Self::AwaitingFunding(AwaitingFunding { account })
+            | Self::Open(Open { account })
+            | Self::Closing(Closing { account, .. })
+            | Self::Refunding(Refunding { account, .. }) => account.purse(),
+            Self::AwaitingAcceptance | Self::Abandoned | Self::Closed(_) => None,
         }
     }
 
@@ -319,15 +370,16 @@ impl State {
         }
     }
 
-    fn sighted(&self, setup: &Setup, ledger: Ledger, sighting: Sighting) -> Transition<Self, Effect> {
+    fn sighted(&self, setup: &Setup, account: &Account, sighting: Sighting) -> Transition<Self, Effect> {
+        let account = || account.clone();
         let ending = Ending::of(&setup.channel, &setup.channel.params().payer, &sighting, setup.finality);
         if let Some(ending) = ending {
-            return Transition::to(Self::Closed(Closed { ledger, ending }));
+            return self.spent_for_good(setup, &account(), ending, &sighting);
         }
         match sighting.funding {
             Funding::Unseen | Funding::Unconfirmed(_) => match self {
                 Self::AwaitingFunding(_) | Self::Open(_) => {
-                    Transition::to(Self::AwaitingFunding(AwaitingFunding { ledger }))
+                    Transition::to(Self::AwaitingFunding(AwaitingFunding { account: account() }))
                         .then(Effect::Broadcast(setup.funding.clone()))
                 }
                 // Everything that spends the funding needs it in the chain again.
@@ -340,10 +392,12 @@ impl State {
                 }
             },
             Funding::Confirmed { .. } if sighting.height >= setup.channel.params().expiry.height() => {
-                Self::refund(setup, ledger, sighting.fee_rate)
+                Self::refund(setup, account(), sighting.fee_rate)
             }
             Funding::Confirmed { .. } => match self {
-                Self::AwaitingFunding(_) | Self::Open(_) => Transition::to(Self::Open(Open { ledger })),
+                Self::AwaitingFunding(_) | Self::Open(_) => {
+                    Transition::to(Self::Open(Open { account: account() }))
+                }
                 Self::Closing(Closing { transaction: Some(transaction), .. }) => {
                     Transition::to(self.clone()).then(Effect::Broadcast(transaction.clone()))
                 }
@@ -361,23 +415,68 @@ impl State {
                 {
                     state.bump(setup, sighting.fee_rate)
                 }
-                Self::AwaitingAcceptance | Self::Abandoned | Self::Refunding(_) | Self::Closed(_) => {
-                    Transition::to(self.clone())
-                }
-                Self::Closing(state) => {
-                    Transition::to(Self::Closing(Closing { transaction: Some(by), ..state.clone() }))
-                }
+                Self::AwaitingAcceptance
+                | Self::Abandoned
+                | Self::Closing(_)
+                | Self::Refunding(_)
+                | Self::Closed(_) => Transition::to(self.clone()),
                 Self::AwaitingFunding(_) | Self::Open(_) => {
-                    Transition::to(Self::Closing(Closing { ledger, settlement: None, transaction: Some(by) }))
+                    let next = Closing { account: account(), settlement: None, transaction: None };
+                    Transition::to(Self::Closing(next))
                 }
             },
         }
     }
 
+    /// The funding's spend is deep enough. A rung that the payee published and did not claim in time is the payer's again,
+    /// and until that is settled the channel is not over.
+    fn spent_for_good(
+        &self,
+        setup: &Setup,
+        account: &Account,
+        mut ending: Ending,
+        sighting: &Sighting,
+    ) -> Transition<Self, Effect> {
+        let chains = account.purse().map_or(&[][..], Purse::chains);
+        let spender = match &sighting.funding {
+            Funding::Spent { by, .. } if ending.kind == SpendKind::Commitment => Some(by),
+            Funding::Spent { .. } | Funding::Unseen | Funding::Unconfirmed(_) | Funding::Confirmed { .. } => {
+                None
+            }
+        };
+        let rung = spender.and_then(|by| ladder::find(&setup.channel, &setup.keys, chains, by));
+        let (Some((scripts, value)), Some(locked)) = (rung, sighting.locked.first()) else {
+            return Transition::to(Self::Closed(Closed { ledger: account.ledger(), ending }));
+        };
+        let waits = Closing { account: account.clone(), settlement: None, transaction: None };
+        let waits = Transition::to(Self::Closing(waits));
+        match &locked.status {
+            Funding::Spent { by, confirmations } if *confirmations >= setup.finality => {
+                let back = Channel::paid_to(by, &setup.channel.params().payer);
+                ending.received = ending.received.checked_add(back).unwrap_or(ending.received);
+                Transition::to(Self::Closed(Closed { ledger: account.ledger(), ending }))
+            }
+            Funding::Confirmed { confirmations, .. }
+                if *confirmations >= u32::from(scripts.delay().get()) =>
+            {
+                let output = Locked { outpoint: locked.outpoint, value, scripts: &scripts };
+                match hashlock::take_back(&setup.channel, &setup.keys, &[output], sighting.fee_rate) {
+                    Ok(transaction) => waits.then(Effect::Broadcast(transaction)),
+                    Err(_not_worth_it) => {
+                        Transition::to(Self::Closed(Closed { ledger: account.ledger(), ending }))
+                    }
+                }
+            }
+            Funding::Spent { .. } | Funding::Confirmed { .. } | Funding::Unseen | Funding::Unconfirmed(_) => {
+                waits
+            }
+        }
+    }
+
     /// Takes everything back. Where nothing waits in the mempool, at the rate of the moment.
-    fn refund(setup: &Setup, ledger: Ledger, now: FeeRate) -> Transition<Self, Effect> {
+    fn refund(setup: &Setup, account: Account, now: FeeRate) -> Transition<Self, Effect> {
         let fee_rate = now.min(refund::most_fee_rate(&setup.channel));
-        let next = Transition::to(Self::Refunding(Refunding { ledger, fee_rate }));
+        let next = Transition::to(Self::Refunding(Refunding { account, fee_rate }));
         refund_at(setup, fee_rate).into_iter().fold(next, Transition::then)
     }
 }
@@ -390,30 +489,10 @@ impl Refunding {
         let now = now.min(refund::most_fee_rate(&setup.channel)).to_sat_per_kwu();
         let replacement = present.saturating_add(FeeRate::BROADCAST_MIN.to_sat_per_kwu());
         if now >= (present.saturating_mul(5) / 4).max(replacement) {
-            State::refund(setup, self.ledger, FeeRate::from_sat_per_kwu(now))
+            State::refund(setup, self.account.clone(), FeeRate::from_sat_per_kwu(now))
         } else {
             Transition::to(State::Refunding(self.clone()))
         }
-    }
-}
-
-impl Ledger {
-    /// The ledger after buying something, and the payment that covers it: the credit first, then a larger total, but
-    /// never less than the agreed first payment.
-    fn bought(&self, setup: &Setup, cost: Msat) -> Result<(Self, Payment), Reject> {
-        let most = setup.channel.max_total();
-        let over = |got| Reject::OverCapacity { most, got };
-        let spent = self.spent.checked_add(cost).ok_or(over(Msat::new(u64::MAX)))?;
-        let prepaid = Msat::from_amount(setup.channel.params().prepaid).expect("at most the capacity");
-        let total = spent.max(self.paid()).max(prepaid);
-        if total > most {
-            return Err(over(total));
-        }
-        let payment = match self.newest {
-            Some(newest) if newest.total == total => newest,
-            Some(_) | None => commitment::sign(&setup.channel, &setup.keys, total),
-        };
-        Ok((Self { newest: Some(payment), spent }, payment))
     }
 }
 

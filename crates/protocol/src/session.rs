@@ -70,6 +70,11 @@ impl CallKey {
         if bitcoin::hashes::cmp::fixed_time_eq(&expected, mac) { Ok(()) } else { Err(NotAuthentic) }
     }
 
+    /// A key for another purpose, which tells nothing of this one.
+    pub(crate) fn derive(&self, tag: &str) -> [u8; 32] {
+        tagged::hash(tag, &[&self.0])
+    }
+
     fn hmac(&self, call: &Call<'_>) -> Hmac<sha256::Hash> {
         let mut engine = HmacEngine::<sha256::Hash>::new(&self.0);
         engine.input(call.channel.as_bytes());

@@ -1,6 +1,6 @@
 //! What a party saw of its channel on the chain, at one height. The driver looks; the machines decide.
 
-use bitcoin::{FeeRate, Transaction, TxOut};
+use bitcoin::{FeeRate, OutPoint, Transaction, TxOut};
 
 /// One look at the chain.
 #[derive(Clone, Debug)]
@@ -11,9 +11,21 @@ pub struct Sighting {
     pub fee_rate: FeeRate,
     /// The funding output.
     pub funding: Funding,
+    /// What became of the outputs that belong to neither party's wallet, in the transaction that spends the funding and in
+    /// those that follow from it.
+    pub locked: Vec<Locked>,
 }
 
-/// The funding output, as the best chain and the mempool show it.
+/// An output that is locked to a condition.
+#[derive(Clone, Debug)]
+pub struct Locked {
+    /// Which.
+    pub outpoint: OutPoint,
+    /// What became of it.
+    pub status: Funding,
+}
+
+/// An output, as the best chain and the mempool show it.
 #[derive(Clone, Debug)]
 pub enum Funding {
     /// Neither in a block nor in the mempool.

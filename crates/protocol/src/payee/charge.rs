@@ -61,6 +61,15 @@ pub enum Reject {
     /// The channel is closing or closed.
     #[error("the channel is {0} and accepts no payment")]
     NotOpen(&'static str),
+    /// The channel pays by words now.
+    #[error("this channel pays for calls by words, and for nothing else")]
+    PaysForCalls,
+    /// The tab is older than the one that is stored.
+    #[error("this account was changed meanwhile: try again")]
+    StaleTab,
+    /// Calls are being served.
+    #[error("{0} calls are being served; the channel can be settled when they are done")]
+    CallsRunning(usize),
     /// The settlement pays too little.
     #[error("the closing pays {got}, but {due} is due")]
     Underpaid {

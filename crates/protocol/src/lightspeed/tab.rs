@@ -1,0 +1,484 @@
+//! The payee's tab: what one payer has paid with words and payments, and what its calls cost.
+//!
+//! `paid` is the newest plain payment's total, or `base + index·unit` of the newest word. `spent` is what served calls
+//! cost. A call is admitted when `spent + pending + cost ≤ paid`; its cost is pending while it runs, then spent, or free
+//! again when it failed. Words and calls are counted apart, so calls may run in parallel and arrive in any order: one
+//! that brings an older word than the newest needs no hashing.
+//!
+//! The tab lives in memory and is stored, as a whole, before an answer leaves (or, when the operator chose so, a little
+//! later). What runs is not stored: after a crash it costs nothing.
+
+use serde::{Deserialize, Serialize};
+
+use crate::amount::{DUST, Msat};
+use crate::channel::Channel;
+use crate::child;
+use crate::commitment::{self, WrongSignature};
+use crate::hashlock;
+use crate::ledger::Ledger;
+use crate::lightspeed::call::{Call, CallNumber};
+use crate::lightspeed::ladder::{Ladder, RungClaim};
+use crate::lightspeed::numbers::{Numbers, Standing};
+use crate::lightspeed::terms::ChainTerms;
+use crate::lightspeed::word::Word;
+use crate::payment::Payment;
+
+/// The most words that one call may be ahead of the newest: what a payee hashes for one call, 3 ms.
+pub const MOST_STEPS: u32 = 65_536;
+/// The most calls of one payer that run at once.
+pub const MOST_RUNNING: usize = 1_024;
+
+/// Where the payer stands on its present chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Position {
+    terms: ChainTerms,
+    base: Msat,
+    index: u32,
+    word: Word,
+}
+
+impl Position {
+    fn at_the_start_of(ladder: &Ladder) -> Self {
+        let terms = *ladder.terms();
+        Self { terms, base: ladder.base(), index: 0, word: terms.anchor }
+    }
+
+    fn paid(&self) -> Msat {
+        self.base.checked_add(self.terms.shape.worth(self.index)).expect("checked with the ladder")
+    }
+
+    fn end(&self) -> Msat {
+        self.base
+            .checked_add(self.terms.shape.worth(self.terms.shape.words))
+            .expect("checked with the ladder")
+    }
+}
+
+/// One payer's account.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tab {
+    plain: Payment,
+    spent: Msat,
+    position: Option<Position>,
+    /// A chain that is announced and not begun.
+    next: Option<ChainTerms>,
+    /// The number of the last chain that was announced.
+    chains: u32,
+    /// The newest rung whose word is known.
+    best: Option<RungClaim>,
+    numbers: Numbers,
+    /// A rung's lock was not that of its word: this payer is not served any more.
+    lied: bool,
+}
+
+/// Why a call is not served now. It costs nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refused {
+    /// The call was served and charged already.
+    #[error("call {0:?} was served already")]
+    Served(CallNumber),
+    /// The call is being served.
+    #[error("call {0:?} is being served at this moment")]
+    Running(CallNumber),
+    /// The number is too old or of another epoch.
+    #[error("call {number:?} was not served and never will be; the present epoch is {epoch}")]
+    Void {
+        /// The call's number.
+        number: CallNumber,
+        /// The epoch that serves calls now.
+        epoch: u32,
+    },
+    /// Too many calls of this payer run.
+    #[error("{MOST_RUNNING} calls of this channel are being served")]
+    TooMany,
+    /// No such chain.
+    #[error("chain {got} is not known; the newest is {newest}")]
+    UnknownChain {
+        /// The newest that was announced.
+        newest: u32,
+        /// The call's.
+        got: u32,
+    },
+    /// The chain has not so many words.
+    #[error("the chain ends at word {words}, so there is no word {got}")]
+    BeyondChain {
+        /// The chain's length.
+        words: u32,
+        /// The stated index.
+        got: u32,
+    },
+    /// Refused before hashing.
+    #[error("word {got} is more than {MOST_STEPS} ahead of word {index}")]
+    TooFar {
+        /// The newest word's index.
+        index: u32,
+        /// The stated index.
+        got: u32,
+    },
+    /// The word is not of this chain.
+    #[error("this is not word {index} of chain {chain}")]
+    WrongWord {
+        /// The chain.
+        chain: u32,
+        /// The stated index.
+        index: u32,
+    },
+    /// The chain before is not paid out.
+    #[error("chain {0} counts only with the last word of the chain before it")]
+    LastWordMissing(u32),
+    /// The words do not cover the cost.
+    #[error("{needed} must be paid in total for this call, but only {paid} is")]
+    Unpaid {
+        /// What the total must reach.
+        needed: Msat,
+        /// What it is.
+        paid: Msat,
+    },
+    /// Too much for a funding that may yet disappear.
+    #[error("the funding is not deep enough: until then at most {cap} can be spent")]
+    NotDeepEnough {
+        /// The cap.
+        cap: Msat,
+    },
+    /// The payer's rung is locked with something else than its word.
+    #[error("rung {rung} of chain {chain} is not locked with its word; this channel is served no more")]
+    LyingRung {
+        /// The chain.
+        chain: u32,
+        /// The rung.
+        rung: u32,
+    },
+}
+
+/// Why a chain or a payment is not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BadPay {
+    /// The chain has the wrong number.
+    #[error("the next chain of this channel is number {expected}, not {got}")]
+    Number {
+        /// The next number.
+        expected: u32,
+        /// The announced one.
+        got: u32,
+    },
+    /// A chain is waiting already.
+    #[error("chain {0} is announced already and not begun")]
+    Waiting(u32),
+    /// The chain stands on another total.
+    #[error("the chain must stand on {expected}, not on {got}")]
+    Base {
+        /// What was paid before it.
+        expected: Msat,
+        /// What the rungs were verified with.
+        got: Msat,
+    },
+    /// The payment does not cover what was paid with words.
+    #[error("the payment is {got}, but {paid} is paid already")]
+    NotIncreasing {
+        /// The total so far.
+        paid: Msat,
+        /// The payment's.
+        got: Msat,
+    },
+    /// More than is locked.
+    #[error("the total of {got} is above the {most} that this channel can pay")]
+    OverCapacity {
+        /// The most that the channel can pay.
+        most: Msat,
+        /// The stated total.
+        got: Msat,
+    },
+    /// The signature does not fit.
+    #[error(transparent)]
+    WrongSignature(#[from] WrongSignature),
+}
+
+/// What a payee can publish when it closes alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Claim {
+    /// A commitment that pays it plainly.
+    Plain(Payment),
+    /// A rung, whose locked output it claims with a word.
+    Rung(RungClaim),
+}
+
+impl Tab {
+    /// A tab that goes on where the plain payments of a channel stand.
+    pub fn new(plain: Payment, spent: Msat) -> Self {
+        Self {
+            plain,
+            spent,
+            position: None,
+            next: None,
+            chains: 0,
+            best: None,
+            numbers: Numbers::default(),
+            lied: false,
+        }
+    }
+
+    /// Everything paid.
+    pub fn paid(&self) -> Msat {
+        let words = self.position.map_or(Msat::ZERO, |position| position.paid());
+        words.max(self.plain.total)
+    }
+
+    /// The cost of everything served.
+    pub fn spent(&self) -> Msat {
+        self.spent
+    }
+
+    /// The tab as a ledger of plain payments has it.
+    pub fn ledger(&self) -> Ledger {
+        Ledger { newest: Some(self.plain), words: self.paid(), spent: self.spent }
+    }
+
+    /// The calls that run, and those that were served.
+    pub fn numbers(&self) -> &Numbers {
+        &self.numbers
+    }
+
+    /// Chain and index of the newest word.
+    pub fn newest_word(&self) -> Option<(u32, u32, Word)> {
+        self.position.map(|position| (position.terms.number, position.index, position.word))
+    }
+
+    /// The best that can be published.
+    pub fn claim(&self) -> Claim {
+        match self.best {
+            Some(best) if best.is_enforceable() && best.total > self.plain.total => Claim::Rung(best),
+            Some(_) | None => Claim::Plain(self.plain),
+        }
+    }
+
+    /// What would be lost if the payer vanished now: what was served and no commitment covers.
+    pub fn uncovered(&self) -> Msat {
+        let covered = match self.claim() {
+            Claim::Plain(payment) => payment.total,
+            Claim::Rung(rung) => rung.total,
+        };
+        self.spent.saturating_sub(covered)
+    }
+
+    /// The most that this payer can ever owe uncovered on its present chain: the words between two rungs, or dust and
+    /// what a claim costs.
+    pub fn exposure(&self, channel: &Channel) -> Msat {
+        let fee_rate = channel.params().fee_rate;
+        let claim = fee_rate.checked_mul_by_weight(hashlock::claim_weight(1)).unwrap_or_default();
+        let floor = Msat::from_amount(DUST + claim.max(child::cost(fee_rate))).unwrap_or_default();
+        self.position
+            .map_or(floor, |position| floor.max(position.terms.shape.worth(position.terms.shape.stretch())))
+    }
+
+    /// The number that the next chain must have, and the total that it must stand on.
+    ///
+    /// # Errors
+    /// When a chain is waiting already.
+    pub fn next_chain(&self) -> Result<(u32, Msat), BadPay> {
+        match (&self.next, &self.position) {
+            (Some(next), _) => Err(BadPay::Waiting(next.number)),
+            (None, Some(position)) => Ok((self.chains + 1, position.end())),
+            (None, None) => Ok((self.chains + 1, self.plain.total)),
+        }
+    }
+
+    /// Takes a verified chain. The first begins at once; another waits until the one before is paid out.
+    ///
+    /// # Errors
+    /// When it is not the next one.
+    pub fn announce(&mut self, ladder: &Ladder) -> Result<(), BadPay> {
+        let (expected, base) = self.next_chain()?;
+        let got = ladder.terms().number;
+        if got != expected {
+            return Err(BadPay::Number { expected, got });
+        }
+        if ladder.base() != base {
+            return Err(BadPay::Base { expected: base, got: ladder.base() });
+        }
+        self.chains = got;
+        match self.position {
+            None => self.position = Some(Position::at_the_start_of(ladder)),
+            Some(_) => self.next = Some(*ladder.terms()),
+        }
+        Ok(())
+    }
+
+    /// Takes a plain payment. It ends the chain, and voids one that was announced ahead.
+    ///
+    /// # Errors
+    /// When it does not cover everything that was paid, is above the capacity, or is not signed.
+    pub fn pay(&mut self, channel: &Channel, payment: Payment) -> Result<(), BadPay> {
+        let (paid, most) = (self.paid(), channel.max_total());
+        if payment.total <= paid {
+            return Err(BadPay::NotIncreasing { paid, got: payment.total });
+        }
+        if payment.total > most {
+            return Err(BadPay::OverCapacity { most, got: payment.total });
+        }
+        commitment::verify(channel, &payment)?;
+        self.plain = payment;
+        self.position = None;
+        self.next = None;
+        Ok(())
+    }
+
+    /// Turns to the payee's present epoch.
+    pub fn begin(&mut self, epoch: u32) {
+        self.numbers.begin(epoch);
+    }
+
+    /// Admits an authentic call: sets its cost aside. What its word pays counts even when the call is refused. `ladders`
+    /// are those of the chains that are announced and not over.
+    ///
+    /// # Errors
+    /// When it is not to be served. Then it costs nothing.
+    pub fn admit<'a>(
+        &mut self,
+        ladders: impl IntoIterator<Item = &'a Ladder>,
+        call: &Call,
+        cap: Option<Msat>,
+    ) -> Result<(), Refused> {
+        match self.numbers.standing(call.number) {
+            Standing::New => {}
+            Standing::Served => return Err(Refused::Served(call.number)),
+            Standing::Running => return Err(Refused::Running(call.number)),
+            Standing::Void => {
+                return Err(Refused::Void { number: call.number, epoch: self.numbers.epoch() });
+            }
+        }
+        if self.numbers.running() >= MOST_RUNNING {
+            return Err(Refused::TooMany);
+        }
+        self.raise(ladders, call)?;
+        self.set_aside(call.cost, cap)?;
+        self.numbers.start(call.number.counter, call.cost);
+        Ok(())
+    }
+
+    /// Sets more aside for a call that runs, paid by the word of another call.
+    ///
+    /// # Errors
+    /// When it is not paid for, or no such call runs.
+    pub fn top_up(&mut self, number: CallNumber, by: Msat, cap: Option<Msat>) -> Result<Msat, Refused> {
+        self.set_aside(by, cap)?;
+        let void = Refused::Void { number, epoch: self.numbers.epoch() };
+        self.numbers.raise(number, by).ok_or(void)
+    }
+
+    fn set_aside(&self, cost: Msat, cap: Option<Msat>) -> Result<(), Refused> {
+        let paid = self.paid();
+        let taken = self.spent.checked_add(self.numbers.pending());
+        let needed = taken.and_then(|taken| taken.checked_add(cost)).unwrap_or(Msat::new(u64::MAX));
+        if needed > paid {
+            return Err(Refused::Unpaid { needed, paid });
+        }
+        match cap {
+            Some(cap) if needed > cap => Err(Refused::NotDeepEnough { cap }),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Ends a call: served for `charged`, or failed and free. Gives what was charged, never more than was set aside.
+    pub fn end(&mut self, number: CallNumber, charged: Option<Msat>) -> Msat {
+        let Some(set_aside) = self.numbers.end(number, charged.is_some()) else { return Msat::ZERO };
+        let charged = charged.unwrap_or(Msat::ZERO).min(set_aside);
+        self.spent = self.spent.checked_add(charged).expect("it was set aside, so it is paid");
+        charged
+    }
+
+    /// Raises what is paid by the call's words.
+    fn raise<'a>(
+        &mut self,
+        ladders: impl IntoIterator<Item = &'a Ladder>,
+        call: &Call,
+    ) -> Result<(), Refused> {
+        let unknown = Refused::UnknownChain { newest: self.chains, got: call.chain };
+        let position = self.position.ok_or(unknown.clone())?;
+        if self.lied {
+            return Err(Refused::LyingRung { chain: position.terms.number, rung: 0 });
+        }
+        if call.chain < position.terms.number {
+            return Ok(()); // it was sent before the chain turned, and everything of its chain is paid
+        }
+        if call.chain == position.terms.number {
+            if call.index <= position.index {
+                return Ok(());
+            }
+            let mut ladders = ladders.into_iter();
+            let ladder = ladders.find(|ladder| ladder.terms().number == call.chain).ok_or(unknown)?;
+            return self.reveal(ladder, call.index, call.word);
+        }
+        if self.next.is_none_or(|next| next.number != call.chain) {
+            return Err(unknown);
+        }
+        let (mut present, mut next) = (None, None);
+        for ladder in ladders {
+            if ladder.terms().number == position.terms.number {
+                present = Some(ladder);
+            } else if ladder.terms().number == call.chain {
+                next = Some(ladder);
+            }
+        }
+        let (present, next) = (present.ok_or(unknown.clone())?, next.ok_or(unknown)?);
+        let words = position.terms.shape.words;
+        if position.index < words {
+            let last = call.last.ok_or(Refused::LastWordMissing(call.chain))?;
+            self.reveal(present, words, last)?;
+        }
+        self.position = Some(Position::at_the_start_of(next));
+        self.next = None;
+        if call.index == 0 { Ok(()) } else { self.reveal(next, call.index, call.word) }
+    }
+
+    /// Hashes a word down to the newest one that is known, and checks the lock of each rung on the way. So a payer whose
+    /// rung is locked with something else is found out at that rung, and has been served no further.
+    fn reveal(&mut self, ladder: &Ladder, index: u32, word: Word) -> Result<(), Refused> {
+        let position = self.position.as_mut().expect("a word is revealed on the present chain");
+        let (shape, chain) = (position.terms.shape, position.terms.number);
+        if index > shape.words {
+            return Err(Refused::BeyondChain { words: shape.words, got: index });
+        }
+        let steps = index.saturating_sub(position.index);
+        if steps > MOST_STEPS {
+            return Err(Refused::TooFar { index: position.index, got: index });
+        }
+        let mut rung = shape.rungs_below(index);
+        let lowest = shape.rungs_below(position.index);
+        let (mut at, mut below) = (index, word);
+        let mut newest = None;
+        let mut lie = None;
+        while at > position.index {
+            if rung > lowest && at == shape.rung_index(rung) {
+                let is_locked = ladder.rung(rung).is_some_and(|known| known.lock == below.lock());
+                if !is_locked {
+                    (lie, newest) = (Some(rung), None); // what is below it still counts
+                } else if newest.is_none() {
+                    newest = Some((rung, below));
+                }
+                rung -= 1;
+            }
+            below = below.before();
+            at -= 1;
+        }
+        if below != position.word {
+            return Err(Refused::WrongWord { chain, index });
+        }
+        if let Some((rung, word)) = newest {
+            self.best = ladder.claim(rung, word);
+        }
+        match (lie, newest) {
+            (None, _) => (position.index, position.word) = (index, word),
+            (Some(_), Some((rung, word))) => (position.index, position.word) = (shape.rung_index(rung), word),
+            (Some(_), None) => {}
+        }
+        match lie {
+            None => Ok(()),
+            Some(rung) => {
+                self.lied = true;
+                Err(Refused::LyingRung { chain, rung })
+            }
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! What can happen to a channel that pays for calls.
+
+use super::Effect;
+use crate::amount::Msat;
+use crate::channel::Channel;
+use crate::lightspeed::purse::{Purse, Unable};
+use crate::lightspeed::{CallNumber, ChainTerms};
+
+/// What can happen to a payer's purse.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A chain was drawn and is to be announced. The first one turns a channel that paid for pieces into one that pays for
+    /// calls.
+    Announce(ChainTerms),
+    /// The payee took the chain, and is in that epoch.
+    Taken {
+        /// The chain.
+        chain: u32,
+        /// The payee's epoch.
+        epoch: u32,
+    },
+    /// The payee refused the chain.
+    Refused {
+        /// The chain.
+        chain: u32,
+    },
+    /// A call is to be sent that may cost so much.
+    Call {
+        /// The most that it may cost.
+        cost: Msat,
+    },
+    /// A call was answered: served for `charged`, or not served, never to be, and free.
+    Answered {
+        /// The call.
+        number: CallNumber,
+        /// What the payee says that it cost.
+        charged: Option<Msat>,
+    },
+    /// The payee began that epoch.
+    Epoch(u32),
+    /// The payee says that no call runs any more and what was spent in all.
+    Reconcile(Msat),
+}
+
+impl Purse {
+    pub(super) fn handle(&mut self, channel: &Channel, input: Input) -> Result<Option<Effect>, Unable> {
+        match input {
+            Input::Announce(terms) => {
+                let base = self.announce(channel, terms)?;
+                Ok(Some(Effect::Announce(terms, base)))
+            }
+            Input::Taken { chain, epoch } => self.taken(chain, epoch).map(|()| None),
+            Input::Refused { chain } => self.refused(chain).map(|()| None),
+            Input::Call { cost } => Ok(Some(Effect::Call(self.call(channel, cost)?))),
+            Input::Answered { number, charged } => self.answered(number, charged).map(|()| None),
+            Input::Epoch(epoch) => {
+                self.turn_to(epoch);
+                Ok(None)
+            }
+            Input::Reconcile(spent) => self.reconcile(spent).map(|()| None),
+        }
+    }
+}
