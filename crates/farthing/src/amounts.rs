@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use farthing_http::challenge::Price;
+use farthing_http::tariff::Rule;
 use farthing_protocol::Msat;
 
 /// Text that is no amount, size or price.
@@ -12,8 +13,10 @@ pub enum ParseError {
     Amount(String),
     #[error("`{0}` is no size: write for example 64KiB, 1MiB or 1GB")]
     Size(String),
-    #[error("`{0}` is no price: write for example 100msat/KiB or 2sat/MB")]
+    #[error("`{0}` is no price: write for example 100msat/KiB, 2sat/MB or 10msat/call")]
     Price(String),
+    #[error("`{0}` is no route with a price: write for example `POST /v1/*=50msat` or `/health=0msat`")]
+    Route(String),
 }
 
 /// An amount in millisatoshi.
@@ -52,9 +55,13 @@ impl FromStr for SizeArgument {
     }
 }
 
-/// A price: an amount for each size begun.
+/// A price: an amount for each size begun, or for each call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PriceArgument(pub Price);
+pub enum PriceArgument {
+    Free,
+    Bytes(Price),
+    Call(Msat),
+}
 
 impl FromStr for PriceArgument {
     type Err = ParseError;
@@ -62,15 +69,40 @@ impl FromStr for PriceArgument {
     fn from_str(text: &str) -> Result<Self, ParseError> {
         let bad = || ParseError::Price(text.to_owned());
         if text == "0" {
-            return Ok(Self(Price { amount: Msat::ZERO, unit: 1 }));
+            return Ok(Self::Free);
         }
         let (amount, size) = text.split_once('/').ok_or_else(bad)?;
         let AmountArgument(amount) = amount.trim().parse().map_err(|_| bad())?;
+        if size.trim() == "call" {
+            return Ok(Self::Call(amount));
+        }
         let size = Some(size.trim()).filter(|size| !size.is_empty()).ok_or_else(bad)?;
         let size =
             if size.starts_with(|c: char| c.is_ascii_digit()) { size.to_owned() } else { format!("1{size}") };
         let SizeArgument(unit) = size.parse().map_err(|_| bad())?;
-        Ok(Self(Price { amount, unit }))
+        Ok(Self::Bytes(Price { amount, unit }))
+    }
+}
+
+/// The price of one route: `[METHOD ]PATH=AMOUNT`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteArgument(pub Rule);
+
+impl FromStr for RouteArgument {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let bad = || ParseError::Route(text.to_owned());
+        let (route, amount) = text.rsplit_once('=').ok_or_else(bad)?;
+        let AmountArgument(price) = amount.trim().parse().map_err(|_| bad())?;
+        let (method, path) = match route.trim().split_once(' ') {
+            Some((method, path)) => (Some(method.to_ascii_uppercase()), path.trim()),
+            None => (None, route.trim()),
+        };
+        if !path.starts_with('/') {
+            return Err(bad());
+        }
+        Ok(Self(Rule { method, path: path.to_owned(), price }))
     }
 }
 
@@ -122,13 +154,27 @@ mod tests {
         for bad in ["", "5", "sat", "0.0001sat", "-1sat", "1.2.3sat", "99999999999999999999sat"] {
             assert!(msat(bad).is_err(), "{bad}");
         }
-        let price =
-            |text: &str| text.parse::<PriceArgument>().map(|price| (price.0.amount.get(), price.0.unit));
-        assert_eq!(price("100msat/KiB"), Ok((100, 1_024)));
-        assert_eq!(price("2sat/10MB"), Ok((2_000, 10_000_000)));
-        assert_eq!(price("0"), Ok((0, 1)));
+        let price = |text: &str| text.parse::<PriceArgument>();
+        let bytes = |amount, unit| Ok(PriceArgument::Bytes(Price { amount: Msat::new(amount), unit }));
+        assert_eq!(price("100msat/KiB"), bytes(100, 1_024));
+        assert_eq!(price("2sat/10MB"), bytes(2_000, 10_000_000));
+        assert_eq!(price("10msat/call"), Ok(PriceArgument::Call(Msat::new(10))));
+        assert_eq!(price("0"), Ok(PriceArgument::Free));
         for bad in ["100msat", "100msat/", "100msat/parsec", "/KiB", "1sat/0KiB"] {
             assert!(price(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn routes_as_people_write_them() {
+        let route = |text: &str| text.parse::<RouteArgument>().map(|route| route.0);
+        let rule = |method: Option<&str>, path: &str, price| {
+            Ok(Rule { method: method.map(str::to_owned), path: path.to_owned(), price: Msat::new(price) })
+        };
+        assert_eq!(route("POST /v1/*=50msat"), rule(Some("POST"), "/v1/*", 50));
+        assert_eq!(route("/health=0msat"), rule(None, "/health", 0));
+        for bad in ["", "/x", "x=1msat", "GET x=1msat", "/x=1"] {
+            assert!(route(bad).is_err(), "{bad}");
         }
     }
 }

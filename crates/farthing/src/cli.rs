@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use bitcoin::Network;
 use clap::{Args, Parser, Subcommand};
 
-use crate::amounts::{AmountArgument, PriceArgument, SizeArgument};
+use crate::amounts::{AmountArgument, PriceArgument, RouteArgument, SizeArgument};
 
 /// Sell and buy over one-way payment channels on Bitcoin: no account, no custodian, no Lightning node.
 ///
@@ -54,10 +54,14 @@ pub enum Command {
     /// The on-chain wallet that pays for channels and receives what they earn.
     #[command(subcommand)]
     Wallet(WalletCommand),
-    /// Sell a file piece by piece over HTTP, until stopped.
-    Sell(SellArguments),
+    /// Sell a file piece by piece over HTTP, or put a price on another server's calls, until stopped.
+    Sell(Box<SellArguments>),
     /// Buy a file piece by piece. Next, if it fails: the same command again goes on where it stopped.
     Buy(BuyArguments),
+    /// Call an API that asks for a payment with each call, as curl would.
+    Call(Box<CallArguments>),
+    /// Listen on a local address and pay for whatever other programs call through it, until stopped.
+    Proxy(ProxyArguments),
     /// The channels of this data folder.
     #[command(subcommand)]
     Channels(ChannelsCommand),
@@ -96,16 +100,91 @@ pub enum WalletCommand {
 #[derive(Debug, Args)]
 pub struct SellArguments {
     /// The file.
-    pub file: PathBuf,
-    /// The price, for example 100msat/KiB; 0 gives it away.
+    #[arg(required_unless_present = "upstream", conflicts_with = "upstream")]
+    pub file: Option<PathBuf>,
+    /// The server to put a price on, for example http://localhost:8000.
+    #[arg(long, value_name = "URL")]
+    pub upstream: Option<String>,
+    /// The price: 100msat/KiB for a file, 10msat/call for a server; 0 gives it away.
     #[arg(long)]
     pub price: PriceArgument,
+    /// Another price for some calls, as `[METHOD ]PATH=AMOUNT`; a path that ends with * fits all that begin so. The first
+    /// that fits counts.
+    #[arg(long, requires = "upstream", value_name = "ROUTE")]
+    pub route: Vec<RouteArgument>,
+    /// Let every call through for free, and only log what it would have cost.
+    #[arg(long, requires = "upstream")]
+    pub shadow: bool,
     /// Where to listen. For buyers elsewhere, put a server that speaks TLS before it.
     #[arg(long, default_value = "127.0.0.1:8402")]
     pub listen: String,
-    /// The size of a piece, a power of two: what a buyer risks at once.
+    /// The size of a piece of the file, a power of two: what a buyer risks at once.
     #[arg(long, default_value = "1MiB")]
     pub piece: SizeArgument,
+}
+
+/// What paying for calls may cost.
+#[derive(Debug, Args)]
+pub struct Spending {
+    /// The most for one call, for example 1sat.
+    #[arg(long, value_name = "AMOUNT")]
+    pub max_cost: Option<AmountArgument>,
+    /// The most for all calls of this process.
+    #[arg(long, value_name = "AMOUNT")]
+    pub budget: Option<AmountArgument>,
+    /// The most for one seller, over all its channels.
+    #[arg(long, value_name = "AMOUNT")]
+    pub payee_budget: Option<AmountArgument>,
+    /// What a new channel locks to pay from. What is not spent comes back when it is closed.
+    #[arg(long, default_value = "20000sat", value_name = "AMOUNT")]
+    pub deposit: AmountArgument,
+    /// Allow plain http to another machine.
+    #[arg(long)]
+    pub allow_http: bool,
+}
+
+/// Arguments of `call`.
+#[derive(Debug, Args)]
+pub struct CallArguments {
+    /// What to call.
+    pub url: String,
+    /// The method [default: GET, or POST with -d].
+    #[arg(short = 'X', long, value_name = "METHOD")]
+    pub request: Option<String>,
+    /// A header, as `Name: value`.
+    #[arg(short = 'H', long, value_name = "HEADER")]
+    pub header: Vec<String>,
+    /// The body; @FILE reads it from a file, @- from standard input.
+    #[arg(short = 'd', long, value_name = "DATA")]
+    pub body: Option<String>,
+    /// Where to put the answer's body [default: standard output].
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Print the answer's head too.
+    #[arg(short, long)]
+    pub include: bool,
+    /// Show the price and what would be locked, and stop.
+    #[arg(long, conflicts_with = "no_pay")]
+    pub dry_run: bool,
+    /// Call without paying, and show what comes.
+    #[arg(long)]
+    pub no_pay: bool,
+    /// What it may cost.
+    #[command(flatten)]
+    pub spending: Spending,
+}
+
+/// Arguments of `proxy`.
+#[derive(Debug, Args)]
+pub struct ProxyArguments {
+    /// The API to call, for example https://api.example/v1.
+    pub url: String,
+    /// Where to listen.
+    #[arg(long, default_value = "127.0.0.1:8403")]
+    pub listen: String,
+    /// What it may cost.
+    #[command(flatten)]
+    pub spending: Spending,
 }
 
 /// Arguments of `buy`.
@@ -170,4 +249,16 @@ pub struct DemoArguments {
     /// The file to sell [default: this program].
     #[arg(long)]
     pub file: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn no_two_arguments_have_one_name() {
+        Cli::command().debug_assert();
+    }
 }

@@ -11,6 +11,7 @@ use bitcoin::{Amount, FeeRate, Network};
 use farthing_chain::{Chain, RpcAuth, RpcConfig};
 use farthing_node::home::Home;
 use farthing_node::seller;
+use farthing_node::tabs::Durability;
 use farthing_node::watch::Pace;
 use farthing_protocol::Msat;
 use farthing_protocol::opening::{Confirmations, Limits};
@@ -65,6 +66,38 @@ struct Sell {
     patience: u32,
     finality: u32,
     most_unfunded: usize,
+    /// `call`, or `batch:50ms`.
+    durability: DurabilitySetting,
+    most_exposure: u64,
+}
+
+/// When calls that were served are stored.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+struct DurabilitySetting(Durability);
+
+impl TryFrom<String> for DurabilitySetting {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let millis = || text.strip_prefix("batch:")?.strip_suffix("ms")?.parse::<u64>().ok();
+        match (text.as_str(), millis()) {
+            ("call", _) => Ok(Self(Durability::Call)),
+            (_, Some(millis @ 1..=60_000)) => Ok(Self(Durability::Batch(Duration::from_millis(millis)))),
+            (_, Some(_) | None) => {
+                Err(format!("`{text}` is no durability: write \"call\", or for example \"batch:50ms\""))
+            }
+        }
+    }
+}
+
+impl From<DurabilitySetting> for String {
+    fn from(setting: DurabilitySetting) -> Self {
+        match setting.0 {
+            Durability::Call => "call".to_owned(),
+            Durability::Batch(interval) => format!("batch:{}ms", interval.as_millis()),
+        }
+    }
 }
 
 impl Default for Sell {
@@ -80,6 +113,8 @@ impl Default for Sell {
             patience: 6,
             finality: 6,
             most_unfunded: 100,
+            durability: DurabilitySetting(Durability::Call),
+            most_exposure: 2_000,
         }
     }
 }
@@ -218,6 +253,8 @@ impl Context {
             patience: sell.patience,
             finality: sell.finality,
             most_unfunded: sell.most_unfunded,
+            durability: sell.durability.0,
+            most_exposure: Msat::new(sell.most_exposure.saturating_mul(1_000)),
         }
     }
 

@@ -32,7 +32,11 @@ impl Failure {
                 return Self::Network;
             }
             match cause.downcast_ref::<ClientError>() {
-                Some(ClientError::OverCost { .. } | ClientError::OverPrepaid { .. }) => {
+                Some(
+                    ClientError::OverCost { .. }
+                    | ClientError::OverPrepaid { .. }
+                    | ClientError::OverBudget { .. },
+                ) => {
                     return Self::OverCost;
                 }
                 Some(

@@ -49,7 +49,9 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Init(arguments) => commands::init::run(&context, &arguments),
         Command::Wallet(command) => commands::wallet::run(&context, command).await,
-        Command::Sell(arguments) => commands::sell::run(&context, arguments).await,
+        Command::Sell(arguments) => commands::sell::run(&context, *arguments).await,
+        Command::Call(arguments) => commands::call::run(&context, *arguments).await,
+        Command::Proxy(arguments) => commands::proxy::run(&context, arguments).await,
         Command::Buy(arguments) => commands::buy::run(&context, arguments).await,
         Command::Channels(command) => commands::channels::run(&context, command).await,
         Command::Demo(_) => unreachable!("handled above, since it needs no configuration"),

@@ -51,7 +51,7 @@ pub struct Request {
     pub amount: Msat,
     /// Always `msat`.
     pub currency: String,
-    /// The unit: `bytes:N`.
+    /// The unit: `bytes:N`, or `call`.
     pub unit_type: String,
     /// The payee's funding key, for programs that know nothing of channels.
     pub recipient: String,
@@ -69,9 +69,29 @@ pub struct Details {
     pub offer: Offer,
     /// Names the payee's keys for the seller; means nothing to others.
     pub key: KeyId,
-    /// The file.
-    pub file: Manifest,
+    /// The file, when pieces of one are for sale.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<Manifest>,
+    /// How calls are paid for, when calls are for sale.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calls: Option<Calls>,
 }
+
+/// On which terms a seller takes words for calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Calls {
+    /// The most that may be served between two rungs, in millisatoshi.
+    #[serde(with = "msat_text")]
+    pub most_exposure: Msat,
+    /// How many numbers a retry may lag behind the newest call.
+    pub replay_window: u64,
+}
+
+/// The mode of paying for pieces.
+pub const CHANNEL: &str = "channel";
+/// The mode of paying for calls.
+pub const LIGHTSPEED: &str = "lightspeed";
 
 /// A price: so many millisatoshi for each so many bytes begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,13 +189,16 @@ impl Challenge {
         if request.currency != "msat" {
             return Err(BadChallenge::Unsupported(format!("the currency `{}`", request.currency)));
         }
-        if !request.method_details.modes.iter().any(|mode| mode == "channel") {
+        let known = |mode: &String| mode == CHANNEL || mode == LIGHTSPEED;
+        if !request.method_details.modes.iter().any(known) {
             return Err(BadChallenge::Unsupported(format!(
                 "a seller of the modes {:?}",
                 request.method_details.modes
             )));
         }
-        request.price()?;
+        if request.method_details.file.is_some() {
+            request.price()?;
+        }
         Ok(request)
     }
 
@@ -284,7 +307,30 @@ impl Request {
             currency: "msat".to_owned(),
             unit_type: format!("bytes:{}", price.unit),
             recipient: offer.payee.funding.to_string(),
-            method_details: Details { modes: vec!["channel".to_owned()], offer, key, file },
+            method_details: Details {
+                modes: vec![CHANNEL.to_owned()],
+                offer,
+                key,
+                file: Some(file),
+                calls: None,
+            },
+        }
+    }
+
+    /// A request to pay `amount` for a call.
+    pub fn for_call(amount: Msat, offer: Offer, key: KeyId, calls: Calls) -> Self {
+        Self {
+            amount,
+            currency: "msat".to_owned(),
+            unit_type: "call".to_owned(),
+            recipient: offer.payee.funding.to_string(),
+            method_details: Details {
+                modes: vec![LIGHTSPEED.to_owned()],
+                offer,
+                key,
+                file: None,
+                calls: Some(calls),
+            },
         }
     }
 

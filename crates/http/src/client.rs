@@ -8,7 +8,9 @@ use std::time::Duration;
 use bitcoin::consensus::encode::serialize_hex;
 use bitcoin::{Amount, FeeRate, Transaction};
 use farthing_node::books::OrderError;
+use farthing_node::buyer::calls::{Announcement, CallsError};
 use farthing_node::buyer::{Buyer, CloseError, ProposeError};
+use farthing_protocol::lightspeed::Shape;
 use farthing_protocol::opening::{Limits, Offer};
 use farthing_protocol::payer::{self, Reject};
 use farthing_protocol::{ChannelId, Msat, commitment};
@@ -19,7 +21,10 @@ use reqwest::{Response, StatusCode, Url};
 use crate::challenge::{BadChallenge, Challenge, Price};
 use crate::manifest::{BadManifest, Manifest, Pieces};
 use crate::problem::{Body, Kind};
-use crate::wire::{self, AcceptedBody, CloseBody, ClosedBody, ClosingBody, OpenBody};
+use crate::wire::{
+    self, AcceptedBody, ChainBody, ChainTaken, CloseBody, ClosedBody, ClosingBody, OpenBody, StandingAnswer,
+    StandingBody,
+};
 
 /// A conversation with sellers.
 #[derive(Clone)]
@@ -107,6 +112,14 @@ pub enum ClientError {
     /// The file's manifest makes no sense.
     #[error(transparent)]
     BadManifest(#[from] BadManifest),
+    /// Calls are sold there, not a file.
+    #[error(
+        "no file is sold at this address: it is an API that asks for a payment with each call; use `farthing call`"
+    )]
+    NoFile,
+    /// A file is sold there, not calls.
+    #[error("a file is sold at this address, not calls: use `farthing buy`")]
+    NoCalls,
     /// The seller answers with something else than agreed.
     #[error("the seller's answer makes no sense: {0}")]
     Nonsense(String),
@@ -153,6 +166,40 @@ pub enum ClientError {
     /// The seller raised its price, or changed the file, under way.
     #[error("the seller now offers other terms: {0}; nothing more was paid")]
     TermsChanged(&'static str),
+    /// Calls are still being served.
+    #[error("calls are still being served: close the channel when they are done")]
+    CallsRunning,
+    /// The call was sent again and again, and what became of it is not known.
+    #[error(
+        "no answer came, and it is not known whether the call was served: it costs {most} at most; closing the channel \
+         settles it"
+    )]
+    Unsettled {
+        /// What it may have cost.
+        most: Msat,
+    },
+    /// No chain was announced, or no call prepared.
+    #[error(transparent)]
+    Calls(#[from] CallsError),
+    /// A budget does not allow it. Nothing was paid.
+    #[error(
+        "this call costs {cost}, and of the budget {which} of {budget} only {left} is left: nothing was paid"
+    )]
+    OverBudget {
+        /// Which budget.
+        which: &'static str,
+        /// What it allows.
+        budget: Msat,
+        /// What is left of it.
+        left: Msat,
+        /// What the call costs.
+        cost: Msat,
+    },
+    /// The seller served the call but its answer was lost, and is not kept any more.
+    #[error(
+        "the call was served and cost {0}, but its answer was lost on the way and the seller keeps it no more"
+    )]
+    AnswerLost(Msat),
     /// The seller sends wrong bytes again and again.
     #[error("{0}: the seller was asked {1} times; nothing more is paid to it")]
     WrongPieces(crate::manifest::WrongPiece, u32),
@@ -215,7 +262,7 @@ impl Client {
         }
         let challenge = challenge(&response)?;
         let request = challenge.request()?;
-        let manifest = request.method_details.file;
+        let manifest = request.method_details.file.ok_or(ClientError::NoFile)?;
         manifest.check()?;
         let price = request.price()?;
         let cost = (0..manifest.pieces())
@@ -242,7 +289,8 @@ impl Client {
         Ok(Plan { capacity, commitment_fee, prepaid, lifetime, confirmations, fee_rate })
     }
 
-    /// Opens a channel that may cost at most `most`: the funding is broadcast once the seller has accepted.
+    /// Opens a channel to pay for a file, which may cost at most `most`: the funding is broadcast once the seller has
+    /// accepted.
     ///
     /// # Errors
     /// When a term is out of bounds, there is too little money, or the seller refuses. Then nothing is locked.
@@ -253,8 +301,23 @@ impl Client {
         limits: &Limits,
         most: Msat,
     ) -> Result<ChannelId, ClientError> {
-        let (client, offer, limits, cost) = (self.clone(), terms.offer.clone(), *limits, terms.cost);
-        let peer = quote.url.origin().ascii_serialization();
+        self.open_under(&quote.url, (&terms.challenge, &terms.offer), limits, terms.cost, most).await
+    }
+
+    /// Opens a channel that can pay `cost` under a seller's challenge and the offer in it.
+    ///
+    /// # Errors
+    /// When a term is out of bounds, there is too little money, or the seller refuses. Then nothing is locked.
+    pub async fn open_under(
+        &self,
+        url: &Url,
+        (challenge, offer): (&Challenge, &Offer),
+        limits: &Limits,
+        cost: Msat,
+        most: Msat,
+    ) -> Result<ChannelId, ClientError> {
+        let (client, offer, limits) = (self.clone(), offer.clone(), *limits);
+        let peer = url.origin().ascii_serialization();
         let proposed = blocking(move || {
             let plan = client.plan(&offer, &limits, cost)?;
             // A seller that closes alone takes the first payment, whatever was bought.
@@ -265,8 +328,8 @@ impl Client {
             Ok::<_, ClientError>(client.buyer.propose(&offer, &limits, plan.capacity, plan.lifetime, peer)?)
         });
         let (id, opening) = proposed.await?;
-        let body = OpenBody { challenge: terms.challenge.clone(), opening };
-        match self.post_opening(quote, &body).await {
+        let body = OpenBody { challenge: challenge.clone(), opening };
+        match self.post_opening(url, &body).await {
             Ok(accepted) if accepted.channel == id => {
                 self.buyer.accepted(id, accepted.signature).await?;
                 Ok(id)
@@ -283,8 +346,8 @@ impl Client {
         }
     }
 
-    async fn post_opening(&self, quote: &Quote, body: &OpenBody) -> Result<AcceptedBody, ClientError> {
-        let response = self.send(self.http.post(join(&quote.url, wire::CHANNELS)?).json(body)).await?;
+    async fn post_opening(&self, url: &Url, body: &OpenBody) -> Result<AcceptedBody, ClientError> {
+        let response = self.send(self.http.post(join(url, wire::CHANNELS)?).json(body)).await?;
         json(succeeded(response).await?).await
     }
 
@@ -334,8 +397,9 @@ impl Client {
         let buyer = self.buyer.clone();
         let fee_rate =
             blocking(move || buyer.fee_rate().map_err(|error| CloseError::from(error).into())).await?;
-        let Some(proposal) = self.buyer.propose_closing(id, fee_rate).await? else { return Ok(None) };
         let peer = Url::parse(peer).map_err(|_| ClientError::Url(peer.to_owned()))?;
+        self.reconcile(id, &peer).await?;
+        let Some(proposal) = self.buyer.propose_closing(id, fee_rate).await? else { return Ok(None) };
         let path = wire::close_path(id);
         let settlement = proposal.settlement();
         let mut body = CloseBody {
@@ -360,6 +424,51 @@ impl Client {
         Ok(Some(transaction))
     }
 
+    /// Asks the seller what calls came to whose answers were lost. Its sum is taken only if the calls that were sent allow it.
+    async fn reconcile(&self, id: ChannelId, peer: &Url) -> Result<(), ClientError> {
+        let Some(purse) = self.buyer.purse(id).await? else { return Ok(()) };
+        if purse.unanswered().next().is_none() {
+            return Ok(());
+        }
+        let path = wire::standing_path(id);
+        let mut body = StandingBody { last: purse.last_number(), mac: [0; 32] };
+        let key = self.buyer.call_key(id).ok_or(OrderError::NoChannel(id))?;
+        body.mac = key.mac(&body.call(id, &authority(peer), &path));
+        let response = self.send(self.http.post(join(peer, &path)?).json(&body)).await?;
+        let standing: StandingAnswer = json(succeeded(response).await?).await?;
+        let spent = standing.spent_msat.ok_or(ClientError::CallsRunning)?;
+        Ok(self.buyer.reconcile(id, Msat::new(spent)).await?)
+    }
+
+    /// Announces the next chain of words of a channel, or again the one whose answer was lost.
+    ///
+    /// # Errors
+    /// When nothing is left to pay with, or the seller cannot be reached or refuses.
+    pub async fn announce(&self, id: ChannelId, peer: &Url, shape: Shape) -> Result<(), ClientError> {
+        let buyer = self.buyer.clone();
+        let Announcement { terms, rungs, payment } = blocking(move || Ok(buyer.announce(id, shape)?)).await?;
+        let body = ChainBody::new(terms, &rungs, &payment);
+        let url = join(peer, &wire::chains_path(id))?;
+        let response = self.send(self.http.post(url).json(&body)).await?;
+        match succeeded(response).await {
+            Ok(response) => {
+                let taken: ChainTaken = json(response).await?;
+                Ok(self.buyer.announced(id, terms.number, Some(taken.epoch)).await?)
+            }
+            Err(error) => {
+                if !error.is_transient() {
+                    self.buyer.announced(id, terms.number, None).await?;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// A request to the seller, for what only passes through.
+    pub(crate) fn http(&self) -> &reqwest::Client {
+        &self.http
+    }
+
     /// Gives up openings that a crash cut short: their funding was never broadcast.
     ///
     /// # Errors
@@ -373,7 +482,7 @@ impl Client {
         Ok(())
     }
 
-    async fn send(&self, request: reqwest::RequestBuilder) -> Result<Response, ClientError> {
+    pub(crate) async fn send(&self, request: reqwest::RequestBuilder) -> Result<Response, ClientError> {
         request.send().await.map_err(|source| ClientError::Network {
             url: source.url().map_or_else(String::new, Url::to_string),
             source,
@@ -401,7 +510,7 @@ pub(crate) fn challenge(response: &Response) -> Result<Challenge, ClientError> {
 }
 
 /// The answer if it is a success, else the seller's words.
-async fn succeeded(response: Response) -> Result<Response, ClientError> {
+pub(crate) async fn succeeded(response: Response) -> Result<Response, ClientError> {
     let status = response.status();
     if status.is_success() {
         return Ok(response);
@@ -423,7 +532,7 @@ async fn succeeded(response: Response) -> Result<Response, ClientError> {
     Err(ClientError::Refused { status: status.as_u16(), kind, detail, retry_after })
 }
 
-async fn json<T: serde::de::DeserializeOwned>(response: Response) -> Result<T, ClientError> {
+pub(crate) async fn json<T: serde::de::DeserializeOwned>(response: Response) -> Result<T, ClientError> {
     const MOST: usize = 64 * 1024;
     let url = response.url().clone();
     let mut response = response;
@@ -441,7 +550,11 @@ pub(crate) fn network(url: &Url, source: reqwest::Error) -> ClientError {
     ClientError::Network { url: url.to_string(), source }
 }
 
-fn address(text: &str, allow_http: bool) -> Result<Url, ClientError> {
+/// Reads an address, and refuses plain HTTP to another machine unless `allow_http` says otherwise.
+///
+/// # Errors
+/// When it is neither http nor https, or plain where it must not be.
+pub fn address(text: &str, allow_http: bool) -> Result<Url, ClientError> {
     let url = Url::parse(text).map_err(|_| ClientError::Url(text.to_owned()))?;
     let host = url.host_str().ok_or_else(|| ClientError::Url(text.to_owned()))?;
     let local = matches!(host, "localhost" | "[::1]") || host.starts_with("127.");
@@ -453,7 +566,7 @@ fn address(text: &str, allow_http: bool) -> Result<Url, ClientError> {
     }
 }
 
-fn join(url: &Url, path: &str) -> Result<Url, ClientError> {
+pub(crate) fn join(url: &Url, path: &str) -> Result<Url, ClientError> {
     url.join(path).map_err(|_| ClientError::Url(format!("{url}{path}")))
 }
 

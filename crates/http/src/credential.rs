@@ -113,6 +113,14 @@ impl Receipt {
     pub fn to_header(&self) -> String {
         encoding::encode(self)
     }
+
+    /// Reads a header's value.
+    ///
+    /// # Errors
+    /// When it is not a receipt.
+    pub fn from_header(header: &str) -> Result<Self, DecodeError> {
+        encoding::decode(header)
+    }
 }
 
 /// A channel's id as hexadecimal text in JSON.

@@ -40,6 +40,14 @@ pub fn decode<T: DeserializeOwned>(text: &str) -> Result<T, DecodeError> {
     Ok(serde_json::from_slice(&URL_SAFE_NO_PAD.decode(text)?)?)
 }
 
+/// Reads raw bytes in base64url.
+///
+/// # Errors
+/// When it is not base64url without padding.
+pub fn decode_bytes(text: &str) -> Result<Vec<u8>, DecodeError> {
+    Ok(URL_SAFE_NO_PAD.decode(text)?)
+}
+
 /// Hexadecimal text for byte arrays in JSON.
 pub mod hex_array {
     use bitcoin::hex::{DisplayHex as _, FromHex};

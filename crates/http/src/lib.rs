@@ -11,15 +11,28 @@
 //! | [`problem`] | why a request was not served, for people and programs |
 //! | [`manifest`] | a file's size, BLAKE3 root and pieces |
 //! | [`wire`] | the bodies of opening and closing |
+//! | [`till`] | the seller's routes for money, whatever is sold |
 //! | [`server`] | sells a file |
 //! | [`client`], [`download`] | buy it |
+//! | [`tariff`] | what calls cost |
+//! | [`gate`], [`answers`] | a tower layer that puts a price on a service, and the answers it keeps for retries |
+//! | [`upstream`] | a service that hands requests on to another server: with the gate, a paying reverse proxy |
+//! | [`caller`] | pays for calls |
+//! | [`proxy`] | a local address that pays for any program that speaks HTTP to it |
 
+pub mod answers;
+pub mod caller;
 pub mod challenge;
 pub mod client;
 pub mod credential;
 pub mod download;
 pub mod encoding;
+pub mod gate;
 pub mod manifest;
 pub mod problem;
+pub mod proxy;
 pub mod server;
+pub mod tariff;
+pub mod till;
+pub mod upstream;
 pub mod wire;

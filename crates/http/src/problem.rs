@@ -25,6 +25,16 @@ pub enum Kind {
     FundingNotDeep,
     /// The channel takes no payment any more; open another.
     ChannelNotOpen,
+    /// The call was served and charged before, and its answer is not kept any more.
+    AlreadyServed,
+    /// The call is being served at this moment; ask again.
+    CallRunning,
+    /// The call was not served, never will be, and cost nothing.
+    CallVoid,
+    /// It is not known any more whether the call was served.
+    CallForgotten,
+    /// Too many calls at once; try again later.
+    TooManyCalls,
     /// The request itself is wrong; nothing was charged.
     BadRequest,
     /// There is no such thing.
@@ -34,7 +44,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 15] = [
         Self::PaymentRequired,
         Self::PaymentInsufficient,
         Self::VerificationFailed,
@@ -42,6 +52,11 @@ impl Kind {
         Self::InvalidChallenge,
         Self::FundingNotDeep,
         Self::ChannelNotOpen,
+        Self::AlreadyServed,
+        Self::CallRunning,
+        Self::CallVoid,
+        Self::CallForgotten,
+        Self::TooManyCalls,
         Self::BadRequest,
         Self::NotFound,
         Self::Unavailable,
@@ -56,6 +71,11 @@ impl Kind {
             Self::InvalidChallenge => "invalid-challenge",
             Self::FundingNotDeep => "funding-not-deep",
             Self::ChannelNotOpen => "channel-not-open",
+            Self::AlreadyServed => "already-served",
+            Self::CallRunning => "call-running",
+            Self::CallVoid => "call-void",
+            Self::CallForgotten => "call-forgotten",
+            Self::TooManyCalls => "too-many-calls",
             Self::BadRequest => "bad-request",
             Self::NotFound => "not-found",
             Self::Unavailable => "unavailable",
@@ -71,6 +91,10 @@ impl Kind {
             | Self::InvalidChallenge
             | Self::FundingNotDeep
             | Self::ChannelNotOpen => StatusCode::PAYMENT_REQUIRED,
+            Self::AlreadyServed | Self::CallRunning | Self::CallVoid | Self::CallForgotten => {
+                StatusCode::CONFLICT
+            }
+            Self::TooManyCalls => StatusCode::TOO_MANY_REQUESTS,
             Self::BadRequest => StatusCode::BAD_REQUEST,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
@@ -113,6 +137,11 @@ impl Problem {
     #[must_use]
     pub fn retry_after(self, seconds: u32) -> Self {
         Self { retry_after: Some(seconds), ..self }
+    }
+
+    /// Whether it is answered with 402, and so with a fresh challenge.
+    pub fn asks_for_payment(&self) -> bool {
+        self.kind.status() == StatusCode::PAYMENT_REQUIRED
     }
 
     /// With a fresh challenge, which every 402 must carry.

@@ -4,9 +4,7 @@
 //! |---|---|
 //! | `GET /NAME` | 402 with a challenge: price, terms, manifest |
 //! | `GET /NAME`, `Range` of one piece, credential | 206 with the piece, once it is charged and stored |
-//! | `POST …/channels` | opens a channel under a challenge |
-//! | `POST …/channels/ID/close` | the seller's half of a cooperative close |
-//! | `POST …/channels/ID/closed` | takes the finished closing |
+//! | `POST …/channels…` | money ([`crate::till`]) |
 //! | `GET …/pieces/ROOT` | the list of the pieces' hashes, free |
 //! | `GET …/manifest/NAME` | the manifest, free |
 //!
@@ -21,18 +19,14 @@ use std::path::Path;
 use std::sync::{Arc, RwLock};
 
 use axum::body::Body;
-use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, Path as UrlPath, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::get;
 use axum::{Json, Router};
-use bitcoin::Transaction;
-use bitcoin::consensus::encode::deserialize_hex;
 use bytes::Bytes;
 use farthing_node::books::{Item, OrderError};
-use farthing_node::seller::{AcceptError, Seller, SettleError};
-use farthing_protocol::closing::PublicNonce;
+use farthing_node::seller::Seller;
 use farthing_protocol::payee::Reject;
 use farthing_protocol::session::{Call, CallKey};
 use farthing_protocol::{ChannelId, Msat};
@@ -43,7 +37,8 @@ use crate::challenge::{Challenge, Price, Request};
 use crate::credential::{Credential, Payload, Receipt};
 use crate::manifest::{HashError, Manifest, Pieces};
 use crate::problem::{Kind, Problem};
-use crate::wire::{self, AcceptedBody, CloseBody, ClosedBody, ClosingBody, OpenBody};
+use crate::till::{Till, authority};
+use crate::wire;
 
 /// The largest body that is read, in bytes.
 const MOST_BODY: usize = 64 * 1024;
@@ -53,8 +48,7 @@ const BLOCK: usize = 512 * 1024;
 
 /// A file on sale.
 pub struct Shop {
-    seller: Arc<Seller>,
-    secret: [u8; 32],
+    till: Arc<Till>,
     name: String,
     file: Arc<File>,
     pieces: Pieces,
@@ -75,8 +69,8 @@ impl Shop {
         let name =
             path.file_name().map_or_else(|| "file".to_owned(), |name| name.to_string_lossy().into_owned());
         let list = Bytes::from(pieces.to_bytes());
-        let secret = seller.challenge_secret();
-        Ok(Self { seller, secret, name, file: Arc::new(file), pieces, list, price, keys: RwLock::default() })
+        let till = Arc::new(Till::new(seller));
+        Ok(Self { till, name, file: Arc::new(file), pieces, list, price, keys: RwLock::default() })
     }
 
     /// The file's name in URLs.
@@ -93,32 +87,30 @@ impl Shop {
     pub fn router(self) -> Router {
         let shop = Arc::new(self);
         Router::new()
-            .route(wire::CHANNELS, post(open))
-            .route(&format!("{}/{{id}}/close", wire::CHANNELS), post(close))
-            .route(&format!("{}/{{id}}/closed", wire::CHANNELS), post(closed))
             .route(&format!("{}/{{root}}", wire::PIECES), get(list))
             .route(&format!("{}/{{name}}", wire::MANIFEST), get(manifest))
             .route("/{name}", get(piece))
             .layer(DefaultBodyLimit::max(MOST_BODY))
-            .with_state(shop)
+            .with_state(shop.clone())
+            .merge(shop.till.clone().routes())
     }
 
     fn challenge(&self, authority: &str) -> String {
-        let (offer, key) = self.seller.offer();
+        let (offer, key) = self.till.seller().offer();
         let request = Request::new(self.price, offer, key, *self.manifest());
-        Challenge::issue(&self.secret, authority, &request, Timestamp::now()).to_header()
+        Challenge::issue(self.till.secret(), authority, &request, Timestamp::now()).to_header()
     }
 
     /// What the credential agreed to pay for that many bytes of this file.
     fn agreed_cost(&self, challenge: &Challenge, authority: &str, length: u64) -> Result<Msat, Problem> {
         let foreign = |detail: &str| Problem::new(Kind::InvalidChallenge, detail);
         let request = challenge
-            .check(&self.secret, Timestamp::now())
+            .check(self.till.secret(), Timestamp::now())
             .map_err(|error| Problem::new(Kind::InvalidChallenge, error))?;
         if challenge.realm != authority {
             return Err(foreign("this challenge is for another host"));
         }
-        if request.method_details.file != *self.manifest() {
+        if request.method_details.file != Some(*self.manifest()) {
             return Err(foreign("this challenge is for another file, or the file has changed"));
         }
         let price = request.price().map_err(|error| Problem::new(Kind::InvalidChallenge, error))?;
@@ -129,7 +121,7 @@ impl Shop {
     fn call_key(&self, id: ChannelId) -> Option<Arc<CallKey>> {
         let known = self.keys.read().expect("no holder of this lock panics").get(&id).cloned();
         known.or_else(|| {
-            let key = Arc::new(self.seller.call_key(id)?);
+            let key = Arc::new(self.till.seller().call_key(id)?);
             self.keys.write().expect("no holder of this lock panics").insert(id, key.clone());
             Some(key)
         })
@@ -144,7 +136,11 @@ impl Shop {
             return Err(Problem::new(Kind::PaymentInsufficient, detail));
         }
         let item = Item { id: call.item, cost };
-        self.seller.charge(payload.channel, item, Some(payload.payment())).await.map_err(charge_problem)
+        self.till
+            .seller()
+            .charge(payload.channel, item, Some(payload.payment()))
+            .await
+            .map_err(charge_problem)
     }
 
     /// The bytes of a piece, a block at a time, so that memory stays small.
@@ -189,15 +185,9 @@ async fn piece(
 }
 
 fn refuse(shop: &Shop, problem: Problem, authority: &str) -> Response {
-    match problem.kind {
-        Kind::BadRequest | Kind::NotFound | Kind::Unavailable => problem.into_response(),
-        Kind::PaymentRequired
-        | Kind::PaymentInsufficient
-        | Kind::VerificationFailed
-        | Kind::MalformedCredential
-        | Kind::InvalidChallenge
-        | Kind::FundingNotDeep
-        | Kind::ChannelNotOpen => problem.with_challenge(&shop.challenge(authority)),
+    match problem.asks_for_payment() {
+        true => problem.with_challenge(&shop.challenge(authority)),
+        false => problem.into_response(),
     }
 }
 
@@ -293,68 +283,6 @@ fn charge_problem(error: OrderError<Reject>) -> Problem {
     Problem::new(kind, error)
 }
 
-/// `POST …/channels`.
-async fn open(
-    State(shop): State<Arc<Shop>>,
-    body: Result<Json<OpenBody>, JsonRejection>,
-) -> Result<Response, Problem> {
-    let OpenBody { challenge, opening } = read(body)?;
-    let request = challenge
-        .check(&shop.secret, Timestamp::now())
-        .map_err(|error| Problem::new(Kind::InvalidChallenge, error))?;
-    let details = request.method_details;
-    let seller = shop.seller.clone();
-    let accepted = blocking(move || seller.accept(&details.offer, details.key, opening)).await?;
-    let (channel, signature) = accepted.map_err(|error| match &error {
-        AcceptError::BadParams(_)
-        | AcceptError::Refused(_)
-        | AcceptError::Order(OrderError::FundingTaken(_)) => Problem::new(Kind::BadRequest, error),
-        _ours => Problem::new(Kind::Unavailable, error).retry_after(5),
-    })?;
-    Ok((StatusCode::CREATED, Json(AcceptedBody { channel, signature })).into_response())
-}
-
-/// `POST …/channels/ID/close`.
-async fn close(
-    State(shop): State<Arc<Shop>>,
-    UrlPath(id): UrlPath<String>,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Result<Json<CloseBody>, JsonRejection>,
-) -> Result<Json<ClosingBody>, Problem> {
-    let body = read(body)?;
-    let id = channel(&id)?;
-    let unknown = || Problem::new(Kind::NotFound, "there is no such channel here");
-    let key = shop.seller.call_key(id).ok_or_else(unknown)?;
-    let authority = authority(&headers, &uri);
-    let mut scratch = String::new();
-    let call = body.call(id, &authority, uri.path(), &mut scratch);
-    key.verify(&call, &body.mac).map_err(|error| Problem::new(Kind::BadRequest, error))?;
-    let (seller, settlement, nonce) = (shop.seller.clone(), body.settlement(), PublicNonce(body.nonce));
-    let answer = blocking(move || seller.settle(id, settlement, &nonce)).await?;
-    let answer = answer.map_err(|error| match &error {
-        SettleError::Order(OrderError::Rejected(_)) | SettleError::Bad(_) => {
-            Problem::new(Kind::BadRequest, error)
-        }
-        _ours => Problem::new(Kind::Unavailable, error).retry_after(1),
-    })?;
-    Ok(Json(answer.into()))
-}
-
-/// `POST …/channels/ID/closed`.
-async fn closed(
-    State(shop): State<Arc<Shop>>,
-    UrlPath(id): UrlPath<String>,
-    body: Result<Json<ClosedBody>, JsonRejection>,
-) -> Result<StatusCode, Problem> {
-    let body = read(body)?;
-    let id = channel(&id)?;
-    let transaction: Transaction =
-        deserialize_hex(&body.transaction).map_err(|error| Problem::new(Kind::BadRequest, error))?;
-    shop.seller.settled(id, transaction).await.map_err(|error| Problem::new(Kind::BadRequest, error))?;
-    Ok(StatusCode::NO_CONTENT)
-}
-
 /// `GET …/pieces/ROOT`.
 async fn list(State(shop): State<Arc<Shop>>, UrlPath(root): UrlPath<String>) -> Result<Response, Problem> {
     let known = blake3::Hash::from(shop.manifest().blake3).to_hex();
@@ -375,25 +303,6 @@ async fn manifest(
     } else {
         Err(Problem::new(Kind::NotFound, format!("there is no file {name} here")))
     }
-}
-
-fn channel(id: &str) -> Result<ChannelId, Problem> {
-    id.parse().map_err(|_| Problem::new(Kind::NotFound, "a channel is named by 64 hexadecimal digits"))
-}
-
-/// The host and port that the request is for.
-fn authority(headers: &HeaderMap, uri: &Uri) -> String {
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    host.or_else(|| uri.authority().map(|authority| authority.as_str())).unwrap_or_default().to_owned()
-}
-
-/// A body, or what is wrong with it in the words of RFC 9457.
-fn read<T>(body: Result<Json<T>, JsonRejection>) -> Result<T, Problem> {
-    body.map(|Json(body)| body).map_err(|rejection| Problem::new(Kind::BadRequest, rejection.body_text()))
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| Problem::new(Kind::Unavailable, error))
 }
 
 /// Serves a shop until `stop` is ready; then finishes what is under way.

@@ -2,9 +2,10 @@
 
 use bitcoin::{Amount, FeeRate};
 use farthing_protocol::closing::{Answer, PublicNonce, Settlement};
+use farthing_protocol::lightspeed::{CallNumber, ChainTerms, Rung};
 use farthing_protocol::opening::Opening;
 use farthing_protocol::session::Call;
-use farthing_protocol::{ChannelId, Msat};
+use farthing_protocol::{ChannelId, Msat, Payment};
 use secp256k1::schnorr;
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +13,8 @@ use crate::challenge::Challenge;
 use crate::credential::channel_text;
 use crate::encoding::{self, hex_array};
 
+/// Below this, everything is Farthing's own.
+pub const ROOT: &str = "/.well-known/farthing/";
 /// Where channels are opened; a channel's closing lies below.
 pub const CHANNELS: &str = "/.well-known/farthing/channels";
 /// Where the list of a file's pieces is found.
@@ -27,6 +30,133 @@ pub fn close_path(channel: ChannelId) -> String {
 /// The path that a finished closing is posted to.
 pub fn closed_path(channel: ChannelId) -> String {
     format!("{CHANNELS}/{channel}/closed")
+}
+
+/// The path that a channel's chains of words are posted to.
+pub fn chains_path(channel: ChannelId) -> String {
+    format!("{CHANNELS}/{channel}/chains")
+}
+
+/// The path that tells a payer where it stands.
+pub fn standing_path(channel: ChannelId) -> String {
+    format!("{CHANNELS}/{channel}/standing")
+}
+
+/// Where the prices of calls are listed.
+pub const PRICES: &str = "/.well-known/farthing/prices";
+/// Where health is told.
+pub const HEALTH: &str = "/.well-known/farthing/health";
+/// The header that pays for a call.
+pub const LIGHTSPEED: &str = "lightspeed";
+/// What that header says in an answer without a receipt: the call was refused, and its number will never be served.
+pub const REFUSED: &str = "refused";
+/// The service ran and failed: the call is free, and its number will never be served.
+pub const FREE: &str = "free";
+/// It is not settled what becomes of the call: send it again as it is.
+pub const OPEN: &str = "open";
+/// It is not known any more whether the call was served: the payee's sum tells.
+pub const FORGOTTEN: &str = "forgotten";
+/// The header that tells the payee's epoch.
+pub const EPOCH: &str = "lightspeed-epoch";
+/// The header that says what a paid answer cost.
+pub const RECEIPT: &str = "payment-receipt";
+
+/// `POST` [`chains_path`]: announces a chain. The rungs' signatures show who does.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ChainBody {
+    /// The chain.
+    pub terms: ChainTerms,
+    /// Its rungs, each its lock and its signature, 96 bytes, in base64url.
+    pub rungs: String,
+    /// The newest plain payment, 72 bytes, in base64url.
+    pub payment: String,
+}
+
+/// A body that does not decode.
+#[derive(Debug, thiserror::Error)]
+#[error("the rungs or the payment do not decode")]
+pub struct BadChainBody;
+
+impl ChainBody {
+    /// Packs an announcement.
+    pub fn new(terms: ChainTerms, rungs: &[Rung], payment: &Payment) -> Self {
+        let mut bytes = Vec::with_capacity(rungs.len() * RUNG);
+        for rung in rungs {
+            bytes.extend_from_slice(&rung.lock);
+            bytes.extend_from_slice(rung.signature.as_ref());
+        }
+        Self {
+            terms,
+            rungs: encoding::encode_bytes(&bytes),
+            payment: encoding::encode_bytes(&payment.to_bytes()),
+        }
+    }
+
+    /// Unpacks it.
+    ///
+    /// # Errors
+    /// When it does not decode. Whether the signatures fit is for the ladder to say.
+    pub fn read(&self) -> Result<(Vec<Rung>, Payment), BadChainBody> {
+        let bytes = encoding::decode_bytes(&self.rungs).map_err(|_| BadChainBody)?;
+        if bytes.len() % RUNG != 0 {
+            return Err(BadChainBody);
+        }
+        let rung = |bytes: &[u8]| {
+            let (lock, signature) = bytes.split_first_chunk::<32>().ok_or(BadChainBody)?;
+            let signature = schnorr::Signature::from_slice(signature).map_err(|_| BadChainBody)?;
+            Ok(Rung { lock: *lock, signature })
+        };
+        let rungs = bytes.chunks_exact(RUNG).map(rung).collect::<Result<_, _>>()?;
+        let payment = encoding::decode_bytes(&self.payment).map_err(|_| BadChainBody)?;
+        Ok((rungs, Payment::from_bytes(&payment).map_err(|_| BadChainBody)?))
+    }
+}
+
+/// The length of a rung, in bytes.
+const RUNG: usize = 96;
+
+/// Its answer.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct ChainTaken {
+    /// The epoch in which calls are served now.
+    pub epoch: u32,
+}
+
+/// `POST` [`standing_path`]: asks where the payer stands.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct StandingBody {
+    /// The newest number that the payer has sent: none up to it is served after this.
+    pub last: CallNumber,
+    /// Shows that the payer asks.
+    #[serde(with = "hex_array")]
+    pub mac: [u8; 32],
+}
+
+impl StandingBody {
+    /// The call that its MAC covers.
+    pub fn call<'a>(&self, channel: ChannelId, authority: &'a str, target: &'a str) -> Call<'a> {
+        Call {
+            channel,
+            item: [0; 32],
+            cost: Msat::new(self.last.epoch.into()),
+            total: Msat::new(self.last.counter),
+            method: "POST",
+            authority,
+            target,
+            challenge: "standing",
+        }
+    }
+}
+
+/// Its answer.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StandingAnswer {
+    /// The epoch in which calls are served now.
+    pub epoch: u32,
+    /// What served calls cost, in millisatoshi; nothing while calls run.
+    pub spent_msat: Option<u64>,
 }
 
 /// `POST` [`CHANNELS`]: opens a channel under a challenge.

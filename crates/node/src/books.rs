@@ -8,7 +8,7 @@
 
 mod keeper;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::mpsc;
 use std::sync::{Arc, RwLock};
 use std::thread::JoinHandle;
@@ -17,12 +17,13 @@ use bitcoin::OutPoint;
 use farthing_protocol::channel::BadParams;
 use farthing_protocol::keys::Seed;
 use farthing_protocol::ledger::Ledger;
+use farthing_protocol::lightspeed::Ladder;
 use farthing_protocol::{ChannelId, Msat, Transition};
 use tokio::sync::oneshot;
 
 use crate::books::keeper::{Keeper, Page};
 use crate::machine::{Machine, Watched};
-use crate::store::{Spend, Store, StoreError, Write};
+use crate::store::{Followed, Spend, Store, StoreError, Write};
 
 /// The most orders that share a write.
 const BATCH: usize = 512;
@@ -70,6 +71,44 @@ pub struct Item {
     pub cost: Msat,
 }
 
+/// Keeps accounts in memory that are newer than the stored ones, where a decision cannot wait for the books: the calls of
+/// Lightspeed. The books ask it for the newest account before every other decision on a channel.
+pub trait Desk<M: Machine>: Send + Sync {
+    /// The account of a channel if it is newer than the stored one, and those who wait for it to be stored.
+    fn draw(&self, id: ChannelId) -> Option<Drawn<M>>;
+
+    /// What was drawn could not be stored.
+    fn not_stored(&self, id: ChannelId);
+
+    /// A channel's new state was stored.
+    fn turned(&self, id: ChannelId, state: &M::State, setup: &M::Setup);
+}
+
+/// What a desk hands over to be stored.
+pub struct Drawn<M: Machine> {
+    /// The newest account.
+    pub input: M::Input,
+    /// Who waits for it.
+    pub waiting: Vec<FoldReply<M>>,
+}
+
+/// Answers one who waits for an account to be stored.
+pub type FoldReply<M> = oneshot::Sender<Result<(), OrderError<<M as Machine>::Reject>>>;
+
+/// The desk of a role that decides everything in the books.
+#[derive(Debug)]
+pub struct NoDesk;
+
+impl<M: Machine> Desk<M> for NoDesk {
+    fn draw(&self, _id: ChannelId) -> Option<Drawn<M>> {
+        None
+    }
+
+    fn not_stored(&self, _id: ChannelId) {}
+
+    fn turned(&self, _id: ChannelId, _state: &M::State, _setup: &M::Setup) {}
+}
+
 /// A channel as the books show it.
 #[derive(Debug)]
 pub struct Entry<M: Machine> {
@@ -112,7 +151,10 @@ enum Order<M: Machine> {
     Wishes(oneshot::Sender<Result<Vec<ChannelId>, Arc<StoreError>>>),
     Granted(ChannelId, oneshot::Sender<Result<(), Arc<StoreError>>>),
     Purchases(ChannelId, Vec<[u8; 32]>, oneshot::Sender<Result<Msat, Arc<StoreError>>>),
-    Fundings(oneshot::Sender<Result<HashSet<OutPoint>, Arc<StoreError>>>),
+    Followed(oneshot::Sender<Result<Followed, Arc<StoreError>>>),
+    Ladders(ChannelId, u32, oneshot::Sender<Result<Vec<Ladder>, Arc<StoreError>>>),
+    State(ChannelId, oneshot::Sender<Option<M::State>>),
+    Fold(ChannelId),
     Spends(OutPoint, oneshot::Sender<Result<Vec<Spend>, Arc<StoreError>>>),
     End,
 }
@@ -146,7 +188,7 @@ impl<M: Machine> Books<M> {
     ///
     /// # Errors
     /// When the database cannot be read or holds something that makes no sense.
-    pub fn open(store: Store, seed: &Seed) -> Result<(Self, Resumed<M>), OpenError> {
+    pub fn open(store: Store, seed: &Seed, desk: Arc<dyn Desk<M>>) -> Result<(Self, Resumed<M>), OpenError> {
         let mut pages = HashMap::new();
         let mut setups = HashMap::new();
         let mut resumed = Vec::new();
@@ -162,7 +204,7 @@ impl<M: Machine> Books<M> {
         }
         let setups = Arc::new(RwLock::new(setups));
         let (orders, queue) = mpsc::sync_channel(QUEUE);
-        let keeper = Keeper { store, pages, setups: setups.clone() };
+        let keeper = Keeper { store, pages, setups: setups.clone(), desk };
         let thread = std::thread::Builder::new()
             .name(format!("{} books", M::ROLE.name()))
             .spawn(move || keeper.run(&queue))
@@ -266,19 +308,55 @@ impl<M: Machine> Books<M> {
         Ok(live
             .filter_map(|entry| {
                 let setup = self.setup(&entry.id)?;
-                let channel = M::channel(&setup);
-                let outpoint = channel.params().funding;
-                Some(Watched { id: entry.id, outpoint, output: channel.funding_txout() })
+                let params = M::channel(&setup).params();
+                let parties = [params.payer.output.clone(), params.payee.output.clone()];
+                Some(Watched { id: entry.id, outpoint: params.funding, parties })
             })
             .collect())
     }
 
-    /// The funding outputs of all channels of all roles. Blocks.
+    /// The outputs whose spends are to be noted, for all channels of all roles. Blocks.
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub fn fundings_blocking(&self) -> Result<HashSet<OutPoint>, OrderError<M::Reject>> {
-        self.ask(Order::Fundings)?.map_err(OrderError::Store)
+    pub fn followed_blocking(&self) -> Result<Followed, OrderError<M::Reject>> {
+        self.ask(Order::Followed)?.map_err(OrderError::Store)
+    }
+
+    /// Where a channel stands; `None` if there is no such channel.
+    ///
+    /// # Errors
+    /// When the program is ending.
+    pub async fn state(&self, id: ChannelId) -> Result<Option<M::State>, OrderError<M::Reject>> {
+        let (reply, answer) = oneshot::channel();
+        self.orders.send(Order::State(id, reply)).map_err(|_| OrderError::Ended)?;
+        answer.await.map_err(|_| OrderError::Ended)
+    }
+
+    /// The chains of words that were taken in a channel, from number `least` on.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn ladders(&self, id: ChannelId, least: u32) -> Result<Vec<Ladder>, OrderError<M::Reject>> {
+        let (reply, answer) = oneshot::channel();
+        self.orders.send(Order::Ladders(id, least, reply)).map_err(|_| OrderError::Ended)?;
+        answer.await.map_err(|_| OrderError::Ended)?.map_err(OrderError::Store)
+    }
+
+    /// Makes something else durable.
+    ///
+    /// # Errors
+    /// When it could not be stored.
+    pub async fn write(&self, writes: Vec<Write>) -> Result<(), OrderError<M::Reject>> {
+        let (reply, answer) = oneshot::channel();
+        self.orders.send(Order::Write(writes, reply)).map_err(|_| OrderError::Ended)?;
+        answer.await.map_err(|_| OrderError::Ended)?.map_err(OrderError::Store)
+    }
+
+    /// Asks the desk for a channel's newest account and stores it; the desk's callers are answered then.
+    pub fn fold(&self, id: ChannelId) {
+        // When the books are closed, those who wait learn it from the desk that is dropped.
+        let _ended = self.orders.send(Order::Fold(id));
     }
 
     /// The channels that a person asked to close from another process. Blocks.

@@ -1,4 +1,6 @@
-//! What a program that buys uses: channels to sellers, payments, closings, refunds.
+//! What a program that buys uses: channels to sellers, payments, closings, refunds. Calls are in [`calls`].
+
+pub mod calls;
 
 use std::sync::{Arc, Mutex};
 
@@ -13,7 +15,8 @@ use farthing_protocol::session::CallKey;
 use farthing_protocol::{Channel, ChannelId, Msat, Params, Party, Payment};
 use secp256k1::schnorr;
 
-use crate::books::{Books, Entry, Item, OrderError};
+use crate::books::{Books, Entry, Item, NoDesk, OrderError};
+use crate::buyer::calls::WordStock;
 use crate::entropy;
 use crate::home::{Home, Lock};
 use crate::machine::{Machine as _, Payer, PayerRecord};
@@ -100,6 +103,7 @@ pub struct Buyer {
     seed: Arc<Seed>,
     pace: Pace,
     finality: u32,
+    words: Mutex<WordStock>,
     _lock: Lock,
 }
 
@@ -114,10 +118,10 @@ impl Buyer {
         let seed = Arc::new(home.seed()?);
         let mut store = home.store()?;
         let wallet = Wallet::open(&mut store, seed.clone(), wallet::birthday(home, &chain)?)?;
-        let (books, resumed) = Books::<Payer>::open(store, &seed)?;
+        let (books, resumed) = Books::<Payer>::open(store, &seed, Arc::new(NoDesk))?;
         let (books, wallet) = (Arc::new(books), Arc::new(Mutex::new(wallet)));
         let watch = Watch::start(chain.clone(), wallet.clone(), books.clone(), pace, resumed);
-        Ok(Self { watch, books, chain, wallet, seed, pace, finality, _lock: lock })
+        Ok(Self { watch, books, chain, wallet, seed, pace, finality, words: Mutex::default(), _lock: lock })
     }
 
     /// What confirms soon now. Blocks.
@@ -230,9 +234,12 @@ impl Buyer {
         let outcome = self.books.handle(id, Input::Buy { cost: item.cost }, Some(item)).await?;
         let paid = outcome.effects.into_iter().find_map(|effect| match effect {
             Effect::Pay(payment) => Some(payment),
-            Effect::Propose(_) | Effect::ReleaseCoins | Effect::ProposeClosing(_) | Effect::Broadcast(_) => {
-                None
-            }
+            Effect::Propose(_)
+            | Effect::ReleaseCoins
+            | Effect::Announce(..)
+            | Effect::Call(_)
+            | Effect::ProposeClosing(_)
+            | Effect::Broadcast(_) => None,
         });
         let payment = paid.or(outcome.ledger.newest).expect("an item that was bought was paid for");
         Ok(Bought { payment, cost: outcome.again.unwrap_or(item.cost), again: outcome.again.is_some() })
@@ -271,7 +278,12 @@ impl Buyer {
         let setup = self.books.setup(&id).ok_or(OrderError::NoChannel(id))?;
         let settlement = outcome.effects.iter().find_map(|effect| match effect {
             Effect::ProposeClosing(settlement) => Some(*settlement),
-            Effect::Propose(_) | Effect::ReleaseCoins | Effect::Pay(_) | Effect::Broadcast(_) => None,
+            Effect::Propose(_)
+            | Effect::ReleaseCoins
+            | Effect::Pay(_)
+            | Effect::Announce(..)
+            | Effect::Call(_)
+            | Effect::Broadcast(_) => None,
         });
         self.carry_out(id, outcome.effects);
         let proposal = settlement
@@ -366,18 +378,27 @@ impl Buyer {
 fn opening(effects: Vec<Effect>) -> Opening {
     let proposed = effects.into_iter().find_map(|effect| match effect {
         Effect::Propose(opening) => Some(*opening),
-        Effect::ReleaseCoins | Effect::Pay(_) | Effect::ProposeClosing(_) | Effect::Broadcast(_) => None,
+        Effect::ReleaseCoins
+        | Effect::Pay(_)
+        | Effect::Announce(..)
+        | Effect::Call(_)
+        | Effect::ProposeClosing(_)
+        | Effect::Broadcast(_) => None,
     });
     proposed.expect("a proposal that was stored is to be sent")
 }
 
 impl Watchable for Payer {
-    fn on_chain(setup: &payer::Setup, effect: Effect) -> Option<OnChain> {
+    fn on_chain(setup: &Arc<payer::Setup>, effect: Effect) -> Option<OnChain> {
         match effect {
             Effect::Broadcast(transaction) => Some(OnChain::Broadcast(transaction)),
             Effect::ReleaseCoins => Some(OnChain::Release(setup.funding.compute_txid())),
             // These need the payee, so the program that speaks to it sends them again.
-            Effect::Propose(_) | Effect::Pay(_) | Effect::ProposeClosing(_) => None,
+            Effect::Propose(_)
+            | Effect::Pay(_)
+            | Effect::Announce(..)
+            | Effect::Call(_)
+            | Effect::ProposeClosing(_) => None,
         }
     }
 

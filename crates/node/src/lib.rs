@@ -6,6 +6,7 @@
 //! | [`home`] | the data folder: seed, lock, database |
 //! | [`store`] | SQLite: what is stored, and how |
 //! | [`books`] | one thread that runs every machine of one role and stores each batch of decisions in one durable write |
+//! | [`tabs`] | the accounts of payers that pay for calls, in memory, stored by the books |
 //! | [`wallet`] | the on-chain wallet (BIP86), persisted in the same database |
 //! | [`watch`] | looks at the chain and tells the machines |
 //! | [`publish`] | brings a commitment into a block, with a child that pays for it where needed |
@@ -24,5 +25,6 @@ pub mod publish;
 pub mod seller;
 pub mod start;
 pub mod store;
+pub mod tabs;
 pub mod wallet;
 pub mod watch;

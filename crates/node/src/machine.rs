@@ -1,6 +1,6 @@
 //! What the driver needs to know of a state machine, so that one driver runs payers and payees alike.
 
-use bitcoin::{Transaction, TxOut};
+use bitcoin::Transaction;
 use farthing_protocol::channel::BadParams;
 use farthing_protocol::keys::{KeyId, Seed};
 use farthing_protocol::ledger::Ledger;
@@ -31,7 +31,7 @@ pub trait Machine: Send + 'static {
     /// What is to be done.
     type Effect: Send + 'static;
     /// Why an input changed nothing.
-    type Reject: std::error::Error + Send + Sync + 'static;
+    type Reject: std::error::Error + Clone + Send + Sync + 'static;
 
     /// The side.
     const ROLE: Role;
@@ -198,7 +198,7 @@ impl Machine for Payee {
     }
 
     fn ledger(state: &payee::State) -> Ledger {
-        *state.ledger()
+        state.ledger()
     }
 
     fn name(state: &payee::State) -> &'static str {
@@ -227,6 +227,6 @@ pub struct Watched {
     pub id: farthing_protocol::ChannelId,
     /// Its funding outpoint.
     pub outpoint: bitcoin::OutPoint,
-    /// The output that should be there.
-    pub output: TxOut,
+    /// The scripts of the two parties' wallets.
+    pub parties: [bitcoin::ScriptBuf; 2],
 }

@@ -5,24 +5,39 @@
 //! as a package even when the commitment alone would not, and a child of the payer's that came first is replaced
 //! (sibling eviction). All of it may be repeated: each step looks at the mempool first.
 
-use bitcoin::{Amount, FeeRate, ScriptBuf, Transaction};
+use std::fmt;
+use std::sync::Arc;
+
+use bitcoin::{Amount, FeeRate, OutPoint, Transaction};
 use farthing_chain::{BroadcastError, Chain, ChainError, MempoolEntry, OutputStatus};
-use farthing_protocol::child;
+use farthing_protocol::lightspeed::RungClaim;
+use farthing_protocol::payee::Setup;
+use farthing_protocol::{child, hashlock};
 
 use crate::wallet::{Wallet, WalletError};
 
 /// What a transaction must pay more than the one it replaces, for each of its own bytes (BIP125).
 const INCREMENT: FeeRate = FeeRate::BROADCAST_MIN;
 
-/// A commitment to be published.
-#[derive(Clone, Debug)]
+/// A commitment to be published, with the keys that claim its output where that takes a word.
+#[derive(Clone)]
 pub struct Publication {
-    /// The complete commitment.
+    /// The commitment.
     pub commitment: Transaction,
     /// What it pays itself.
     pub fee: Amount,
-    /// The payee's output script in it.
-    pub script: ScriptBuf,
+    /// How its first output is claimed, if the wallet cannot spend it.
+    pub rung: Option<RungClaim>,
+    /// Whose it is.
+    pub setup: Arc<Setup>,
+}
+
+impl fmt::Debug for Publication {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Publication")
+            .field("commitment", &self.commitment.compute_txid())
+            .finish_non_exhaustive()
+    }
 }
 
 /// Why it is not on its way into a block yet.
@@ -59,7 +74,11 @@ pub fn publish(
     publication: &Publication,
     target: FeeRate,
 ) -> Result<(), PublishError> {
-    let Publication { commitment, fee, script } = publication;
+    let Publication { commitment, fee, rung, setup } = publication;
+    if let Some(rung) = rung {
+        return publish_rung(chain, publication, rung, target);
+    }
+    let script = &setup.channel.params().payee.output;
     let present = chain.mempool_entry(&commitment.compute_txid())?;
     let funding = commitment.input.first().map(|input| input.previous_output).unwrap_or_default();
     if present.is_none() && chain.output(&funding)? == OutputStatus::Absent {
@@ -81,6 +100,67 @@ pub fn publish(
             tracing::warn!(%reason, "publishing the commitment without a child");
             Ok(chain.broadcast(commitment)?)
         }
+    }
+}
+
+/// Publishes a rung with its claim, which pays for both. Once the commitment is in a block, the claim alone.
+fn publish_rung(
+    chain: &Chain,
+    publication: &Publication,
+    rung: &RungClaim,
+    target: FeeRate,
+) -> Result<(), PublishError> {
+    let Publication { commitment, fee, setup, .. } = publication;
+    let present = chain.mempool_entry(&commitment.compute_txid())?;
+    let claim = |fee| rung.claim(&setup.channel, &setup.keys, commitment, fee);
+    let alone = target.checked_mul_by_weight(hashlock::claim_weight(1)).unwrap_or(Amount::MAX);
+    let funding = commitment.input.first().map(|input| input.previous_output).unwrap_or_default();
+    if present.is_none() && chain.output(&funding)? == OutputStatus::Absent {
+        let locked = OutPoint { txid: commitment.compute_txid(), vout: 0 };
+        let least = match chain.output(&locked)? {
+            // Another transaction spends the funding, or the claim is in a block.
+            OutputStatus::Absent => return Ok(()),
+            OutputStatus::SpentInMempool { .. } => match spender(chain, &locked)? {
+                Some(entry) if entry.fee >= alone => return Ok(()),
+                Some(entry) => entry.fee + cost(INCREMENT),
+                None => Amount::ZERO,
+            },
+            OutputStatus::Confirmed { .. } | OutputStatus::Unconfirmed { .. } => Amount::ZERO,
+        };
+        return match claim(alone.max(least)) {
+            Ok(claim) => Ok(chain.broadcast(&claim)?),
+            Err(reason) => {
+                tracing::warn!(%reason, "the published output is left: to claim it costs more than it brings");
+                Ok(())
+            }
+        };
+    }
+    let both = target.checked_mul_by_weight(commitment.weight() + hashlock::claim_weight(1));
+    let both = both.unwrap_or(Amount::MAX);
+    let least = match present {
+        Some(entry) if entry.descendant_vsize > entry.vsize && entry.descendant_fee >= both => return Ok(()),
+        Some(entry) => least_to_replace(&entry),
+        None => Amount::ZERO,
+    };
+    let needed = both.checked_sub(*fee).unwrap_or_default().max(cost(FeeRate::BROADCAST_MIN)).max(least);
+    match claim(needed) {
+        Ok(claim) => Ok(chain.broadcast_package(commitment, &claim)?),
+        Err(reason) => {
+            tracing::warn!(%reason, "nothing is published: to claim it would cost more than it brings");
+            Ok(())
+        }
+    }
+}
+
+/// What a claim pays at that rate.
+fn cost(fee_rate: FeeRate) -> Amount {
+    fee_rate.checked_mul_by_weight(hashlock::claim_weight(1)).unwrap_or(Amount::MAX)
+}
+
+fn spender(chain: &Chain, outpoint: &OutPoint) -> Result<Option<MempoolEntry>, ChainError> {
+    match chain.mempool_spender(outpoint)? {
+        Some(by) => chain.mempool_entry(&by.compute_txid()),
+        None => Ok(None),
     }
 }
 

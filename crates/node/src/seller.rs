@@ -1,6 +1,7 @@
 //! What a program that sells uses: offers, openings, charges, closings.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bitcoin::{Amount, FeeRate, ScriptBuf, Transaction};
@@ -8,6 +9,8 @@ use farthing_chain::{Chain, ChainError};
 use farthing_protocol::channel::BadParams;
 use farthing_protocol::closing::{self, Answer, BadSettlement, PublicNonce, Settlement};
 use farthing_protocol::keys::{KeyId, Seed};
+use farthing_protocol::lightspeed::call::Target;
+use farthing_protocol::lightspeed::{Call, CallNumber, ChainTerms, Rung};
 use farthing_protocol::opening::{Confirmations, Offer, Opening, Refusal};
 use farthing_protocol::payee::{self, Effect, Input, Policy, Reject};
 use farthing_protocol::session::CallKey;
@@ -20,6 +23,7 @@ use crate::home::{Home, Lock};
 use crate::machine::{Machine as _, Payee, PayeeRecord};
 use crate::publish::Publication;
 use crate::start::StartError;
+use crate::tabs::{AnnounceError, CallError, Durability, Standing, Tabs};
 use crate::wallet::{self, Balance, Wallet, WalletError};
 use crate::watch::{OnChain, Pace, Watch, WatchError, Watchable};
 
@@ -47,6 +51,10 @@ pub struct Terms {
     pub finality: u32,
     /// How many channels may wait for a funding that nobody has seen.
     pub most_unfunded: usize,
+    /// When calls that were served are stored.
+    pub durability: Durability,
+    /// The most that one payer's calls may come to between two rungs of a chain of words.
+    pub most_exposure: Msat,
 }
 
 /// Why an opening was not accepted. Nothing was stored.
@@ -98,6 +106,8 @@ pub struct Seller {
     output: Mutex<ScriptBuf>,
     seed: Arc<Seed>,
     terms: Terms,
+    tabs: Arc<Tabs>,
+    _batches: Option<Batches>,
     _lock: Lock,
 }
 
@@ -116,10 +126,16 @@ impl Seller {
             batch.write(&write)?;
             batch.commit()
         })?;
-        let (books, resumed) = Books::<Payee>::open(store, &seed)?;
+        let tabs = Arc::new(Tabs::new(store.begin_epoch()?, terms.durability));
+        let (books, resumed) = Books::<Payee>::open(store, &seed, tabs.clone())?;
         let (books, wallet) = (Arc::new(books), Arc::new(Mutex::new(wallet)));
         let watch = Watch::start(chain.clone(), wallet.clone(), books.clone(), pace, resumed);
-        Ok(Self { watch, books, chain, wallet, output: Mutex::new(output), seed, terms, _lock: lock })
+        let batches = match terms.durability {
+            Durability::Call => None,
+            Durability::Batch(interval) => Some(Batches::start(tabs.clone(), books.clone(), interval)),
+        };
+        let output = Mutex::new(output);
+        Ok(Self { watch, books, chain, wallet, output, seed, terms, tabs, _batches: batches, _lock: lock })
     }
 
     /// An offer with fresh keys. It costs no state, so anybody may ask for one.
@@ -195,7 +211,106 @@ impl Seller {
         Ok(outcome.again.unwrap_or(item.cost))
     }
 
-    /// Signs this side's half of a cooperative close. Blocks.
+    /// Admits a call: its cost is set aside until [`Self::end`].
+    ///
+    /// # Errors
+    /// When it is not to be served. Then it costs nothing.
+    pub async fn admit(&self, call: &Call, target: &Target<'_>, mac: &[u8; 32]) -> Result<(), CallError> {
+        match self.tabs.admit(call, target, mac) {
+            Err(CallError::Unknown(id)) if self.tabs.load(&self.books, id).await? => {
+                self.tabs.admit(call, target, mac)
+            }
+            admitted => admitted,
+        }
+    }
+
+    /// Refuses an authentic call that will not be served for a reason of the caller's. It is free for good.
+    ///
+    /// # Errors
+    /// When it is not authentic, or there is no such channel.
+    pub async fn refuse(&self, call: &Call, target: &Target<'_>, mac: &[u8; 32]) -> Result<(), CallError> {
+        self.tabs.load(&self.books, call.channel).await?;
+        self.tabs.refuse(call, target, mac)
+    }
+
+    /// What is spent in a channel, for a payer that has lost track: from now on no call up to `last` is served. `None` while
+    /// calls run.
+    ///
+    /// # Errors
+    /// When the channel pays for no calls, or the books cannot be asked.
+    pub async fn reconcile(&self, id: ChannelId, last: CallNumber) -> Result<Option<Msat>, CallError> {
+        self.tabs.load(&self.books, id).await?;
+        self.tabs.reconcile(id, last)
+    }
+
+    /// Ends a call that was admitted: served for at most what was set aside, or failed and free. What was charged.
+    pub fn end(&self, id: ChannelId, number: CallNumber, charged: Option<Msat>) -> Msat {
+        self.tabs.end(id, number, charged)
+    }
+
+    /// Sets more aside for a call that runs.
+    ///
+    /// # Errors
+    /// When the words do not cover it.
+    pub fn top_up(&self, id: ChannelId, number: CallNumber, by: Msat) -> Result<Msat, CallError> {
+        self.tabs.top_up(id, number, by)
+    }
+
+    /// Waits until the calls that have ended in a channel are stored, as far as [`Terms::durability`] asks for it. Only
+    /// then may their answers leave.
+    ///
+    /// # Errors
+    /// When they could not be stored.
+    pub async fn stored(&self, id: ChannelId) -> Result<(), OrderError<Reject>> {
+        self.tabs.stored(&self.books, id).await
+    }
+
+    /// Takes a chain of words with its rungs.
+    ///
+    /// # Errors
+    /// When a rung's signature does not fit, or too much would be at stake.
+    pub async fn announce(
+        &self,
+        id: ChannelId,
+        terms: ChainTerms,
+        rungs: Vec<Rung>,
+        payment: Payment,
+    ) -> Result<u32, AnnounceError> {
+        let most = self.terms.most_exposure;
+        self.tabs.announce(&self.books, id, (terms, rungs), payment, most).await?;
+        Ok(self.tabs.epoch())
+    }
+
+    /// Where a payer of calls stands; `None` if the channel pays for no calls.
+    ///
+    /// # Errors
+    /// When the books cannot be asked.
+    pub async fn standing(&self, id: ChannelId) -> Result<Option<Standing>, OrderError<Reject>> {
+        self.tabs.load(&self.books, id).await?;
+        Ok(self.books.setup(&id).and_then(|setup| self.tabs.standing(id, &setup)))
+    }
+
+    /// The epoch in which calls are served.
+    pub fn epoch(&self) -> u32 {
+        self.tabs.epoch()
+    }
+
+    /// Admits no more calls in a channel and waits for those that run. For a close that follows.
+    pub async fn drain(&self, id: ChannelId, patience: Duration) -> bool {
+        self.tabs.drain(id, patience).await
+    }
+
+    /// Admits calls again after a close that came to nothing.
+    pub fn undrain(&self, id: ChannelId) {
+        self.tabs.undrain(id);
+    }
+
+    /// The most that one payer's calls may come to between two rungs.
+    pub fn most_exposure(&self) -> Msat {
+        self.terms.most_exposure
+    }
+
+    /// Signs this side's half of a cooperative close. Calls must have been drained. Blocks.
     ///
     /// # Errors
     /// When less is offered than is due, or the state could not be stored.
@@ -206,11 +321,16 @@ impl Seller {
         nonce: &PublicNonce,
     ) -> Result<Answer, SettleError> {
         let height = self.chain.tip()?.height;
-        let outcome = self.books.handle_blocking(id, Input::Settle { settlement, height })?;
+        let outcome = self.books.handle_blocking(id, Input::Settle { settlement, height });
+        let outcome = outcome.inspect_err(|_| self.tabs.undrain(id))?;
         let setup = self.books.setup(&id).ok_or(OrderError::NoChannel(id))?;
         let agreed = outcome.effects.into_iter().find_map(|effect| match effect {
             Effect::Cosign(settlement) => Some(settlement),
-            Effect::Accept(_) | Effect::Serve { .. } | Effect::Publish(_) | Effect::Broadcast(_) => None,
+            Effect::Accept(_)
+            | Effect::Serve { .. }
+            | Effect::Answer
+            | Effect::Publish(_)
+            | Effect::Broadcast(_) => None,
         });
         let agreed = agreed.expect("a settlement that was stored is to be signed");
         Ok(closing::cosign(&setup.channel, &setup.keys, &agreed, nonce, entropy::bytes())?)
@@ -298,6 +418,35 @@ impl Seller {
     }
 }
 
+/// Stores, again and again, the tabs of calls whose answers have left already.
+struct Batches {
+    ending: mpsc::Sender<()>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Batches {
+    fn start(tabs: Arc<Tabs>, books: Arc<Books<Payee>>, interval: Duration) -> Self {
+        let (ending, ended) = mpsc::channel();
+        let work = move || {
+            while ended.recv_timeout(interval) == Err(mpsc::RecvTimeoutError::Timeout) {
+                tabs.store_all(&books);
+            }
+            tabs.store_all(&books);
+        };
+        let thread = std::thread::Builder::new().name("payee batches".to_owned()).spawn(work);
+        Self { ending, thread: Some(thread.expect("the operating system starts a thread")) }
+    }
+}
+
+impl Drop for Batches {
+    fn drop(&mut self) {
+        let _ended_already = self.ending.send(());
+        if let Some(thread) = self.thread.take() {
+            let _panicked = thread.join();
+        }
+    }
+}
+
 fn new_output<E>(
     wallet: &mut Wallet,
     write: impl FnOnce(crate::store::Write) -> Result<(), E>,
@@ -310,24 +459,24 @@ fn new_output<E>(
 fn signature(effects: Vec<Effect>) -> schnorr::Signature {
     let accepted = effects.into_iter().find_map(|effect| match effect {
         Effect::Accept(signature) => Some(signature),
-        Effect::Serve { .. } | Effect::Cosign(_) | Effect::Publish(_) | Effect::Broadcast(_) => None,
+        Effect::Serve { .. }
+        | Effect::Answer
+        | Effect::Cosign(_)
+        | Effect::Publish(_)
+        | Effect::Broadcast(_) => None,
     });
     accepted.expect("an opening that was stored is to be answered")
 }
 
 impl Watchable for Payee {
-    fn on_chain(setup: &payee::Setup, effect: Effect) -> Option<OnChain> {
+    fn on_chain(setup: &Arc<payee::Setup>, effect: Effect) -> Option<OnChain> {
         match effect {
-            Effect::Publish(commitment) => {
-                let paid = commitment.output.iter().map(|output| output.value).sum();
-                Some(OnChain::Publish(Publication {
-                    fee: setup.channel.params().capacity.checked_sub(paid).unwrap_or_default(),
-                    commitment,
-                    script: setup.channel.params().payee.output.clone(),
-                }))
+            Effect::Publish(publication) => {
+                let payee::Publication { commitment, fee, rung } = *publication;
+                Some(OnChain::Publish(Publication { commitment, fee, rung, setup: setup.clone() }))
             }
             Effect::Broadcast(transaction) => Some(OnChain::Broadcast(transaction)),
-            Effect::Accept(_) | Effect::Serve { .. } | Effect::Cosign(_) => None,
+            Effect::Accept(_) | Effect::Serve { .. } | Effect::Answer | Effect::Cosign(_) => None,
         }
     }
 

@@ -7,21 +7,25 @@
 //! | `purchases` | every item ever charged, so that it is charged once |
 //! | `spends` | transactions in blocks that spend a watched funding |
 //! | `wallet` | the wallet's change sets, in order |
+//! | `chains` | the rungs of chains of words that a payee has taken |
+//! | `epochs` | one row: how often a payee has started |
 //! | `wishes` | what a person asked for from another process: close this channel |
 //!
 //! Setups, states and change sets are `postcard` with a leading version byte. What is read back is not trusted: it is
 //! decoded, and parameters are checked again.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bdk_wallet::ChangeSet;
 use bdk_wallet::chain::Merge as _;
 use bitcoin::consensus::encode::{deserialize, serialize};
 use bitcoin::hashes::Hash as _;
-use bitcoin::{BlockHash, OutPoint, Transaction};
-use farthing_protocol::{ChannelId, Msat};
+use bitcoin::{BlockHash, OutPoint, ScriptBuf, Transaction};
+use farthing_protocol::lightspeed::Ladder;
+use farthing_protocol::{ChannelId, Msat, Params};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -35,8 +39,8 @@ const ENCODING: u8 = 1;
 
 const TABLES: &str = "
 CREATE TABLE channels (
-    id BLOB PRIMARY KEY, role INTEGER NOT NULL, funding BLOB NOT NULL, record BLOB NOT NULL, state BLOB NOT NULL,
-    opened_at INTEGER NOT NULL, UNIQUE (role, funding)
+    id BLOB PRIMARY KEY, role INTEGER NOT NULL, funding BLOB NOT NULL, parties BLOB NOT NULL, record BLOB NOT NULL,
+    state BLOB NOT NULL, opened_at INTEGER NOT NULL, UNIQUE (role, funding)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE purchases (
     channel BLOB NOT NULL, item BLOB NOT NULL, cost INTEGER NOT NULL, PRIMARY KEY (channel, item)
@@ -46,6 +50,10 @@ CREATE TABLE spends (
     PRIMARY KEY (outpoint, block)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE wallet (id INTEGER PRIMARY KEY, changes BLOB NOT NULL) STRICT;
+CREATE TABLE chains (
+    channel BLOB NOT NULL, number INTEGER NOT NULL, ladder BLOB NOT NULL, PRIMARY KEY (channel, number)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE epochs (id INTEGER PRIMARY KEY CHECK (id = 0), epoch INTEGER NOT NULL) STRICT;
 CREATE TABLE wishes (channel BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;
 ";
 
@@ -105,6 +113,40 @@ pub struct Spend {
     pub height: u32,
 }
 
+/// Outputs whose spends are noted, with the scripts of the two parties' wallets.
+#[derive(Debug, Default)]
+pub struct Followed(HashMap<OutPoint, [ScriptBuf; 2]>);
+
+impl Followed {
+    /// Takes in a transaction of a block: which of the outputs it spends. What it locks to a condition, instead of paying it
+    /// to either party's wallet, is followed from now on.
+    pub fn take_in(&mut self, transaction: &Transaction) -> Vec<OutPoint> {
+        let spent: Vec<OutPoint> = transaction
+            .input
+            .iter()
+            .map(|input| input.previous_output)
+            .filter(|outpoint| self.0.contains_key(outpoint))
+            .collect();
+        for outpoint in &spent {
+            let parties = self.0[outpoint].clone();
+            self.0.extend(locked_outputs(transaction, &parties).map(|locked| (locked, parties.clone())));
+        }
+        spent
+    }
+}
+
+/// The outputs of a transaction that pay neither party's wallet.
+pub(crate) fn locked_outputs(
+    transaction: &Transaction,
+    parties: &[ScriptBuf; 2],
+) -> impl Iterator<Item = OutPoint> {
+    let txid = transaction.compute_txid();
+    let outputs = transaction.output.iter().enumerate();
+    outputs
+        .filter(|(_, output)| !parties.contains(&output.script_pubkey))
+        .map(move |(vout, _)| OutPoint { txid, vout: vout as u32 })
+}
+
 /// Something to be written besides states, in the same durable write.
 #[derive(Debug)]
 pub enum Write {
@@ -112,6 +154,8 @@ pub enum Write {
     Wallet(Box<ChangeSet>),
     /// A spend that was seen in a block.
     Spend(Box<Spend>),
+    /// A verified chain of words of a channel.
+    Ladder(ChannelId, Arc<Ladder>),
 }
 
 /// The database.
@@ -163,15 +207,58 @@ impl Store {
         .collect()
     }
 
-    /// The funding outputs of all channels, whatever their role or state. A block is taken in once, by whichever role runs,
-    /// so its spends are noted for all.
+    /// The outputs whose spends are noted: the fundings of all channels, whatever their role or state, and what the
+    /// transactions that spend them lock to a condition. With each, the scripts of the two parties' wallets. A block is taken
+    /// in once, by whichever role runs, so its spends are noted for all.
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub fn fundings(&self) -> Result<HashSet<OutPoint>, StoreError> {
-        let mut statement = self.connection.prepare_cached("SELECT funding FROM channels")?;
+    pub fn followed(&self) -> Result<Followed, StoreError> {
+        let mut statement = self.connection.prepare_cached("SELECT funding, parties FROM channels")?;
+        let rows =
+            statement.query_map([], |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, Vec<u8>>(1)?)))?;
+        let mut followed = Followed::default();
+        for row in rows {
+            let (funding, parties) = row?;
+            let funding = deserialize(&funding).map_err(|error| StoreError::corrupt("outpoint", error))?;
+            followed.0.insert(funding, decode("parties' scripts", &parties)?);
+        }
+        let mut statement = self.connection.prepare_cached("SELECT spender FROM spends")?;
         let rows = statement.query_map([], |row| row.get::<_, Vec<u8>>(0))?;
-        rows.map(|row| deserialize(&row?).map_err(|error| StoreError::corrupt("outpoint", error))).collect()
+        let spenders: Vec<Transaction> = rows
+            .map(|row| deserialize(&row?).map_err(|error| StoreError::corrupt("transaction", error)))
+            .collect::<Result<_, _>>()?;
+        // A spender's outputs may be spent by another of the list, whatever their order.
+        let mut known = 0;
+        while known < followed.0.len() {
+            known = followed.0.len();
+            spenders.iter().for_each(|spender| drop(followed.take_in(spender)));
+        }
+        Ok(followed)
+    }
+
+    /// The chains of words that a payee has taken in a channel, from `least` on.
+    ///
+    /// # Errors
+    /// When the database cannot be read or holds something that cannot be decoded.
+    pub fn ladders(&self, channel: ChannelId, least: u32) -> Result<Vec<Ladder>, StoreError> {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT ladder FROM chains WHERE channel = ?1 AND number >= ?2 ORDER BY number",
+        )?;
+        let rows = statement.query_map(params![channel.as_bytes(), least], |row| row.get::<_, Vec<u8>>(0))?;
+        rows.map(|row| decode("chain", &row?)).collect()
+    }
+
+    /// Begins the next epoch: a number that no earlier start has had, stored before it is returned.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn begin_epoch(&self) -> Result<u32, StoreError> {
+        Ok(self.connection.query_row(
+            "INSERT INTO epochs VALUES (0, 1) ON CONFLICT (id) DO UPDATE SET epoch = epoch + 1 RETURNING epoch",
+            [],
+            |row| row.get(0),
+        )?)
     }
 
     /// What an item cost when it was charged, if it ever was.
@@ -264,15 +351,23 @@ impl Batch<'_> {
     pub fn add_channel<M: Machine>(
         &self,
         id: ChannelId,
-        funding: &OutPoint,
+        agreement: &Params,
         record: &M::Record,
         state: &M::State,
         opened_at: u64,
     ) -> Result<(), StoreError> {
         let opened_at = i64::try_from(opened_at).unwrap_or(i64::MAX);
         self.transaction.execute(
-            "INSERT INTO channels (id, role, funding, record, state, opened_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-            params![id.as_bytes(), M::ROLE as i64, serialize(funding), encode(record), encode(state), opened_at],
+            "INSERT INTO channels VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            params![
+                id.as_bytes(),
+                M::ROLE as i64,
+                serialize(&agreement.funding),
+                encode(&[&agreement.payer.output, &agreement.payee.output]),
+                encode(record),
+                encode(state),
+                opened_at
+            ],
         )?;
         Ok(())
     }
@@ -329,6 +424,13 @@ impl Batch<'_> {
                         spend.height,
                         serialize(&spend.by)
                     ],
+                )?;
+            }
+            // A chain whose announcement was cut short may come again.
+            Write::Ladder(channel, ladder) => {
+                self.transaction.execute(
+                    "INSERT OR REPLACE INTO chains VALUES (?1, ?2, ?3)",
+                    params![channel.as_bytes(), ladder.terms().number, encode(ladder)],
                 )?;
             }
         }

@@ -7,22 +7,23 @@
 //! The thread also carries out effects on the chain. They are idempotent: what fails now is tried again at the next
 //! block, because the machine's state asks for it again.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::iter;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use bitcoin::{FeeRate, OutPoint, Transaction, Txid};
+use bitcoin::{FeeRate, OutPoint, ScriptBuf, Transaction, Txid};
 use farthing_chain::{BlockId, Chain, ChainError, OutputStatus};
 use farthing_protocol::ChannelId;
-use farthing_protocol::sighting::{Funding, Sighting};
+use farthing_protocol::sighting::{Funding, Locked, Sighting};
 use tokio::sync::oneshot;
 
 use crate::books::{Books, OrderError};
 use crate::machine::{Machine, Watched};
 use crate::publish::{self, Publication};
-use crate::store::{Spend, Write};
+use crate::store::{Followed, Spend, Write, locked_outputs};
 use crate::wallet::{Wallet, WalletError};
 
 /// How the chain is watched.
@@ -50,7 +51,7 @@ pub enum OnChain {
 /// What makes an effect of a machine one on the chain, and a person's wish an input.
 pub trait Watchable: Machine {
     /// The part of an effect that happens on the chain, if any.
-    fn on_chain(setup: &Self::Setup, effect: Self::Effect) -> Option<OnChain>;
+    fn on_chain(setup: &Arc<Self::Setup>, effect: Self::Effect) -> Option<OnChain>;
 
     /// The input for a person's wish to close, if the machine can do that without the other side.
     fn close() -> Option<Self::Input>;
@@ -152,11 +153,11 @@ struct Watcher<M: Watchable> {
 }
 
 /// What distinguishes one look from the next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Glimpse {
     tip: BlockId,
-    confirmations: Option<u32>,
-    spender: Option<Txid>,
+    /// Confirmations and spender of the funding and of what is locked after it.
+    outputs: Vec<(Option<u32>, Option<Txid>)>,
 }
 
 impl<M: Watchable> Watcher<M> {
@@ -192,13 +193,15 @@ impl<M: Watchable> Watcher<M> {
         let tip = self.take_in_blocks()?;
         self.grant_wishes()?;
         let fee_rate = publish::fee_rate(&self.chain, self.pace.target_blocks, self.pace.fallback_fee_rate)?;
-        for Watched { id, outpoint, .. } in watched {
-            let funding = self.funding(&outpoint, tip)?;
-            let glimpse = Glimpse::of(tip, &funding);
+        for Watched { id, outpoint, parties } in watched {
+            let funding = self.status(&outpoint, tip)?;
+            let mut locked = Vec::new();
+            self.follow(&funding, &parties, tip, &mut locked)?;
+            let glimpse = Glimpse::of(tip, &funding, &locked);
             if self.seen.get(&id) == Some(&glimpse) {
                 continue;
             }
-            let sighting = Sighting { height: tip.height, fee_rate, funding };
+            let sighting = Sighting { height: tip.height, fee_rate, funding, locked };
             match self.books.handle_blocking(id, M::sighted(sighting)) {
                 Ok(outcome) => {
                     self.seen.insert(id, glimpse);
@@ -243,24 +246,20 @@ impl<M: Watchable> Watcher<M> {
             }
         }
         let mut last = last.ok_or(WalletError::Disconnected(0))?;
-        let fundings = if last == tip { HashSet::new() } else { self.books.fundings_blocking()? };
+        let mut followed = if last == tip { Followed::default() } else { self.books.followed_blocking()? };
         while last.height < tip.height {
             let height = last.height + 1;
             // A reorganisation may shorten the chain under our feet; then the next look goes on.
             let Some(hash) = self.chain.block_hash(height)? else { break };
             let block = self.chain.block(&hash)?;
             wallet.connect(&block, height, last)?;
-            let spends = block.txdata.iter().flat_map(|transaction| {
-                let spent = transaction.input.iter().map(|input| input.previous_output);
-                spent
-                    .filter(|outpoint| fundings.contains(outpoint))
-                    .map(move |outpoint| (outpoint, transaction))
-            });
-            let mut writes: Vec<Write> = spends
-                .map(|(outpoint, by)| {
+            let mut writes = Vec::new();
+            for by in &block.txdata {
+                let spent = followed.take_in(by).into_iter().map(|outpoint| {
                     Write::Spend(Box::new(Spend { outpoint, by: by.clone(), block: hash, height }))
-                })
-                .collect();
+                });
+                writes.extend(spent);
+            }
             writes.extend(wallet.staged());
             self.books.write_blocking(writes)?;
             wallet.saved();
@@ -269,7 +268,24 @@ impl<M: Watchable> Watcher<M> {
         Ok(last)
     }
 
-    fn funding(&self, outpoint: &OutPoint, tip: BlockId) -> Result<Funding, WatchError> {
+    /// What became of the outputs that a spend locks to a condition, and of those that follow from them.
+    fn follow(
+        &self,
+        spent: &Funding,
+        parties: &[ScriptBuf; 2],
+        tip: BlockId,
+        locked: &mut Vec<Locked>,
+    ) -> Result<(), WatchError> {
+        let Funding::Spent { by, .. } = spent else { return Ok(()) };
+        for outpoint in locked_outputs(by, parties) {
+            let status = self.status(&outpoint, tip)?;
+            locked.push(Locked { outpoint, status: status.clone() });
+            self.follow(&status, parties, tip, locked)?;
+        }
+        Ok(())
+    }
+
+    fn status(&self, outpoint: &OutPoint, tip: BlockId) -> Result<Funding, WatchError> {
         Ok(match self.chain.output(outpoint)? {
             OutputStatus::Confirmed { confirmations, output } => Funding::Confirmed { output, confirmations },
             OutputStatus::Unconfirmed { output } => Funding::Unconfirmed(output),
@@ -327,13 +343,17 @@ impl<M: Watchable> Watcher<M> {
 }
 
 impl Glimpse {
-    fn of(tip: BlockId, funding: &Funding) -> Self {
-        let (confirmations, spender) = match funding {
+    fn of(tip: BlockId, funding: &Funding, locked: &[Locked]) -> Self {
+        let all = iter::once(funding).chain(locked.iter().map(|locked| &locked.status));
+        Self { tip, outputs: all.map(Self::of_one).collect() }
+    }
+
+    fn of_one(output: &Funding) -> (Option<u32>, Option<Txid>) {
+        match output {
             Funding::Unseen => (None, None),
             Funding::Unconfirmed(_) => (Some(0), None),
             Funding::Confirmed { confirmations, .. } => (Some(*confirmations), None),
             Funding::Spent { by, confirmations } => (Some(*confirmations), Some(by.compute_txid())),
-        };
-        Self { tip, confirmations, spender }
+        }
     }
 }

@@ -50,6 +50,11 @@ impl Msat {
         self.0.checked_add(other.0).map(Self)
     }
 
+    /// The sum, or the most that can be counted.
+    pub fn saturating_add(self, other: Self) -> Self {
+        Self(self.0.saturating_add(other.0))
+    }
+
     /// The difference, or `None` below zero.
     pub fn checked_sub(self, other: Self) -> Option<Self> {
         self.0.checked_sub(other.0).map(Self)

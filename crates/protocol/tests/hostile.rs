@@ -77,6 +77,7 @@ fn sighting() -> impl Strategy<Value = Sighting> {
         height,
         fee_rate,
         funding,
+        locked: Vec::new(),
     })
 }
 
@@ -115,9 +116,9 @@ proptest! {
         let (mut was_open, mut stopped, mut claim) = (false, false, Msat::ZERO);
         for input in inputs {
             let Ok(transition) = payee.state.handle(&payee.setup, input.clone()) else { continue };
-            let before = *payee.state.ledger();
+            let before = payee.state.ledger();
             let (next, effects) = commit(transition);
-            let ledger = *next.ledger();
+            let ledger = next.ledger();
             was_open |= matches!(next, payee::State::Open(_));
 
             prop_assert!(ledger.spent <= ledger.paid());
@@ -139,7 +140,8 @@ proptest! {
                         prop_assert!(settlement.fee_rate >= rate(2));
                         prop_assert!(closing::build(&payee.setup.channel, &settlement).is_ok());
                     }
-                    payee::Effect::Publish(commitment) => {
+                    payee::Effect::Publish(publication) => {
+                        let commitment = publication.commitment;
                         assert_valid(&payee.setup.channel, &commitment);
                         let paid = Channel::paid_to(&commitment, &payee.setup.channel.params().payee);
                         prop_assert_eq!(paid, ledger.paid().floor());
@@ -150,6 +152,7 @@ proptest! {
                         prop_assert!(paid >= closing::due(ledger.spent, ledger.paid()));
                     }
                     payee::Effect::Accept(_) => prop_assert!(false, "only the opening is accepted"),
+                    payee::Effect::Answer => prop_assert!(false, "no call was served"),
                 }
             }
             stopped |= !matches!(next, payee::State::AwaitingDepth(_) | payee::State::Open(_));
@@ -194,6 +197,9 @@ proptest! {
                     }
                     payer::Effect::Broadcast(transaction) => check_broadcast(&payer, &input, &shown, &transaction)?,
                     payer::Effect::Propose(_) => prop_assert!(false, "it proposes once"),
+                    payer::Effect::Announce(..) | payer::Effect::Call(_) => {
+                        prop_assert!(false, "this channel pays for pieces");
+                    }
                     payer::Effect::ReleaseCoins => {
                         prop_assert!(matches!(payer.state, payer::State::AwaitingAcceptance));
                     }

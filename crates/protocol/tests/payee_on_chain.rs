@@ -188,7 +188,7 @@ fn an_agreed_closing_ends_the_channel_when_it_is_final() {
 /// A look at the agreed closing in the mempool, while that fee rate confirms.
 fn waiting_closing(height: u32, fee_rate: FeeRate) -> Input {
     let funding = spent(&closing_of(&settlement(40_000)), 0);
-    Input::Sighted(Sighting { height, fee_rate, funding })
+    Input::Sighted(Sighting { height, fee_rate, funding, locked: Vec::new() })
 }
 
 #[test]
@@ -322,7 +322,8 @@ fn what_is_published_pays_the_payee_everything_and_is_valid() {
     for msat in [600_000, 600_001, 50_000_999, 99_262_000, 99_262_001, 99_592_000] {
         payee.takes(charge(Some(payment(Msat::new(msat))), Msat::ZERO));
         let (_, effects) = commit(payee.state.handle(&payee.setup, Input::Close).unwrap());
-        let [Effect::Publish(commitment)] = effects.as_slice() else { panic!("a commitment") };
+        let [Effect::Publish(publication)] = effects.as_slice() else { panic!("a commitment") };
+        let commitment = &publication.commitment;
         assert_valid(&payee.setup.channel, commitment);
         let to_payee = Channel::paid_to(commitment, &payee.setup.channel.params().payee);
         assert_eq!(to_payee, Amount::from_sat(msat / 1_000));

@@ -12,6 +12,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use bitcoin::hex::{DisplayHex, FromHex};
+use common::call_story::{payee_of_calls, payer_of_calls};
 use common::payee_story::{Payee, charge, settle};
 use common::payer_story::Payer;
 use common::*;
@@ -66,6 +67,7 @@ fn payer_states() -> Vec<(Payer, &'static str)> {
         (Payer::closing(), ""),
         (Payer::closing_complete(), "_complete"),
         (seen, "_seen"),
+        (payer_of_calls(), "_calls"),
         (Payer::refunding(), ""),
         (Payer::closed(), ""),
     ]
@@ -79,15 +81,19 @@ fn payee_states() -> Vec<(Payee, &'static str)> {
     let mut handed_over = Payee::with(sat(50_000), sat(40_000));
     handed_over.takes(settle(settlement(40_000)));
     handed_over.takes(Input::Settled { transaction: closing_of(&settlement(40_000)) });
+    let mut claiming = payee_of_calls();
+    claiming.takes(Input::Close);
     let mut unfunded = Payee::awaiting_depth();
     unfunded.takes(Input::Close);
     vec![
         (Payee::awaiting_depth(), "_unpaid"),
         (awaiting_depth, ""),
         (Payee::with(sat(50_000), sat(40_000)), ""),
+        (payee_of_calls(), "_calls"),
         (Payee::closing_together(), ""),
         (handed_over, "_complete"),
         (Payee::closing_alone(), ""),
+        (claiming, "_rung"),
         (Payee::closed(), ""),
         (unfunded, "_unfunded"),
     ]
@@ -215,13 +221,20 @@ proptest! {
             let setup = payer_setup();
             state.resume(&setup);
             let buy = payer::Input::Buy { cost: sat(1) };
-            for input in [buy, payer::Input::Close { fee_rate: rate(2) }, payer::Input::Sighted(sighting())] {
+            let call = payer::Input::Call(payer::call::Input::Call { cost: sat(1) });
+            let sum = payer::Input::Call(payer::call::Input::Reconcile(sat(1)));
+            let close = payer::Input::Close { fee_rate: rate(2) };
+            for input in [buy, call, sum, close, payer::Input::Sighted(sighting())] {
                 drop(state.handle(&setup, input));
             }
         }
         if let Some(state) = decoded::<payee::State>(&bytes).filter(|_| name.starts_with("payee")) {
             let setup = payee_setup();
             state.resume(&setup);
+            if let Some(tab) = state.tab() {
+                let (_, _, _) = (tab.ledger(), tab.exposure(&setup.channel), tab.next_chain());
+                drop(state.handle(&setup, Input::Fold(Box::new(tab.clone()))));
+            }
             for input in [charge(None, sat(1)), settle(settlement(0)), Input::Close, Input::Sighted(sighting())] {
                 drop(state.handle(&setup, input));
             }

@@ -1,8 +1,10 @@
 //! One file for each command.
 
 pub mod buy;
+pub mod call;
 pub mod channels;
 pub mod init;
+pub mod proxy;
 pub mod sell;
 pub mod wallet;
 

@@ -8,7 +8,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use farthing_protocol::{ChannelId, Msat, Transition};
 use tokio::sync::oneshot;
 
-use super::{Add, BATCH, Decided, Entry, Handle, Item, Order, OrderError, Outcome, Reply};
+use super::{
+    Add, BATCH, Decided, Desk, Drawn, Entry, FoldReply, Handle, Item, Order, OrderError, Outcome, Reply,
+};
 use crate::crash;
 use crate::machine::Machine;
 use crate::store::{Store, StoreError, Write};
@@ -26,13 +28,37 @@ pub(super) struct Keeper<M: Machine> {
     pub(super) store: Store,
     pub(super) pages: HashMap<ChannelId, Page<M>>,
     pub(super) setups: Arc<RwLock<HashMap<ChannelId, Arc<M::Setup>>>>,
+    pub(super) desk: Arc<dyn Desk<M>>,
 }
 
 /// An order that was decided on and waits for the write.
 struct Waiting<M: Machine> {
-    reply: Reply<M>,
+    reply: Whom<M>,
     effects: usize,
     again: Option<Msat>,
+}
+
+/// Who is to be answered.
+enum Whom<M: Machine> {
+    /// Who gave the order.
+    One(Reply<M>),
+    /// Everybody whose calls are in an account that the desk handed over.
+    All(Vec<FoldReply<M>>),
+}
+
+impl<M: Machine> Whom<M> {
+    fn refuse(self, error: OrderError<M::Reject>) {
+        match self {
+            Self::One(reply) => {
+                let _caller_left = reply.send(Err(error));
+            }
+            Self::All(replies) => {
+                for reply in replies {
+                    let _caller_left = reply.send(Err(error.clone()));
+                }
+            }
+        }
+    }
 }
 
 /// A channel that is to be added, and when, in seconds since 1970.
@@ -113,9 +139,16 @@ impl<M: Machine> Keeper<M> {
                 let sum = costs.map(|cost| Ok(cost?.unwrap_or_default())).sum::<Result<Msat, StoreError>>();
                 let _caller_left = reply.send(sum.map_err(Arc::new));
             }
-            Order::Fundings(reply) => {
-                let _caller_left = reply.send(self.store.fundings().map_err(Arc::new));
+            Order::Followed(reply) => {
+                let _caller_left = reply.send(self.store.followed().map_err(Arc::new));
             }
+            Order::Ladders(id, least, reply) => {
+                let _caller_left = reply.send(self.store.ladders(id, least).map_err(Arc::new));
+            }
+            Order::State(id, reply) => {
+                let _caller_left = reply.send(self.pages.get(&id).map(|page| page.state.clone()));
+            }
+            Order::Fold(id) => self.fold(id, batch),
             Order::Spends(outpoint, reply) => {
                 let _caller_left = reply.send(self.store.spends(&outpoint).map_err(Arc::new));
             }
@@ -139,7 +172,7 @@ impl<M: Machine> Keeper<M> {
             let _caller_left = reply.send(Err(OrderError::FundingTaken(funding)));
             return;
         }
-        let waiting = Waiting { reply, effects: transition.effect_count(), again: None };
+        let waiting = Waiting { reply: Whom::One(reply), effects: transition.effect_count(), again: None };
         batch.writes.extend(writes);
         let draft = batch.drafts.entry(id).or_default();
         draft.transition = Some(transition);
@@ -149,23 +182,41 @@ impl<M: Machine> Keeper<M> {
 
     fn decide(&mut self, order: Handle<M>, batch: &mut DraftBatch<M>) {
         let Handle { id, input, item, reply } = order;
-        let refuse = |reply: Reply<M>, error| {
-            let _caller_left = reply.send(Err(error));
-        };
-        let Some(page) = self.pages.get(&id) else {
-            return refuse(reply, OrderError::NoChannel(id));
-        };
+        if !self.pages.contains_key(&id) {
+            return Whom::<M>::One(reply).refuse(OrderError::NoChannel(id));
+        }
+        // Every decision stands on the newest account.
+        self.fold(id, batch);
         let draft = batch.drafts.entry(id).or_default();
         if let Some(item) = item {
             let in_batch = draft.items.iter().find(|other| other.id == item.id).map(|other| other.cost);
             match in_batch.map_or_else(|| self.store.purchase(id, &item.id), |cost| Ok(Some(cost))) {
                 Ok(None) => {}
                 Ok(again @ Some(_)) => {
-                    return draft.waiting.push(Waiting { reply, effects: 0, again });
+                    return draft.waiting.push(Waiting { reply: Whom::One(reply), effects: 0, again });
                 }
-                Err(error) => return refuse(reply, OrderError::Store(Arc::new(error))),
+                Err(error) => return Whom::<M>::One(reply).refuse(OrderError::Store(Arc::new(error))),
             }
         }
+        if self.handle(id, input, Whom::One(reply), batch) {
+            batch.drafts.entry(id).or_default().items.extend(item);
+        }
+    }
+
+    /// Takes in the account that the desk has, if it is newer.
+    fn fold(&mut self, id: ChannelId, batch: &mut DraftBatch<M>) {
+        if let Some(Drawn { input, waiting }) = self.desk.draw(id) {
+            self.handle(id, input, Whom::All(waiting), batch);
+        }
+    }
+
+    /// Gives a channel an input. Whether it was taken.
+    fn handle(&mut self, id: ChannelId, input: M::Input, whom: Whom<M>, batch: &mut DraftBatch<M>) -> bool {
+        let Some(page) = self.pages.get(&id) else {
+            whom.refuse(OrderError::NoChannel(id));
+            return false;
+        };
+        let draft = batch.drafts.entry(id).or_default();
         let (transition, decided) = match draft.transition.take() {
             None => match M::handle(&page.state, &page.setup, input) {
                 Ok(transition) => {
@@ -182,10 +233,13 @@ impl<M: Machine> Keeper<M> {
         draft.transition = transition;
         match decided {
             Ok(effects) => {
-                draft.items.extend(item);
-                draft.waiting.push(Waiting { reply, effects, again: None });
+                draft.waiting.push(Waiting { reply: whom, effects, again: None });
+                true
             }
-            Err(reject) => refuse(reply, OrderError::Rejected(reject)),
+            Err(reject) => {
+                whom.refuse(OrderError::Rejected(reject));
+                false
+            }
         }
     }
 
@@ -212,8 +266,8 @@ impl<M: Machine> Keeper<M> {
                 let draft = &rest[*id];
                 match &draft.added {
                     Some((record, setup, opened_at)) => {
-                        let funding = &M::channel(setup).params().funding;
-                        batch.add_channel::<M>(**id, funding, record, state, *opened_at)?;
+                        let agreement = M::channel(setup).params();
+                        batch.add_channel::<M>(**id, agreement, record, state, *opened_at)?;
                     }
                     None => batch.set_state::<M>(**id, state)?,
                 }
@@ -242,8 +296,9 @@ impl<M: Machine> Keeper<M> {
             Err(error) => {
                 tracing::error!(%error, "could not store: every request in this batch is refused");
                 let error = Arc::new(error);
+                rest.keys().for_each(|id| self.desk.not_stored(*id));
                 for waiting in rest.into_values().flat_map(|draft| draft.waiting) {
-                    let _caller_left = waiting.reply.send(Err(OrderError::Store(error.clone())));
+                    waiting.reply.refuse(OrderError::Store(error.clone()));
                 }
                 for reply in written {
                     let _caller_left = reply.send(Err(error.clone()));
@@ -266,6 +321,9 @@ impl<M: Machine> Keeper<M> {
             } else if let Some(page) = self.pages.get_mut(&id) {
                 page.state = state;
             }
+            if let Some(page) = self.pages.get(&id) {
+                self.desk.turned(id, &page.state, &page.setup);
+            }
             released.insert(id, effects);
         }
         released
@@ -278,8 +336,18 @@ impl<M: Machine> Keeper<M> {
             let ledger = M::ledger(&page.state);
             let mut effects = released.remove(&id).unwrap_or_default().into_iter();
             for Waiting { reply, effects: count, again } in draft.waiting {
-                let effects = effects.by_ref().take(count).collect();
-                let _caller_left = reply.send(Ok(Outcome { effects, ledger, again }));
+                let effects: Vec<M::Effect> = effects.by_ref().take(count).collect();
+                match reply {
+                    Whom::One(reply) => {
+                        let _caller_left = reply.send(Ok(Outcome { effects, ledger, again }));
+                    }
+                    // The one effect of an account that was stored: those who wait for it may be answered.
+                    Whom::All(replies) => {
+                        for reply in replies {
+                            let _caller_left = reply.send(Ok(()));
+                        }
+                    }
+                }
             }
         }
     }

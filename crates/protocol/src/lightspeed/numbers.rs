@@ -3,6 +3,10 @@
 //! A number is an epoch and a counter. The payee begins a new epoch with each start and stores it first, so whatever a
 //! crash left unknown belongs to an older epoch, and older epochs serve nothing new. The window remembers the newest
 //! [`WINDOW`] counters of the present epoch and of the one before; a number that has left it is refused, uncharged.
+//!
+//! **What the payer hears of a number is final.** A call that was refused or failed is free, and its payer spends the
+//! money on another. So its number is void from then on: a copy of the call that comes late is not served after all. A
+//! number that nobody remembers is told apart from a void one, since it may have been served before.
 
 use serde::{Deserialize, Serialize};
 
@@ -22,8 +26,10 @@ pub enum Standing {
     Running,
     /// Served and charged.
     Served,
-    /// Too old to tell, or of an older epoch and not served: it will never be, and costs nothing.
+    /// Not served, and it never will be: it was refused, it failed, or a new epoch began. It costs nothing.
     Void,
+    /// Too old to tell. It will not be served any more, but may have been.
+    Forgotten,
 }
 
 /// The served numbers of one epoch.
@@ -34,6 +40,17 @@ struct Window {
     highest: u64,
     /// One bit for each counter, at its remainder by the window's size.
     served: [u64; WORDS],
+    /// Those that were refused or failed. A restart needs no memory of them, since it begins an epoch.
+    #[serde(skip)]
+    refused: [u64; WORDS],
+    /// No counter up to this one is served any more, unless it runs.
+    #[serde(skip)]
+    floor: u64,
+}
+
+fn bit(counter: u64) -> (usize, u64) {
+    let bit = counter % WINDOW;
+    ((bit / 64) as usize, 1 << (bit % 64))
 }
 
 impl Window {
@@ -41,11 +58,17 @@ impl Window {
         self.highest.saturating_sub(counter) < WINDOW
     }
 
+    fn is_marked(&self, marks: &[u64; WORDS], counter: u64) -> bool {
+        let (word, mask) = bit(counter);
+        counter <= self.highest && self.is_within(counter) && marks[word] & mask != 0
+    }
+
     fn is_served(&self, counter: u64) -> bool {
-        let bit = counter % WINDOW;
-        counter <= self.highest
-            && self.is_within(counter)
-            && self.served[(bit / 64) as usize] & (1 << (bit % 64)) != 0
+        self.is_marked(&self.served, counter)
+    }
+
+    fn is_refused(&self, counter: u64) -> bool {
+        counter <= self.floor || self.is_marked(&self.refused, counter)
     }
 
     fn advance(&mut self, counter: u64) {
@@ -53,20 +76,22 @@ impl Window {
             return;
         }
         if counter - self.highest >= WINDOW {
-            self.served = [0; WORDS];
+            (self.served, self.refused) = ([0; WORDS], [0; WORDS]);
         } else {
             for passed in self.highest + 1..=counter {
-                let bit = passed % WINDOW;
-                self.served[(bit / 64) as usize] &= !(1 << (bit % 64));
+                let (word, mask) = bit(passed);
+                self.served[word] &= !mask;
+                self.refused[word] &= !mask;
             }
         }
         self.highest = counter;
     }
 
-    fn mark(&mut self, counter: u64) {
-        let bit = counter % WINDOW;
+    fn mark(&mut self, counter: u64, was_served: bool) {
         if counter <= self.highest && self.is_within(counter) {
-            self.served[(bit / 64) as usize] |= 1 << (bit % 64);
+            let (word, mask) = bit(counter);
+            let marks = if was_served { &mut self.served } else { &mut self.refused };
+            marks[word] |= mask;
         }
     }
 }
@@ -98,20 +123,38 @@ impl Numbers {
 
     /// What is known of a number.
     pub fn standing(&self, number: CallNumber) -> Standing {
-        if number.epoch == self.before.epoch && self.before.is_served(number.counter) {
-            return Standing::Served;
+        let CallNumber { epoch, counter } = number;
+        let is_present = epoch == self.present.epoch;
+        if is_present && self.running.iter().any(|(running, _)| *running == counter) {
+            return Standing::Running;
         }
-        if number.epoch != self.present.epoch {
-            return Standing::Void;
-        }
-        if self.present.is_served(number.counter) {
+        let window = match epoch {
+            _ if is_present => &self.present,
+            _ if epoch == self.before.epoch => &self.before,
+            _ if epoch > self.present.epoch => return Standing::Void,
+            _ => return Standing::Forgotten,
+        };
+        if window.is_served(counter) {
             Standing::Served
-        } else if self.running.iter().any(|(counter, _)| *counter == number.counter) {
-            Standing::Running
-        } else if self.present.is_within(number.counter) {
+        } else if !window.is_within(counter) {
+            Standing::Forgotten
+        } else if is_present && !window.is_refused(counter) {
             Standing::New
         } else {
             Standing::Void
+        }
+    }
+
+    /// The call is not served, now or ever.
+    pub(crate) fn refuse(&mut self, counter: u64) {
+        self.present.advance(counter);
+        self.present.mark(counter, false);
+    }
+
+    /// No number up to this one is served any more that was not.
+    pub(crate) fn refuse_up_to(&mut self, number: CallNumber) {
+        if number.epoch == self.present.epoch {
+            self.present.floor = self.present.floor.max(number.counter);
         }
     }
 
@@ -137,9 +180,7 @@ impl Numbers {
         }
         let at = self.running.iter().position(|(counter, _)| *counter == number.counter)?;
         let (counter, cost) = self.running.swap_remove(at);
-        if was_served {
-            self.present.mark(counter);
-        }
+        self.present.mark(counter, was_served);
         Some(cost)
     }
 
@@ -172,19 +213,21 @@ mod tests {
     }
 
     proptest! {
-        /// Against a plain set of everything ever served: a served number within the window is known, one outside of it is
-        /// void, and none is ever served twice.
+        /// Against plain sets of everything ever served or failed: within the window each is known, outside of it nothing is,
+        /// and no number is ever served twice, nor after it failed.
         #[test]
         fn the_window_is_a_set_with_a_short_memory(steps in proptest::collection::vec((0..3_000_u64, any::<bool>()), 1..300)) {
             let mut numbers = Numbers::default();
             numbers.begin(1);
-            let (mut served, mut highest) = (BTreeSet::new(), 0);
+            let (mut served, mut failed, mut highest) = (BTreeSet::new(), BTreeSet::new(), 0);
             for (counter, succeeds) in steps {
                 let standing = numbers.standing(number(1, counter));
                 let expected = if counter + WINDOW <= highest {
-                    Standing::Void
+                    Standing::Forgotten
                 } else if served.contains(&counter) {
                     Standing::Served
+                } else if failed.contains(&counter) {
+                    Standing::Void
                 } else {
                     Standing::New
                 };
@@ -194,9 +237,8 @@ mod tests {
                     prop_assert_eq!(numbers.standing(number(1, counter)), Standing::Running);
                     highest = highest.max(counter);
                     prop_assert_eq!(numbers.end(number(1, counter), succeeds), Some(Msat::new(7)));
-                    if succeeds {
-                        served.insert(counter);
-                    }
+                    let ended = if succeeds { &mut served } else { &mut failed };
+                    ended.insert(counter);
                 }
             }
         }
@@ -215,6 +257,40 @@ mod tests {
         assert_eq!(numbers.standing(number(4, 5)), Standing::New);
         assert_eq!(numbers.standing(number(9, 1)), Standing::Void);
         assert_eq!(numbers.end(number(3, 6), true), None, "it ended with its epoch");
+        numbers.begin(5);
+        assert_eq!(numbers.standing(number(3, 5)), Standing::Forgotten);
+        assert_eq!(numbers.standing(number(3, 6)), Standing::Forgotten);
+        assert_eq!(numbers.standing(number(4, 5)), Standing::Void);
+    }
+
+    #[test]
+    fn a_refused_number_is_never_served_and_its_neighbours_are() {
+        let mut numbers = Numbers::default();
+        numbers.begin(1);
+        numbers.refuse(7);
+        assert_eq!(numbers.standing(number(1, 7)), Standing::Void);
+        assert_eq!(numbers.standing(number(1, 6)), Standing::New);
+        assert_eq!(numbers.standing(number(1, 8)), Standing::New);
+        serve(&mut numbers, 7 + WINDOW);
+        assert_eq!(numbers.standing(number(1, 7)), Standing::Forgotten);
+        assert_eq!(numbers.standing(number(1, 7 + WINDOW)), Standing::Served);
+    }
+
+    #[test]
+    fn below_the_floor_only_what_runs_already_is_served() {
+        let mut numbers = Numbers::default();
+        numbers.begin(2);
+        numbers.start(3, Msat::new(1));
+        serve(&mut numbers, 5);
+        numbers.refuse_up_to(number(1, 900));
+        assert_eq!(numbers.standing(number(2, 4)), Standing::New, "that was another epoch");
+        numbers.refuse_up_to(number(2, 9));
+        numbers.refuse_up_to(number(2, 8));
+        assert_eq!(numbers.standing(number(2, 3)), Standing::Running);
+        assert_eq!(numbers.standing(number(2, 5)), Standing::Served);
+        assert_eq!(numbers.standing(number(2, 4)), Standing::Void);
+        assert_eq!(numbers.standing(number(2, 9)), Standing::Void);
+        assert_eq!(numbers.standing(number(2, 10)), Standing::New);
     }
 
     #[test]
@@ -225,7 +301,7 @@ mod tests {
         serve(&mut numbers, 5_000);
         assert_eq!(numbers.standing(number(1, 1)), Standing::Running);
         assert_eq!(numbers.end(number(1, 1), true), Some(Msat::new(9)));
-        assert_eq!(numbers.standing(number(1, 1)), Standing::Void);
+        assert_eq!(numbers.standing(number(1, 1)), Standing::Forgotten);
     }
 
     #[test]
@@ -235,7 +311,7 @@ mod tests {
         serve(&mut numbers, 1);
         serve(&mut numbers, u64::MAX);
         assert_eq!(numbers.standing(number(1, u64::MAX)), Standing::Served);
-        assert_eq!(numbers.standing(number(1, 1)), Standing::Void);
+        assert_eq!(numbers.standing(number(1, 1)), Standing::Forgotten);
         assert_eq!(numbers.standing(number(1, u64::MAX - 1)), Standing::New);
     }
 }

@@ -33,21 +33,22 @@ struct Position {
     index: u32,
     /// The highest word that came with a call which was served: the payee has it.
     confirmed: u32,
-    /// The chain before, as long as its last word must be carried.
-    carried: Option<(u32, u32)>,
+    /// The number and the last index of the chain before.
+    before: Option<(u32, u32)>,
+    /// Whether calls carry its last word: until one on this chain was answered, and again when the payee has started
+    /// afresh, since it may have lost what it had not stored.
+    carries: bool,
 }
 
 impl Position {
     fn paid(&self) -> Msat {
-        self.base.checked_add(self.terms.shape.worth(self.index)).expect("checked when announced")
+        self.base.saturating_add(self.terms.shape.worth(self.index))
     }
 
     fn end(&self) -> Msat {
-        self.base.checked_add(self.terms.shape.worth(self.terms.shape.words)).expect("checked when announced")
+        self.base.saturating_add(self.terms.shape.worth(self.terms.shape.words))
     }
-}
 
-impl Position {
     /// Goes to a word, if the payee hashes that far from the newest one that it certainly has. So calls that are lost on the
     /// way never leave the payee behind for good.
     fn reach(&mut self, index: u32, waiting: usize, cost: Msat) -> Result<(), Unable> {
@@ -191,7 +192,7 @@ impl Purse {
 
     /// What calls without an answer may cost.
     pub fn outstanding(&self) -> Msat {
-        self.outstanding.values().map(|call| call.cost).sum()
+        self.outstanding.values().fold(Msat::ZERO, |sum, call| sum.saturating_add(call.cost))
     }
 
     /// The calls without an answer.
@@ -201,7 +202,7 @@ impl Purse {
 
     /// The purse as a ledger of plain payments has it. What is outstanding counts as spent.
     pub fn ledger(&self) -> Ledger {
-        let spent = self.spent.checked_add(self.outstanding()).expect("at most the capacity");
+        let spent = self.spent.saturating_add(self.outstanding());
         Ledger { newest: Some(self.plain), words: self.paid(), spent }
     }
 
@@ -213,6 +214,11 @@ impl Purse {
     /// The epoch that calls are sent in.
     pub fn epoch(&self) -> u32 {
         self.epoch
+    }
+
+    /// The newest number that was used.
+    pub fn last_number(&self) -> CallNumber {
+        CallNumber { epoch: self.epoch, counter: self.counter }
     }
 
     /// All chains ever announced, with what they stand on.
@@ -283,7 +289,8 @@ impl Purse {
         if self.position.is_none()
             && let Some(Next { terms, base, .. }) = self.next.take()
         {
-            self.position = Some(Position { terms, base, index: 0, confirmed: 0, carried: None });
+            self.position =
+                Some(Position { terms, base, index: 0, confirmed: 0, before: None, carries: false });
         }
         Ok(())
     }
@@ -304,6 +311,9 @@ impl Purse {
         if epoch > self.epoch {
             self.epoch = epoch;
             self.counter = 0;
+            if let Some(position) = &mut self.position {
+                position.carries = true;
+            }
         }
     }
 
@@ -323,8 +333,8 @@ impl Purse {
             let Next { terms, base, .. } = next;
             let last = position.terms.shape.words;
             position.reach(last, waiting, cost)?;
-            let carried = Some((position.terms.number, last));
-            position = Position { terms, base, index: 0, confirmed: 0, carried };
+            let before = Some((position.terms.number, last));
+            position = Position { terms, base, index: 0, confirmed: 0, before, carries: true };
         }
         let shape = position.terms.shape;
         let words = shape.words_for(total.saturating_sub(position.base));
@@ -338,7 +348,7 @@ impl Purse {
         let number = CallNumber { epoch: self.epoch, counter: self.counter };
         let (chain, index) = (position.terms.number, position.index);
         self.outstanding.insert(number, Outstanding { cost, chain, index });
-        Ok(Ticket { number, cost, chain, index, last: position.carried })
+        Ok(Ticket { number, cost, chain, index, last: position.before.filter(|_| position.carries) })
     }
 
     /// A call was answered: served for `charged`, or refused and free.
@@ -349,12 +359,13 @@ impl Purse {
             return Err(Unable::Overcharged { most: call.cost, got });
         }
         self.outstanding.remove(&number);
-        self.spent = self.spent.checked_add(got).expect("at most the capacity");
+        self.spent = self.spent.saturating_add(got);
         // Whoever was served on a chain has shown its word, and with it the last one of the chain before.
         let position = self.position.as_mut().filter(|position| position.terms.number == call.chain);
         if let (Some(position), Some(_served)) = (position, charged) {
             position.confirmed = position.confirmed.max(call.index);
-            position.carried = None;
+            // What was served before the payee started afresh says nothing of what it has now.
+            position.carries &= number.epoch != self.epoch;
         }
         Ok(())
     }
@@ -368,6 +379,11 @@ impl Purse {
         }
         self.outstanding.clear();
         self.spent = stated;
+        // It can have served that much only with the words for it.
+        if let Some(position) = &mut self.position {
+            let words = position.terms.shape.words_for(stated.saturating_sub(position.base)).unwrap_or(0);
+            position.confirmed = position.confirmed.max(words.min(position.index));
+        }
         Ok(())
     }
 }

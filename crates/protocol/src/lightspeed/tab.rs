@@ -44,13 +44,11 @@ impl Position {
     }
 
     fn paid(&self) -> Msat {
-        self.base.checked_add(self.terms.shape.worth(self.index)).expect("checked with the ladder")
+        self.base.saturating_add(self.terms.shape.worth(self.index))
     }
 
     fn end(&self) -> Msat {
-        self.base
-            .checked_add(self.terms.shape.worth(self.terms.shape.words))
-            .expect("checked with the ladder")
+        self.base.saturating_add(self.terms.shape.worth(self.terms.shape.words))
     }
 }
 
@@ -62,7 +60,7 @@ pub struct Tab {
     position: Option<Position>,
     /// A chain that is announced and not begun.
     next: Option<ChainTerms>,
-    /// The number of the last chain that was announced.
+    /// The highest number of a chain that was announced, taken or not.
     chains: u32,
     /// The newest rung whose word is known.
     best: Option<RungClaim>,
@@ -81,9 +79,17 @@ pub enum Refused {
     /// The call is being served.
     #[error("call {0:?} is being served at this moment")]
     Running(CallNumber),
-    /// The number is too old or of another epoch.
+    /// The call was refused, failed, or is of another epoch.
     #[error("call {number:?} was not served and never will be; the present epoch is {epoch}")]
     Void {
+        /// The call's number.
+        number: CallNumber,
+        /// The epoch that serves calls now.
+        epoch: u32,
+    },
+    /// The number is too old: whether it was served is for [`Tab::reconcile`] to say.
+    #[error("call {number:?} is too old to tell whether it was served; the present epoch is {epoch}")]
+    Forgotten {
         /// The call's number.
         number: CallNumber,
         /// The epoch that serves calls now.
@@ -155,10 +161,10 @@ pub enum Refused {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BadPay {
-    /// The chain has the wrong number.
-    #[error("the next chain of this channel is number {expected}, not {got}")]
+    /// The number was used before.
+    #[error("the next chain of this channel is number {expected} at least, not {got}")]
     Number {
-        /// The next number.
+        /// The least number.
         expected: u32,
         /// The announced one.
         got: u32,
@@ -272,16 +278,24 @@ impl Tab {
             .map_or(floor, |position| floor.max(position.terms.shape.worth(position.terms.shape.stretch())))
     }
 
-    /// The number that the next chain must have, and the total that it must stand on.
+    /// The least number that the next chain may have, and the total that it must stand on.
     ///
     /// # Errors
     /// When a chain is waiting already.
     pub fn next_chain(&self) -> Result<(u32, Msat), BadPay> {
         match (&self.next, &self.position) {
             (Some(next), _) => Err(BadPay::Waiting(next.number)),
-            (None, Some(position)) => Ok((self.chains + 1, position.end())),
-            (None, None) => Ok((self.chains + 1, self.plain.total)),
+            (None, Some(position)) => Ok((self.chains.saturating_add(1), position.end())),
+            (None, None) => Ok((self.chains.saturating_add(1), self.plain.total)),
         }
+    }
+
+    /// Whether a chain of that number was taken and is not over. An announcement that comes again is answered as the first
+    /// was, or the payer would drop a chain that waits here.
+    pub fn has_taken(&self, number: u32) -> bool {
+        let present = self.position.map(|position| position.terms.number);
+        let next = self.next.map(|next| next.number);
+        present == Some(number) || next == Some(number)
     }
 
     /// Takes a verified chain. The first begins at once; another waits until the one before is paid out.
@@ -291,7 +305,8 @@ impl Tab {
     pub fn announce(&mut self, ladder: &Ladder) -> Result<(), BadPay> {
         let (expected, base) = self.next_chain()?;
         let got = ladder.terms().number;
-        if got != expected {
+        // The number of a chain that was refused is never used again, so the payer may have skipped some.
+        if got < expected || got <= self.chains {
             return Err(BadPay::Number { expected, got });
         }
         if ladder.base() != base {
@@ -303,6 +318,14 @@ impl Tab {
             Some(_) => self.next = Some(*ladder.terms()),
         }
         Ok(())
+    }
+
+    /// Takes note that a chain was refused. Its payer hears that and announces another, so a copy of the announcement that
+    /// comes late must not be taken after all. To be stored before the refusal leaves.
+    pub fn refuse_chain(&mut self, number: u32) {
+        if !self.has_taken(number) {
+            self.chains = self.chains.max(number);
+        }
     }
 
     /// Takes a plain payment. It ends the chain, and voids one that was announced ahead.
@@ -329,8 +352,8 @@ impl Tab {
         self.numbers.begin(epoch);
     }
 
-    /// Admits an authentic call: sets its cost aside. What its word pays counts even when the call is refused. `ladders`
-    /// are those of the chains that are announced and not over.
+    /// Admits an authentic call: sets its cost aside. What its word pays counts even when the call is refused; its number
+    /// is void then. `ladders` are those of the chains that are announced and not over.
     ///
     /// # Errors
     /// When it is not to be served. Then it costs nothing.
@@ -347,14 +370,33 @@ impl Tab {
             Standing::Void => {
                 return Err(Refused::Void { number: call.number, epoch: self.numbers.epoch() });
             }
+            Standing::Forgotten => {
+                return Err(Refused::Forgotten { number: call.number, epoch: self.numbers.epoch() });
+            }
         }
-        if self.numbers.running() >= MOST_RUNNING {
-            return Err(Refused::TooMany);
+        let room = if self.numbers.running() < MOST_RUNNING { Ok(()) } else { Err(Refused::TooMany) };
+        let covered =
+            room.and_then(|()| self.raise(ladders, call)).and_then(|()| self.set_aside(call.cost, cap));
+        match covered {
+            Ok(()) => self.numbers.start(call.number.counter, call.cost),
+            Err(_) => self.numbers.refuse(call.number.counter),
         }
-        self.raise(ladders, call)?;
-        self.set_aside(call.cost, cap)?;
-        self.numbers.start(call.number.counter, call.cost);
-        Ok(())
+        covered
+    }
+
+    /// Refuses an authentic call before it is admitted, for a reason that the tab does not know. Its payer hears that it
+    /// is free, so a copy that comes late must not be served.
+    pub fn refuse(&mut self, number: CallNumber) {
+        if self.numbers.standing(number) == Standing::New {
+            self.numbers.refuse(number.counter);
+        }
+    }
+
+    /// What is spent in all, for a payer that has lost track; `None` while calls run. `last` is the newest number that it
+    /// has sent: none up to it is served after this, so the sum stays what it is.
+    pub fn reconcile(&mut self, last: CallNumber) -> Option<Msat> {
+        self.numbers.refuse_up_to(last);
+        (self.numbers.running() == 0).then_some(self.spent)
     }
 
     /// Sets more aside for a call that runs, paid by the word of another call.
@@ -384,7 +426,7 @@ impl Tab {
     pub fn end(&mut self, number: CallNumber, charged: Option<Msat>) -> Msat {
         let Some(set_aside) = self.numbers.end(number, charged.is_some()) else { return Msat::ZERO };
         let charged = charged.unwrap_or(Msat::ZERO).min(set_aside);
-        self.spent = self.spent.checked_add(charged).expect("it was set aside, so it is paid");
+        self.spent = self.spent.saturating_add(charged);
         charged
     }
 

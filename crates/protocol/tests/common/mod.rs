@@ -1,6 +1,7 @@
 //! One channel between two fixed parties, looks at the chain, and the judgement of Bitcoin's own consensus code.
 #![allow(dead_code, reason = "each test program uses its own part")]
 
+pub mod call_story;
 pub mod payee_story;
 pub mod payer_story;
 
@@ -169,7 +170,7 @@ pub fn spent(by: &Transaction, confirmations: u32) -> Funding {
 
 /// A look at the chain while 2 sat/vB confirms.
 pub fn at(height: u32, funding: Funding) -> Sighting {
-    Sighting { height, fee_rate: rate(2), funding }
+    Sighting { height, fee_rate: rate(2), funding, locked: Vec::new() }
 }
 
 /// Stores nothing and never fails: the next state and its effects.
@@ -182,14 +183,22 @@ pub fn commit<S, E>(transition: Transition<S, E>) -> (S, Vec<E>) {
 
 /// Whether Bitcoin Core's consensus code lets the transaction spend the funding output.
 pub fn spends_funding(channel: &Channel, transaction: &Transaction) -> bool {
-    let TxOut { value, script_pubkey } = channel.funding_txout();
-    let script = script_pubkey.as_bytes();
-    let utxo = bitcoinconsensus::Utxo {
-        script_pubkey: script.as_ptr(),
-        script_pubkey_len: script.len().try_into().expect("34 bytes"),
-        value: value.to_sat().try_into().expect("at most 21 million bitcoin"),
+    spends(&[channel.funding_txout()], transaction)
+}
+
+/// Whether it lets every input of the transaction spend its output of these.
+pub fn spends(outputs: &[TxOut], transaction: &Transaction) -> bool {
+    let utxo = |output: &TxOut| bitcoinconsensus::Utxo {
+        script_pubkey: output.script_pubkey.as_bytes().as_ptr(),
+        script_pubkey_len: output.script_pubkey.len().try_into().expect("34 bytes"),
+        value: output.value.to_sat().try_into().expect("at most 21 million bitcoin"),
     };
-    bitcoinconsensus::verify(script, value.to_sat(), &serialize(transaction), Some(&[utxo]), 0).is_ok()
+    let utxos: Vec<_> = outputs.iter().map(utxo).collect();
+    let bytes = serialize(transaction);
+    outputs.iter().enumerate().all(|(index, output)| {
+        let script = output.script_pubkey.as_bytes();
+        bitcoinconsensus::verify(script, output.value.to_sat(), &bytes, Some(&utxos), index).is_ok()
+    })
 }
 
 /// Valid by consensus, and what goes in comes out or to the miner.

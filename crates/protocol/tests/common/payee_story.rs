@@ -100,7 +100,14 @@ pub fn served(cost: Msat) -> Vec<Effect> {
 }
 
 pub fn published(total: Msat) -> Vec<Effect> {
-    vec![Effect::Publish(commitment_to(total))]
+    vec![Effect::Publish(Box::new(publication_of(total)))]
+}
+
+/// A plain commitment and what it leaves to the miner.
+pub fn publication_of(total: Msat) -> payee::Publication {
+    let commitment = commitment_to(total);
+    let paid: Amount = commitment.output.iter().map(|output| output.value).sum();
+    payee::Publication { commitment, fee: params().capacity - paid, rung: None }
 }
 
 pub fn state_of(payee: &Payee) -> &'static str {

@@ -110,7 +110,7 @@ impl Chain {
                 Funding::Confirmed { output, confirmations: self.height - block + 1 }
             }
         };
-        Sighting { height: self.height, fee_rate: rate(2), funding }
+        Sighting { height: self.height, fee_rate: rate(2), funding, locked: Vec::new() }
     }
 
     /// What spends the funding in the best chain.

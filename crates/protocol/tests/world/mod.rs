@@ -243,6 +243,9 @@ impl World {
             (payer::Effect::Pay(payment), Context::None | Context::Round(..) | Context::HandOver) => {
                 panic!("pays {payment:?} for nothing")
             }
+            (effect @ (payer::Effect::Announce(..) | payer::Effect::Call(_)), _) => {
+                panic!("{effect:?} of a channel that pays for pieces")
+            }
             (payer::Effect::ProposeClosing(settlement), _) => {
                 let (round, entropy) = (self.fresh(), self.entropy());
                 let proposal =
@@ -307,13 +310,19 @@ impl World {
                     .expect("what the machine settles makes a transaction");
                 self.wire.push(Message::Answer { round, answer });
             }
-            (payee::Effect::Publish(transaction), _) => {
+            (payee::Effect::Publish(publication), _) => {
+                let transaction = publication.commitment;
                 let (_, paid) = self.payee_spent_and_paid();
                 assert_eq!(self.paid_to_payee(&transaction), paid.floor(), "the newest total");
                 self.chain.broadcast(&transaction);
             }
             (payee::Effect::Broadcast(transaction), _) => self.chain.broadcast(&transaction),
-            (effect @ (payee::Effect::Serve { .. } | payee::Effect::Cosign(_)), _) => panic!("{effect:?}"),
+            (
+                effect @ (payee::Effect::Serve { .. } | payee::Effect::Answer | payee::Effect::Cosign(_)),
+                _,
+            ) => {
+                panic!("{effect:?}")
+            }
         }
     }
 
@@ -397,7 +406,7 @@ impl World {
     // What must always hold.
 
     fn payee_spent_and_paid(&self) -> (Msat, Msat) {
-        let ledger = self.payee.as_ref().map(|store| *store.memory.state.ledger()).unwrap_or_default();
+        let ledger = self.payee.as_ref().map(|store| store.memory.state.ledger()).unwrap_or_default();
         (ledger.spent, ledger.paid())
     }
 

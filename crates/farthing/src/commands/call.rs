@@ -1,0 +1,164 @@
+//! `farthing call`.
+
+use std::io::{Read as _, Write as _, stdin, stdout};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use axum::http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use axum::http::{HeaderMap, Method};
+use farthing_http::caller::{Budget, Caller, Means, Outgoing, Quote};
+use farthing_http::client::{self, Client, ClientError};
+use farthing_node::buyer::Buyer;
+use serde_json::json;
+
+use crate::cli::{CallArguments, Spending};
+use crate::commands::{blocking, wallet};
+use crate::config::Context;
+use crate::output::facts;
+
+/// Calls once, and pays for it.
+pub async fn run(context: &Context, arguments: CallArguments) -> anyhow::Result<()> {
+    let outgoing = outgoing(&arguments)?;
+    let buyer = wallet::start(context).await?;
+    let called = call(context, &arguments, &outgoing, buyer.clone()).await;
+    blocking(move || {
+        drop(buyer);
+        Ok(())
+    })
+    .await?;
+    called
+}
+
+async fn call(
+    context: &Context,
+    arguments: &CallArguments,
+    outgoing: &Outgoing,
+    buyer: Arc<Buyer>,
+) -> anyhow::Result<()> {
+    let caller = caller(context, &arguments.spending, buyer).await?;
+    if arguments.dry_run {
+        return dry_run(context, &caller, outgoing, arguments).await;
+    }
+    let (response, cost) = match arguments.no_pay {
+        true => (caller.unpaid(outgoing).await?, None),
+        false => {
+            let paid = caller.call(outgoing).await?;
+            (paid.response, Some(paid.cost))
+        }
+    };
+    tracing::info!(cost = cost.map_or(0, |cost| cost.get()), "called");
+    let mut out: Box<dyn std::io::Write> = match &arguments.output {
+        Some(file) => {
+            Box::new(std::fs::File::create(file).with_context(|| format!("cannot write {}", file.display()))?)
+        }
+        None => Box::new(stdout()),
+    };
+    if arguments.include {
+        writeln!(out, "HTTP/1.1 {}", response.status())?;
+        for (name, value) in response.headers() {
+            writeln!(out, "{name}: {}", String::from_utf8_lossy(value.as_bytes()))?;
+        }
+        writeln!(out)?;
+    }
+    let mut response = response;
+    while let Some(part) = response.chunk().await.context("the answer broke off")? {
+        out.write_all(&part)?;
+    }
+    Ok(out.flush()?)
+}
+
+async fn dry_run(
+    context: &Context,
+    caller: &Caller,
+    outgoing: &Outgoing,
+    arguments: &CallArguments,
+) -> anyhow::Result<()> {
+    let Ok(Quote { price, offer }) = caller.quote(outgoing).await? else {
+        return context.output.say(&json!({ "cost_msat": 0 }), "This call is free. Nothing would be locked.");
+    };
+    let (client, limits, deposit) = (caller.client().clone(), context.limits(), arguments.spending.deposit.0);
+    let plan = blocking(move || Ok(client.plan(&offer, &limits, deposit)?)).await?;
+    let value = json!({
+        "cost_msat": price.get(),
+        "capacity_sat": plan.capacity.to_sat(),
+        "commitment_fee_sat": plan.commitment_fee.to_sat(),
+        "prepaid_sat": plan.prepaid.to_sat(),
+        "lifetime_blocks": plan.lifetime,
+        "confirmations": plan.confirmations,
+    });
+    context.output.print(&value, || {
+        facts([
+            ("price of this call", price.to_string()),
+            (
+                "a new channel would lock",
+                format!("{} sat for at most {} blocks", plan.capacity.to_sat(), plan.lifetime),
+            ),
+            ("commitment fee within it", format!("{} sat", plan.commitment_fee.to_sat())),
+            ("first payment, credited to calls", format!("{} sat", plan.prepaid.to_sat())),
+            ("the seller waits for", format!("{} confirmations", plan.confirmations)),
+            (
+                "you can lose",
+                "calls that were not answered; and the first payment, if the seller closes alone".into(),
+            ),
+        ])
+    })
+}
+
+/// A caller that pays from this data folder.
+pub async fn caller(context: &Context, spending: &Spending, buyer: Arc<Buyer>) -> anyhow::Result<Caller> {
+    let looking = buyer.clone();
+    blocking(move || Ok(looking.look()?)).await?;
+    let patience = context.download_pace().patience;
+    let client = Client::new(buyer, patience)?;
+    client.give_up_interrupted_openings().await?;
+    let budget = Budget {
+        call: spending.max_cost.map(|most| most.0),
+        session: spending.budget.map(|most| most.0),
+        payee: spending.payee_budget.map(|most| most.0),
+    };
+    let means = Means {
+        limits: context.limits(),
+        deposit: spending.deposit.0,
+        budget,
+        attempts: 8,
+        // Until a new channel's funding is in a block.
+        patience: Duration::from_secs(2 * 3_600),
+    };
+    Ok(Caller::new(client, means))
+}
+
+fn outgoing(arguments: &CallArguments) -> anyhow::Result<Outgoing> {
+    let url = client::address(&arguments.url, arguments.spending.allow_http)?;
+    let body = match arguments.body.as_deref() {
+        None => Vec::new(),
+        Some("@-") => {
+            let mut body = Vec::new();
+            stdin().read_to_end(&mut body)?;
+            body
+        }
+        Some(data) => match data.strip_prefix('@') {
+            Some(file) => std::fs::read(file).with_context(|| format!("cannot read {file}"))?,
+            None => data.as_bytes().to_vec(),
+        },
+    };
+    let default = if arguments.body.is_some() { "POST" } else { "GET" };
+    let method = arguments.request.as_deref().unwrap_or(default);
+    let method: Method = method.parse().map_err(|_| ClientError::Url(method.to_owned()))?;
+    let mut headers = HeaderMap::new();
+    if arguments.body.is_some() {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+    }
+    let mut named = HeaderMap::new();
+    for header in &arguments.header {
+        let Some((name, value)) = header.split_once(':') else {
+            bail!("`{header}` is no header: write `Name: value`");
+        };
+        let name: HeaderName = name.trim().parse().with_context(|| format!("`{name}` names no header"))?;
+        let value = HeaderValue::from_str(value.trim()).with_context(|| format!("`{value}` is no value"))?;
+        headers.remove(&name);
+        named.append(name, value);
+    }
+    headers.extend(named);
+    Ok(Outgoing { method, url, headers, body: body.into() })
+}

@@ -1,0 +1,84 @@
+//! A local address that pays: a program speaks plain HTTP to it, and it calls the seller and pays for each call.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::{self, Body};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use reqwest::Url;
+
+use crate::caller::{Caller, Outgoing};
+use crate::client::ClientError;
+use crate::problem::{Kind, Problem};
+
+/// Headers that belong to one connection, or that the other side sets anew.
+pub(crate) const OWN: [HeaderName; 9] = [
+    header::HOST,
+    header::CONNECTION,
+    header::CONTENT_LENGTH,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// The largest body of a request, in bytes.
+const MOST_BODY: usize = 16 << 20;
+
+struct Proxy {
+    caller: Arc<Caller>,
+    target: Url,
+}
+
+/// A router that hands every request on to `target` and pays for it.
+pub fn router(caller: Arc<Caller>, target: Url) -> Router {
+    Router::new().fallback(pass).with_state(Arc::new(Proxy { caller, target }))
+}
+
+async fn pass(State(proxy): State<Arc<Proxy>>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let body = match body::to_bytes(body, MOST_BODY).await {
+        Ok(body) => body,
+        Err(error) => return Problem::new(Kind::BadRequest, error).into_response(),
+    };
+    let mut url = proxy.target.clone();
+    let base = url.path().trim_end_matches('/').to_owned();
+    url.set_path(&format!("{base}{}", parts.uri.path()));
+    url.set_query(parts.uri.query());
+    let outgoing = Outgoing { method: parts.method, url, headers: forwarded(&parts.headers), body };
+    match proxy.caller.call(&outgoing).await {
+        Ok(paid) => {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = paid.response.status();
+            *response.headers_mut() = without_own(paid.response.headers());
+            *response.body_mut() = Body::from_stream(paid.response.bytes_stream());
+            response
+        }
+        Err(error) => {
+            let status = match &error {
+                ClientError::OverCost { .. }
+                | ClientError::OverPrepaid { .. }
+                | ClientError::OverBudget { .. } => StatusCode::PAYMENT_REQUIRED,
+                _other => StatusCode::BAD_GATEWAY,
+            };
+            let mut response = Problem::new(Kind::PaymentRequired, error).into_response();
+            *response.status_mut() = status;
+            response
+        }
+    }
+}
+
+/// A request's headers without those of its connection.
+pub fn forwarded(headers: &HeaderMap) -> HeaderMap {
+    without_own(headers)
+}
+
+fn without_own(headers: &HeaderMap) -> HeaderMap {
+    let mut headers = headers.clone();
+    OWN.iter().for_each(|name| drop(headers.remove(name)));
+    headers
+}

@@ -1,0 +1,126 @@
+//! What calls cost.
+
+use std::fmt;
+use std::sync::Arc;
+
+use axum::http::Method;
+use axum::http::request::Parts;
+use farthing_protocol::Msat;
+use serde::{Deserialize, Serialize};
+
+use crate::encoding::msat_text;
+
+/// One line of a price list: the first that fits a request says what it costs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    /// Only requests of this method; all without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    /// Only requests of this path; one that ends with `*` fits everything that begins so.
+    pub path: String,
+    /// What a call costs, in millisatoshi. Zero is free.
+    #[serde(with = "msat_text")]
+    pub price: Msat,
+}
+
+impl Rule {
+    fn fits(&self, method: &str, path: &str) -> bool {
+        let method_fits = self.method.as_deref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(method));
+        let path_fits = match self.path.strip_suffix('*') {
+            Some(beginning) => path.starts_with(beginning),
+            None => path == self.path,
+        };
+        method_fits && path_fits
+    }
+}
+
+/// A price list, as it is published.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PriceList {
+    /// The rules in their order.
+    pub rules: Vec<Rule>,
+    /// What everything else costs, in millisatoshi.
+    #[serde(with = "msat_text")]
+    pub otherwise: Msat,
+}
+
+impl PriceList {
+    /// What a request costs.
+    pub fn price(&self, method: &str, path: &str) -> Msat {
+        let rule = self.rules.iter().find(|rule| rule.fits(method, path));
+        rule.map_or(self.otherwise, |rule| rule.price)
+    }
+}
+
+type Pricing = dyn Fn(&Parts) -> Msat + Send + Sync;
+
+/// How a gate finds the price of a request.
+#[derive(Clone)]
+pub enum Tariff {
+    /// By method and path; it is published, so a payer need not ask first.
+    List(Arc<PriceList>),
+    /// By anything in the request's head. A payer learns the price from the challenge.
+    Function(Arc<Pricing>),
+}
+
+impl fmt::Debug for Tariff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::List(list) => list.fmt(f),
+            Self::Function(_) => f.write_str("Function"),
+        }
+    }
+}
+
+impl Tariff {
+    /// Every call costs the same.
+    pub fn per_call(price: Msat) -> Self {
+        Self::list(Vec::new(), price)
+    }
+
+    /// Calls cost what the first rule that fits says, or else `otherwise`.
+    pub fn list(rules: Vec<Rule>, otherwise: Msat) -> Self {
+        Self::List(Arc::new(PriceList { rules, otherwise }))
+    }
+
+    /// Calls cost what the function says.
+    pub fn function(price: impl Fn(&Parts) -> Msat + Send + Sync + 'static) -> Self {
+        Self::Function(Arc::new(price))
+    }
+
+    /// What a request costs. A request for the head of a resource costs as much as one for all of it.
+    pub fn price(&self, parts: &Parts) -> Msat {
+        match self {
+            Self::List(list) => {
+                let method = if parts.method == Method::HEAD { "GET" } else { parts.method.as_str() };
+                list.price(method, parts.uri.path())
+            }
+            Self::Function(price) => price(parts),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_rule_that_fits_counts() {
+        let rule = |method: Option<&str>, path: &str, price| Rule {
+            method: method.map(str::to_owned),
+            path: path.to_owned(),
+            price: Msat::new(price),
+        };
+        let list = PriceList {
+            rules: vec![rule(None, "/health", 0), rule(Some("POST"), "/v1/*", 50), rule(None, "/v1/*", 10)],
+            otherwise: Msat::new(1),
+        };
+        let price = |method, path| list.price(method, path).get();
+        assert_eq!(price("GET", "/health"), 0);
+        assert_eq!(price("GET", "/health/x"), 1);
+        assert_eq!(price("post", "/v1/a"), 50);
+        assert_eq!(price("GET", "/v1/a"), 10);
+        assert_eq!(price("GET", "/"), 1);
+    }
+}

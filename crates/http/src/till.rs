@@ -1,0 +1,210 @@
+//! The seller's routes for money: opening, chains of words, closing. Whatever is sold, they are the same.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `POST …/channels` | opens a channel under a challenge |
+//! | `POST …/channels/ID/chains` | takes a chain of words with its rungs |
+//! | `POST …/channels/ID/standing` | where the payer stands |
+//! | `POST …/channels/ID/close` | the seller's half of a cooperative close |
+//! | `POST …/channels/ID/closed` | takes the finished closing |
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{DefaultBodyLimit, Path as UrlPath, State};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use axum::{Json, Router};
+use bitcoin::Transaction;
+use bitcoin::consensus::encode::deserialize_hex;
+use farthing_node::books::OrderError;
+use farthing_node::seller::{AcceptError, Seller, SettleError};
+use farthing_node::tabs::{AnnounceError, CallError};
+use farthing_protocol::closing::PublicNonce;
+use farthing_protocol::session::{Call, CallKey};
+use farthing_protocol::{ChannelId, Msat};
+use jiff::Timestamp;
+
+use crate::problem::{Kind, Problem};
+use crate::wire::{
+    self, AcceptedBody, ChainBody, ChainTaken, CloseBody, ClosedBody, ClosingBody, OpenBody, StandingAnswer,
+    StandingBody,
+};
+
+/// The largest body that is read, in bytes.
+const MOST_BODY: usize = 64 * 1024;
+/// The largest announcement of a chain, in bytes: 4,096 rungs in base64.
+const MOST_CHAIN: usize = 640 * 1024;
+/// How long a close waits for the calls that run.
+const DRAIN: Duration = Duration::from_secs(20);
+
+/// Where money is taken.
+pub struct Till {
+    seller: Arc<Seller>,
+    secret: [u8; 32],
+}
+
+impl Till {
+    /// The till of a seller.
+    pub fn new(seller: Arc<Seller>) -> Self {
+        let secret = seller.challenge_secret();
+        Self { seller, secret }
+    }
+
+    /// The seller.
+    pub fn seller(&self) -> &Arc<Seller> {
+        &self.seller
+    }
+
+    /// What binds its challenges.
+    pub fn secret(&self) -> &[u8; 32] {
+        &self.secret
+    }
+
+    /// The routes.
+    pub fn routes(self: Arc<Self>) -> Router {
+        let below = |last: &str| format!("{}/{{id}}/{last}", wire::CHANNELS);
+        let chains = post(chain).layer(DefaultBodyLimit::max(MOST_CHAIN));
+        Router::new()
+            .route(wire::CHANNELS, post(open))
+            .route(&below("standing"), post(standing))
+            .route(&below("close"), post(close))
+            .route(&below("closed"), post(closed))
+            .layer(DefaultBodyLimit::max(MOST_BODY))
+            .route(&below("chains"), chains)
+            .with_state(self)
+    }
+
+    fn verify(&self, id: ChannelId, mac: &[u8; 32], call: &Call<'_>) -> Result<CallKey, Problem> {
+        let unknown = || Problem::new(Kind::NotFound, "there is no such channel here");
+        let key = self.seller.call_key(id).ok_or_else(unknown)?;
+        key.verify(call, mac).map_err(|error| Problem::new(Kind::BadRequest, error))?;
+        Ok(key)
+    }
+}
+
+/// `POST …/channels`.
+async fn open(
+    State(till): State<Arc<Till>>,
+    body: Result<Json<OpenBody>, JsonRejection>,
+) -> Result<Response, Problem> {
+    let OpenBody { challenge, opening } = read(body)?;
+    let request = challenge
+        .check(&till.secret, Timestamp::now())
+        .map_err(|error| Problem::new(Kind::InvalidChallenge, error))?;
+    let details = request.method_details;
+    let seller = till.seller.clone();
+    let accepted = blocking(move || seller.accept(&details.offer, details.key, opening)).await?;
+    let (channel, signature) = accepted.map_err(|error| match &error {
+        AcceptError::BadParams(_)
+        | AcceptError::Refused(_)
+        | AcceptError::Order(OrderError::FundingTaken(_)) => Problem::new(Kind::BadRequest, error),
+        _ours => Problem::new(Kind::Unavailable, error).retry_after(5),
+    })?;
+    Ok((StatusCode::CREATED, Json(AcceptedBody { channel, signature })).into_response())
+}
+
+/// `POST …/channels/ID/chains`.
+async fn chain(
+    State(till): State<Arc<Till>>,
+    UrlPath(id): UrlPath<String>,
+    body: Result<Json<ChainBody>, JsonRejection>,
+) -> Result<Json<ChainTaken>, Problem> {
+    let body = read(body)?;
+    let id = channel(&id)?;
+    let (rungs, payment) = body.read().map_err(|error| Problem::new(Kind::BadRequest, error))?;
+    let taken = till.seller.announce(id, body.terms, rungs, payment).await;
+    let epoch = taken.map_err(|error| match &error {
+        AnnounceError::Unfunded => Problem::new(Kind::FundingNotDeep, error).retry_after(1),
+        AnnounceError::Order(OrderError::Store(_) | OrderError::Ended) => {
+            Problem::new(Kind::Unavailable, error).retry_after(1)
+        }
+        AnnounceError::Order(OrderError::NoChannel(_)) | AnnounceError::Unknown(_) => {
+            Problem::new(Kind::NotFound, error)
+        }
+        _theirs => Problem::new(Kind::BadRequest, error),
+    })?;
+    Ok(Json(ChainTaken { epoch }))
+}
+
+/// `POST …/channels/ID/standing`.
+async fn standing(
+    State(till): State<Arc<Till>>,
+    UrlPath(id): UrlPath<String>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Result<Json<StandingBody>, JsonRejection>,
+) -> Result<Json<StandingAnswer>, Problem> {
+    let body = read(body)?;
+    let id = channel(&id)?;
+    till.verify(id, &body.mac, &body.call(id, &authority(&headers, &uri), uri.path()))?;
+    let spent = till.seller.reconcile(id, body.last).await;
+    let spent = spent.map_err(|error| match &error {
+        CallError::Unknown(_) => Problem::new(Kind::ChannelNotOpen, "this channel pays for no calls now"),
+        _ours => Problem::new(Kind::Unavailable, error).retry_after(1),
+    })?;
+    Ok(Json(StandingAnswer { epoch: till.seller.epoch(), spent_msat: spent.map(Msat::get) }))
+}
+
+/// `POST …/channels/ID/close`.
+async fn close(
+    State(till): State<Arc<Till>>,
+    UrlPath(id): UrlPath<String>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Result<Json<CloseBody>, JsonRejection>,
+) -> Result<Json<ClosingBody>, Problem> {
+    let body = read(body)?;
+    let id = channel(&id)?;
+    let mut scratch = String::new();
+    till.verify(id, &body.mac, &body.call(id, &authority(&headers, &uri), uri.path(), &mut scratch))?;
+    if !till.seller.drain(id, DRAIN).await {
+        till.seller.undrain(id);
+        let detail = "calls of this channel are still being served: ask again when they are done";
+        return Err(Problem::new(Kind::Unavailable, detail).retry_after(5));
+    }
+    let (seller, settlement, nonce) = (till.seller.clone(), body.settlement(), PublicNonce(body.nonce));
+    let answer = blocking(move || seller.settle(id, settlement, &nonce)).await?;
+    let answer = answer.map_err(|error| match &error {
+        SettleError::Order(OrderError::Rejected(_)) | SettleError::Bad(_) => {
+            Problem::new(Kind::BadRequest, error)
+        }
+        _ours => Problem::new(Kind::Unavailable, error).retry_after(1),
+    })?;
+    Ok(Json(answer.into()))
+}
+
+/// `POST …/channels/ID/closed`.
+async fn closed(
+    State(till): State<Arc<Till>>,
+    UrlPath(id): UrlPath<String>,
+    body: Result<Json<ClosedBody>, JsonRejection>,
+) -> Result<StatusCode, Problem> {
+    let body = read(body)?;
+    let id = channel(&id)?;
+    let transaction: Transaction =
+        deserialize_hex(&body.transaction).map_err(|error| Problem::new(Kind::BadRequest, error))?;
+    till.seller.settled(id, transaction).await.map_err(|error| Problem::new(Kind::BadRequest, error))?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn channel(id: &str) -> Result<ChannelId, Problem> {
+    id.parse().map_err(|_| Problem::new(Kind::NotFound, "a channel is named by 64 hexadecimal digits"))
+}
+
+/// The host and port that the request is for.
+pub(crate) fn authority(headers: &HeaderMap, uri: &Uri) -> String {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    host.or_else(|| uri.authority().map(|authority| authority.as_str())).unwrap_or_default().to_owned()
+}
+
+/// A body, or what is wrong with it in the words of RFC 9457.
+fn read<T>(body: Result<Json<T>, JsonRejection>) -> Result<T, Problem> {
+    body.map(|Json(body)| body).map_err(|rejection| Problem::new(Kind::BadRequest, rejection.body_text()))
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| Problem::new(Kind::Unavailable, error))
+}

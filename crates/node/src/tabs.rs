@@ -1,0 +1,443 @@
+//! The tabs of payers that pay for calls, in memory: admitting a call takes no disk and no other thread.
+//!
+//! A call is admitted against the tab in memory, runs, and ends there. Its answer is released when the tab that has it as
+//! served is stored ([`Durability::Call`]), or at once, and the tab is stored a little later ([`Durability::Batch`]). The
+//! books draw the newest tab before every decision on a channel, so a close always settles what was served.
+//!
+//! What a crash can cost the payee: nothing with [`Durability::Call`]; with [`Durability::Batch`], what was served within
+//! the interval. The payer pays for nothing twice in either: each start begins an epoch that is stored first, and older
+//! epochs serve nothing new.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+use std::time::Duration;
+
+use farthing_protocol::lightspeed::call::{MacKey, Target};
+use farthing_protocol::lightspeed::ladder::BadLadder;
+use farthing_protocol::lightspeed::tab::{BadPay, Refused};
+use farthing_protocol::lightspeed::{Call, CallNumber, ChainTerms, Ladder, Rung, Tab};
+use farthing_protocol::payee::{self, Input, Reject};
+use farthing_protocol::session::{CallKey, NotAuthentic};
+use farthing_protocol::{ChannelId, Msat, Payment};
+use tokio::sync::{Notify, oneshot};
+
+use crate::books::{Books, Desk, Drawn, FoldReply, OrderError};
+use crate::machine::Payee;
+use crate::store::Write;
+
+/// When a served call is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Before its answer leaves.
+    Call,
+    /// After at most that long.
+    Batch(Duration),
+}
+
+/// Why a call is not served.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CallError {
+    /// No channel here pays for calls under that name.
+    #[error("channel {0} is not known here, or pays for no calls")]
+    Unknown(ChannelId),
+    /// The MAC does not fit the request.
+    #[error(transparent)]
+    NotAuthentic(#[from] NotAuthentic),
+    /// Not paid for, or served before.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The channel is being closed.
+    #[error("the channel is being closed and serves no more calls")]
+    Closing,
+    /// The books.
+    #[error(transparent)]
+    Order(#[from] OrderError<Reject>),
+}
+
+/// Why a chain was not taken. Nothing changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AnnounceError {
+    /// No such channel.
+    #[error("channel {0} is not known here")]
+    Unknown(ChannelId),
+    /// The chain or its rungs.
+    #[error(transparent)]
+    BadLadder(#[from] BadLadder),
+    /// It is not the next one, or the payment does not fit.
+    #[error(transparent)]
+    BadPay(#[from] BadPay),
+    /// The payee would risk too much between two rungs.
+    #[error(
+        "the words between two rungs are worth {got}, but at most {most} may be served uncovered: use more rungs"
+    )]
+    Exposure {
+        /// The payee's limit.
+        most: Msat,
+        /// What the chain would come to.
+        got: Msat,
+    },
+    /// The funding was not seen on the chain.
+    #[error("the funding of this channel is not to be seen yet")]
+    Unfunded,
+    /// The books.
+    #[error(transparent)]
+    Order(#[from] OrderError<Reject>),
+}
+
+/// Where a payer stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Standing {
+    /// What served calls cost.
+    pub spent: Msat,
+    /// What is paid.
+    pub paid: Msat,
+    /// What would be lost if the payer vanished now.
+    pub uncovered: Msat,
+    /// The most that could be.
+    pub exposure: Msat,
+}
+
+/// One channel's tab in memory.
+struct Session {
+    mac: MacKey,
+    live: Mutex<Live>,
+    /// Told whenever a call ends.
+    ended: Notify,
+}
+
+struct Live {
+    tab: Tab,
+    ladders: Vec<Ladder>,
+    cap: Option<Msat>,
+    /// No call is admitted any more: the channel is being closed.
+    draining: bool,
+    /// The tab is newer than what was drawn last.
+    dirty: bool,
+    /// The books were asked to draw it.
+    asked: bool,
+    waiting: Vec<FoldReply<Payee>>,
+}
+
+impl Session {
+    fn live(&self) -> MutexGuard<'_, Live> {
+        self.live.lock().expect("no holder of this lock panics")
+    }
+}
+
+/// All tabs of a seller.
+pub struct Tabs {
+    sessions: RwLock<HashMap<ChannelId, Arc<Session>>>,
+    epoch: u32,
+    durability: Durability,
+}
+
+impl Tabs {
+    /// No tabs yet: they are taken from the books when their payers call.
+    pub fn new(epoch: u32, durability: Durability) -> Self {
+        Self { sessions: RwLock::default(), epoch, durability }
+    }
+
+    /// The epoch that serves calls.
+    pub fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    /// Admits a call if its session is in memory. No disk, no other thread.
+    ///
+    /// # Errors
+    /// When it is not to be served; [`CallError::Unknown`] also when the tab was not taken from the books yet.
+    pub fn admit(&self, call: &Call, target: &Target<'_>, mac: &[u8; 32]) -> Result<(), CallError> {
+        let session = self.session(call.channel).ok_or(CallError::Unknown(call.channel))?;
+        session.mac.verify(call, target, mac)?;
+        let mut live = session.live();
+        if live.draining {
+            return Err(CallError::Closing);
+        }
+        let Live { tab, ladders, cap, dirty, .. } = &mut *live;
+        let admitted = tab.admit(&*ladders, call, *cap);
+        *dirty = true;
+        let chain = tab.newest_word().map_or(0, |(chain, ..)| chain);
+        if ladders.first().is_some_and(|ladder| ladder.terms().number < chain) {
+            ladders.retain(|ladder| ladder.terms().number >= chain);
+        }
+        Ok(admitted?)
+    }
+
+    /// Refuses an authentic call before it is admitted. It is free for good.
+    ///
+    /// # Errors
+    /// When it is not authentic, or there is no such channel.
+    pub fn refuse(&self, call: &Call, target: &Target<'_>, mac: &[u8; 32]) -> Result<(), CallError> {
+        let session = self.session(call.channel).ok_or(CallError::Unknown(call.channel))?;
+        session.mac.verify(call, target, mac)?;
+        session.live().tab.refuse(call.number);
+        Ok(())
+    }
+
+    /// What is spent, for a payer that has lost track: no call up to `last` is served after this. `None` while calls run.
+    ///
+    /// # Errors
+    /// When the channel pays for no calls.
+    pub fn reconcile(&self, channel: ChannelId, last: CallNumber) -> Result<Option<Msat>, CallError> {
+        let session = self.session(channel).ok_or(CallError::Unknown(channel))?;
+        let spent = session.live().tab.reconcile(last);
+        Ok(spent)
+    }
+
+    /// Ends a call: served for `charged`, or failed and free. What was charged.
+    pub fn end(&self, channel: ChannelId, number: CallNumber, charged: Option<Msat>) -> Msat {
+        let Some(session) = self.session(channel) else { return Msat::ZERO };
+        let charged = {
+            let mut live = session.live();
+            live.dirty = true;
+            live.tab.end(number, charged)
+        };
+        session.ended.notify_waiters();
+        charged
+    }
+
+    /// Sets more aside for a call that runs.
+    ///
+    /// # Errors
+    /// When the words do not cover it.
+    pub fn top_up(&self, channel: ChannelId, number: CallNumber, by: Msat) -> Result<Msat, CallError> {
+        let session = self.session(channel).ok_or(CallError::Unknown(channel))?;
+        let mut live = session.live();
+        let cap = live.cap;
+        Ok(live.tab.top_up(number, by, cap)?)
+    }
+
+    /// Waits until everything that ended so far is stored; with [`Durability::Batch`] it only sees to it that it soon is.
+    ///
+    /// # Errors
+    /// When it could not be stored, or the channel is closed. Then the answer must not leave.
+    pub async fn stored(&self, books: &Books<Payee>, channel: ChannelId) -> Result<(), OrderError<Reject>> {
+        match self.durability {
+            Durability::Call => self.store_now(books, channel).await,
+            Durability::Batch(_) => Ok(()),
+        }
+    }
+
+    async fn store_now(&self, books: &Books<Payee>, channel: ChannelId) -> Result<(), OrderError<Reject>> {
+        let session = self.session(channel).ok_or(OrderError::NoChannel(channel))?;
+        let (reply, answer) = oneshot::channel();
+        let was_asked = {
+            let mut live = session.live();
+            live.waiting.push(reply);
+            live.dirty = true;
+            std::mem::replace(&mut live.asked, true)
+        };
+        if !was_asked {
+            books.fold(channel);
+        }
+        answer.await.unwrap_or(Err(OrderError::Ended))
+    }
+
+    /// Asks the books to store every tab that is newer than the stored one.
+    pub fn store_all(&self, books: &Books<Payee>) {
+        let sessions = self.sessions.read().expect("no holder of this lock panics");
+        let dirty = sessions.iter().filter(|(_, session)| {
+            let mut live = session.live();
+            live.dirty && !std::mem::replace(&mut live.asked, true)
+        });
+        let dirty: Vec<ChannelId> = dirty.map(|(id, _)| *id).collect();
+        drop(sessions);
+        dirty.into_iter().for_each(|id| books.fold(id));
+    }
+
+    /// Takes a channel's tab from the books, if it is not in memory yet. Whether there is one.
+    ///
+    /// # Errors
+    /// When the books cannot be asked.
+    pub async fn load(&self, books: &Books<Payee>, channel: ChannelId) -> Result<bool, OrderError<Reject>> {
+        if self.session(channel).is_some() {
+            return Ok(true);
+        }
+        let (Some(setup), Some(state)) = (books.setup(&channel), books.state(channel).await?) else {
+            return Ok(false);
+        };
+        let Some(tab) = state.tab() else { return Ok(false) };
+        let least = tab.newest_word().map_or(0, |(chain, ..)| chain);
+        let ladders = books.ladders(channel, least).await?;
+        self.insert(channel, &setup, tab.clone(), ladders, state.cap(&setup));
+        Ok(true)
+    }
+
+    /// Takes a chain: verifies its rungs, stores them, and only then counts its words. `payment` is what the channel's first
+    /// chain stands on, or a plain payment that ends the chain before.
+    ///
+    /// # Errors
+    /// When a signature does not fit or too much would be at stake. Nothing changed then.
+    pub async fn announce(
+        &self,
+        books: &Books<Payee>,
+        channel: ChannelId,
+        (terms, rungs): (ChainTerms, Vec<Rung>),
+        payment: Payment,
+        most: Msat,
+    ) -> Result<(), AnnounceError> {
+        let setup = books.setup(&channel).ok_or(AnnounceError::Unknown(channel))?;
+        if !self.load(books, channel).await? {
+            self.begin(books, channel, payment).await?;
+        }
+        let session = self.session(channel).ok_or(AnnounceError::Unknown(channel))?;
+        if session.live().tab.has_taken(terms.number) {
+            return Ok(()); // the answer to the first announcement was lost
+        }
+        let number = terms.number;
+        let taken = self.verify_and_take(books, (channel, &session, &setup), (terms, rungs), most).await;
+        if taken.is_err() {
+            // The payer hears that and announces another, so a late copy of this one must not be taken after all.
+            session.live().tab.refuse_chain(number);
+        }
+        self.store_now(books, channel).await?;
+        taken
+    }
+
+    async fn verify_and_take(
+        &self,
+        books: &Books<Payee>,
+        (channel, session, setup): (ChannelId, &Session, &Arc<payee::Setup>),
+        (terms, rungs): (ChainTerms, Vec<Rung>),
+        most: Msat,
+    ) -> Result<(), AnnounceError> {
+        let base = session.live().tab.next_chain()?.1;
+        let between = terms.shape.worth(terms.shape.stretch());
+        if between > most {
+            return Err(AnnounceError::Exposure { most, got: between });
+        }
+        let least_delay = u16::try_from(setup.policy.margin).unwrap_or(u16::MAX);
+        let verifying = setup.clone();
+        let verified = tokio::task::spawn_blocking(move || {
+            Ladder::verify(&verifying.channel, terms, base, rungs, least_delay)
+        });
+        let ladder = verified.await.map_err(|_| OrderError::Ended)??;
+        // The rungs are stored before a word of theirs counts.
+        books.write(vec![Write::Ladder(channel, Arc::new(ladder.clone()))]).await?;
+        let mut live = session.live();
+        live.tab.announce(&ladder)?;
+        live.ladders.push(ladder);
+        Ok(())
+    }
+
+    /// Turns a channel that paid for pieces into one that pays for calls.
+    async fn begin(
+        &self,
+        books: &Books<Payee>,
+        channel: ChannelId,
+        payment: Payment,
+    ) -> Result<(), AnnounceError> {
+        let setup = books.setup(&channel).ok_or(AnnounceError::Unknown(channel))?;
+        let charge = Input::Charge { payment: Some(payment), cost: Msat::ZERO };
+        match books.handle(channel, charge, None).await {
+            Ok(_) | Err(OrderError::Rejected(Reject::NotIncreasing { .. })) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let state = books.state(channel).await?.ok_or(AnnounceError::Unknown(channel))?;
+        if state.is_unfunded() {
+            return Err(AnnounceError::Unfunded);
+        }
+        let ledger = state.ledger();
+        let newest = ledger.newest.ok_or(AnnounceError::Unknown(channel))?;
+        self.insert(channel, &setup, Tab::new(newest, ledger.spent), Vec::new(), state.cap(&setup));
+        Ok(())
+    }
+
+    fn insert(
+        &self,
+        channel: ChannelId,
+        setup: &payee::Setup,
+        mut tab: Tab,
+        ladders: Vec<Ladder>,
+        cap: Option<Msat>,
+    ) {
+        let key = CallKey::agree(&setup.keys, &setup.channel.params().payer.session, channel);
+        tab.begin(self.epoch);
+        let live =
+            Live { tab, ladders, cap, draining: false, dirty: false, asked: false, waiting: Vec::new() };
+        let session = Session { mac: MacKey::new(&key), live: Mutex::new(live), ended: Notify::new() };
+        let mut sessions = self.sessions.write().expect("no holder of this lock panics");
+        sessions.entry(channel).or_insert_with(|| Arc::new(session));
+    }
+
+    /// Admits no more calls in a channel and waits until those that run have ended, at most for `patience`. Whether they
+    /// have.
+    pub async fn drain(&self, channel: ChannelId, patience: Duration) -> bool {
+        let Some(session) = self.session(channel) else { return true };
+        session.live().draining = true;
+        let drained = async {
+            loop {
+                let ended = session.ended.notified();
+                if session.live().tab.numbers().running() == 0 {
+                    return;
+                }
+                ended.await;
+            }
+        };
+        tokio::time::timeout(patience, drained).await.is_ok()
+    }
+
+    /// Admits calls again after a close that came to nothing.
+    pub fn undrain(&self, channel: ChannelId) {
+        if let Some(session) = self.session(channel) {
+            session.live().draining = false;
+        }
+    }
+
+    /// Where a payer stands.
+    pub fn standing(&self, channel: ChannelId, setup: &payee::Setup) -> Option<Standing> {
+        let session = self.session(channel)?;
+        let live = session.live();
+        Some(Standing {
+            spent: live.tab.spent(),
+            paid: live.tab.paid(),
+            uncovered: live.tab.uncovered(),
+            exposure: live.tab.exposure(&setup.channel),
+        })
+    }
+
+    fn session(&self, channel: ChannelId) -> Option<Arc<Session>> {
+        self.sessions.read().expect("no holder of this lock panics").get(&channel).cloned()
+    }
+}
+
+impl Desk<Payee> for Tabs {
+    fn draw(&self, id: ChannelId) -> Option<Drawn<Payee>> {
+        let session = self.session(id)?;
+        let mut live = session.live();
+        live.asked = false;
+        if !std::mem::replace(&mut live.dirty, false) {
+            return None;
+        }
+        let waiting = std::mem::take(&mut live.waiting);
+        Some(Drawn { input: Input::Fold(Box::new(live.tab.clone())), waiting })
+    }
+
+    fn not_stored(&self, id: ChannelId) {
+        if let Some(session) = self.session(id) {
+            session.live().dirty = true;
+        }
+    }
+
+    fn turned(&self, id: ChannelId, state: &payee::State, setup: &payee::Setup) {
+        match state.tab() {
+            Some(_) => {
+                if let Some(session) = self.session(id) {
+                    session.live().cap = state.cap(setup);
+                }
+            }
+            // Closing or closed: nothing is admitted any more.
+            None => {
+                let gone = self.sessions.write().expect("no holder of this lock panics").remove(&id);
+                if let Some(session) = gone {
+                    let mut live = session.live();
+                    live.draining = true;
+                    // Their calls are not in what was settled.
+                    live.waiting.drain(..).for_each(|reply| drop(reply.send(Err(OrderError::NoChannel(id)))));
+                }
+            }
+        }
+    }
+}
