@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use farthing_node::books::Item;
+use farthing_node::buyer::Bought;
 use farthing_protocol::session::{Call, CallKey};
 use farthing_protocol::{ChannelId, Msat};
 use futures_util::StreamExt as _;
@@ -172,7 +173,7 @@ impl<P: Fn(Progress)> Fetch<'_, P> {
                 report.transfer = self.started().elapsed();
                 return Ok(report);
             };
-            let Fetched { cost, again, payment } = fetched?;
+            let Fetched { cost, again, payment, .. } = fetched?;
             report.pieces += 1;
             report.payments += u64::from(payment);
             report.again += u64::from(again);
@@ -182,7 +183,7 @@ impl<P: Fn(Progress)> Fetch<'_, P> {
 
     /// Fetches one piece, however often it takes.
     async fn piece(&self, piece: u64) -> Result<Fetched, ClientError> {
-        let mut fetched = Fetched { cost: Msat::ZERO, again: false, payment: false };
+        let mut fetched = Fetched { cost: Msat::ZERO, again: false, payment: false, made_up: false };
         let mut wrong = 0;
         let mut deadline = Instant::now() + self.pace.patience;
         let mut pause = Duration::from_millis(50);
@@ -201,8 +202,17 @@ impl<P: Fn(Progress)> Fetch<'_, P> {
                 }
                 Err(Attempt::Client(error)) => error,
             };
-            let wait = match &error {
-                ClientError::Refused { kind: Some(Kind::FundingNotDeep), retry_after, .. } => {
+            let error = match error {
+                ClientError::Refused { kind: Some(Kind::InvalidChallenge), .. }
+                    if Instant::now() < deadline =>
+                {
+                    self.renew_terms().await.err()
+                }
+                other => Some(other),
+            };
+            let wait = match error {
+                None => pause,
+                Some(ClientError::Refused { kind: Some(Kind::FundingNotDeep), retry_after, .. }) => {
                     (self.progress)(Progress::AwaitingDepth);
                     let wait = Duration::from_millis(200)
                         .max(Duration::from_secs(retry_after.unwrap_or(1)).min(pause * 4));
@@ -210,14 +220,14 @@ impl<P: Fn(Progress)> Fetch<'_, P> {
                     self.begin_at(Instant::now() + wait);
                     wait
                 }
-                ClientError::Refused { kind: Some(Kind::InvalidChallenge), .. }
-                    if Instant::now() < deadline =>
+                Some(ClientError::Refused { kind: Some(Kind::PaymentInsufficient), .. })
+                    if fetched.again && !fetched.made_up =>
                 {
-                    self.renew_terms().await?;
+                    fetched.made_up = true;
                     Duration::ZERO
                 }
-                error if error.is_transient() && Instant::now() < deadline => pause,
-                _final => return Err(error),
+                Some(error) if error.is_transient() && Instant::now() < deadline => pause,
+                Some(error) => return Err(error),
             };
             sleep(wait).await;
             pause = (pause * 2).min(Duration::from_secs(2));
@@ -290,12 +300,21 @@ impl<P: Fn(Progress)> Fetch<'_, P> {
         let cost = terms.price.of(length);
         let cost = cost.ok_or_else(|| ClientError::Nonsense("the price overflows".to_owned()))?;
         let item = Item { id: wire::piece_item(&self.pieces.manifest().blake3, piece), cost };
-        let bought = self.client.buyer().buy(purse.channel, item).await?;
+        let mut bought = self.client.buyer().buy(purse.channel, item).await?;
         if bought.again {
             fetched.again |= !fetched.payment;
         } else {
             (fetched.cost, fetched.payment) = (bought.cost, true);
             (self.progress)(Progress::Paid { cost: bought.cost });
+        }
+        if let Some(missing) = cost.checked_sub(bought.cost).filter(|_| fetched.made_up) {
+            let rest = Item { id: wire::made_up_item(&item.id, cost), cost: missing };
+            let more = self.client.buyer().buy(purse.channel, rest).await?;
+            if !more.again {
+                (fetched.cost, fetched.payment) = (missing, true);
+                (self.progress)(Progress::Paid { cost: missing });
+            }
+            bought = Bought { cost, ..more };
         }
         let call = Call {
             channel: purse.channel,
@@ -386,6 +405,8 @@ struct Fetched {
     cost: Msat,
     again: bool,
     payment: bool,
+    /// It was paid for at a lower price, and the seller had not charged that: the rest is paid as well.
+    made_up: bool,
 }
 
 enum Attempt {

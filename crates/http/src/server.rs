@@ -131,16 +131,22 @@ impl Shop {
         let unknown = || Problem::new(Kind::VerificationFailed, "there is no such channel here: open one");
         let key = self.call_key(payload.channel).ok_or_else(unknown)?;
         key.verify(call, &payload.mac).map_err(|error| Problem::new(Kind::VerificationFailed, error))?;
-        if payload.cost != cost {
+        // A price may have changed since the payer agreed: a piece that was charged before is served at any, and one that
+        // was agreed to be dearer is not made cheaper, or the two would count differently.
+        if payload.cost < cost && self.charged(payload.channel, call.item).await? == Msat::ZERO {
             let detail = format!("this piece costs {cost}, the credential says {}", payload.cost);
             return Err(Problem::new(Kind::PaymentInsufficient, detail));
         }
-        let item = Item { id: call.item, cost };
+        let item = Item { id: call.item, cost: payload.cost };
         self.till
             .seller()
             .charge(payload.channel, item, Some(payload.payment()))
             .await
             .map_err(charge_problem)
+    }
+
+    async fn charged(&self, channel: ChannelId, item: [u8; 32]) -> Result<Msat, Problem> {
+        self.till.seller().charged(channel, item).await.map_err(charge_problem)
     }
 
     /// The bytes of a piece, a block at a time, so that memory stays small.

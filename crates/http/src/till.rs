@@ -101,7 +101,8 @@ async fn open(
         AcceptError::BadParams(_)
         | AcceptError::Refused(_)
         | AcceptError::Order(OrderError::FundingTaken(_)) => Problem::new(Kind::BadRequest, error),
-        _ours => Problem::new(Kind::Unavailable, error).retry_after(5),
+        AcceptError::TooManyUnfunded(_) => Problem::new(Kind::Unavailable, error).retry_after(5),
+        _ours => unavailable(&error).retry_after(5),
     })?;
     Ok((StatusCode::CREATED, Json(AcceptedBody { channel, signature })).into_response())
 }
@@ -171,7 +172,7 @@ async fn close(
         SettleError::Order(OrderError::Rejected(_)) | SettleError::Bad(_) => {
             Problem::new(Kind::BadRequest, error)
         }
-        _ours => Problem::new(Kind::Unavailable, error).retry_after(1),
+        _ours => unavailable(&error).retry_after(1),
     })?;
     Ok(Json(answer.into()))
 }
@@ -188,6 +189,12 @@ async fn closed(
         deserialize_hex(&body.transaction).map_err(|error| Problem::new(Kind::BadRequest, error))?;
     till.seller.settled(id, transaction).await.map_err(|error| Problem::new(Kind::BadRequest, error))?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Something of the seller's own fails. Why is for the seller to know: it names its node and its folders.
+fn unavailable(error: impl std::fmt::Display) -> Problem {
+    tracing::warn!(%error, "a request could not be served");
+    Problem::new(Kind::Unavailable, "the seller's node or disk does not answer; try again later")
 }
 
 fn channel(id: &str) -> Result<ChannelId, Problem> {

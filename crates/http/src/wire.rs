@@ -264,3 +264,12 @@ pub fn piece_item(root: &[u8; 32], piece: u64) -> [u8; 32] {
     hasher.update(&piece.to_be_bytes());
     *hasher.finalize().as_bytes()
 }
+
+/// The name, in the payer's own ledger, of what makes an older payment for an item up to a higher price.
+pub fn made_up_item(item: &[u8; 32], cost: Msat) -> [u8; 32] {
+    let mut hasher =
+        blake3::Hasher::new_derive_key("farthing 2026 what makes a payment for an item up to a price");
+    hasher.update(item);
+    hasher.update(&cost.get().to_be_bytes());
+    *hasher.finalize().as_bytes()
+}

@@ -8,7 +8,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use bitcoin::{Amount, FeeRate, OutPoint, Transaction};
+use bitcoin::{Amount, FeeRate, OutPoint, ScriptBuf, Transaction};
 use farthing_chain::{BroadcastError, Chain, ChainError, MempoolEntry, OutputStatus};
 use farthing_protocol::lightspeed::RungClaim;
 use farthing_protocol::payee::Setup;
@@ -86,12 +86,25 @@ pub fn publish(
         // is gone, and the payer's to bring back.
         return Ok(());
     }
-    let (paid, vsize, least_fee) = match present {
-        Some(entry) => (entry.descendant_fee, entry.descendant_vsize, least_to_replace(&entry)),
-        None => (*fee, commitment.vsize() as u64, Amount::ZERO),
+    let closing = match present {
+        Some(_) => None,
+        None => closing_instead(chain, &funding, script)?,
     };
-    let is_enough = target.fee_vb(vsize).is_some_and(|needed| paid >= needed);
-    if is_enough {
+    if closing.is_some_and(|closing| closing_confirms(&closing, target)) {
+        // It brings the payee what it is due, and costs it nothing.
+        return Ok(());
+    }
+    let alone = commitment.vsize() as u64;
+    let (paid, vsize, least_fee) = match (present, closing) {
+        (Some(entry), _) => (entry.descendant_fee, entry.descendant_vsize, least_to_replace(&entry)),
+        (None, Some(closing)) if *fee < least_to_displace(&closing, alone) => {
+            let with_child = (commitment.weight() + child::WEIGHT).to_vbytes_ceil();
+            let least = least_to_displace(&closing, with_child).checked_sub(*fee);
+            (Amount::ZERO, with_child, least.unwrap_or(Amount::ZERO))
+        }
+        (None, _) => (*fee, alone, Amount::ZERO),
+    };
+    if confirms(target, paid, vsize) {
         return Ok(chain.broadcast(commitment)?);
     }
     match child::build(commitment, *fee, script, target, least_fee) {
@@ -137,10 +150,21 @@ fn publish_rung(
     }
     let both = target.checked_mul_by_weight(commitment.weight() + hashlock::claim_weight(1));
     let both = both.unwrap_or(Amount::MAX);
-    let least = match present {
-        Some(entry) if entry.descendant_vsize > entry.vsize && entry.descendant_fee >= both => return Ok(()),
-        Some(entry) => least_to_replace(&entry),
-        None => Amount::ZERO,
+    let closing = match present {
+        Some(_) => None,
+        None => closing_instead(chain, &funding, &setup.channel.params().payee.output)?,
+    };
+    let least = match (present, closing) {
+        (Some(entry), _) if entry.descendant_vsize > entry.vsize && entry.descendant_fee >= both => {
+            return Ok(());
+        }
+        (Some(entry), _) => least_to_replace(&entry),
+        (None, Some(closing)) if closing_confirms(&closing, target) => return Ok(()),
+        (None, Some(closing)) => {
+            let size = (commitment.weight() + hashlock::claim_weight(1)).to_vbytes_ceil();
+            least_to_displace(&closing, size).checked_sub(*fee).unwrap_or_default()
+        }
+        (None, None) => Amount::ZERO,
     };
     let needed = both.checked_sub(*fee).unwrap_or_default().max(cost(FeeRate::BROADCAST_MIN)).max(least);
     match claim(needed) {
@@ -162,6 +186,37 @@ fn spender(chain: &Chain, outpoint: &OutPoint) -> Result<Option<MempoolEntry>, C
         Some(by) => chain.mempool_entry(&by.compute_txid()),
         None => Ok(None),
     }
+}
+
+fn confirms(target: FeeRate, paid: Amount, vsize: u64) -> bool {
+    target.fee_vb(vsize).is_some_and(|needed| paid >= needed)
+}
+
+/// A closing in the mempool that has the commitment's place and pays the payee as well.
+fn closing_instead(
+    chain: &Chain,
+    funding: &OutPoint,
+    script: &ScriptBuf,
+) -> Result<Option<MempoolEntry>, ChainError> {
+    let spender = chain.mempool_spender(funding)?;
+    let pays = |spender: &Transaction| spender.output.iter().any(|output| output.script_pubkey == *script);
+    spender.filter(pays).map_or(Ok(None), |closing| chain.mempool_entry(&closing.compute_txid()))
+}
+
+/// Whether a closing confirms by itself, or since its child pays for it.
+fn closing_confirms(closing: &MempoolEntry, target: FeeRate) -> bool {
+    confirms(target, closing.fee, closing.vsize)
+        || confirms(target, closing.descendant_fee, closing.descendant_vsize)
+}
+
+/// What must be paid for so many bytes to take a closing's place: more than it and its child pay together, so that a large
+/// child of the payer's cannot hold it in the mempool, and more for each byte (BIP125).
+fn least_to_displace(closing: &MempoolEntry, vsize: u64) -> Amount {
+    let at_rate = |fee: Amount, size: u64| fee.to_sat().saturating_mul(vsize) / size.max(1) + 1;
+    let alone = at_rate(closing.fee, closing.vsize);
+    let with_child = at_rate(closing.descendant_fee, closing.descendant_vsize);
+    let increment = INCREMENT.fee_vb(vsize).unwrap_or(Amount::MAX_MONEY);
+    (closing.descendant_fee + increment).max(Amount::from_sat(alone.max(with_child)))
 }
 
 /// What a child must pay to take the place of those that are there: more in all, and more for each byte (BIP125).

@@ -104,6 +104,7 @@ pub struct Seller {
     chain: Chain,
     wallet: Arc<Mutex<Wallet>>,
     output: Mutex<ScriptBuf>,
+    openings: Mutex<()>,
     seed: Arc<Seed>,
     terms: Terms,
     tabs: Arc<Tabs>,
@@ -134,8 +135,20 @@ impl Seller {
             Durability::Call => None,
             Durability::Batch(interval) => Some(Batches::start(tabs.clone(), books.clone(), interval)),
         };
-        let output = Mutex::new(output);
-        Ok(Self { watch, books, chain, wallet, output, seed, terms, tabs, _batches: batches, _lock: lock })
+        let (output, openings) = (Mutex::new(output), Mutex::new(()));
+        Ok(Self {
+            watch,
+            books,
+            chain,
+            wallet,
+            output,
+            openings,
+            seed,
+            terms,
+            tabs,
+            _batches: batches,
+            _lock: lock,
+        })
     }
 
     /// An offer with fresh keys. It costs no state, so anybody may ask for one.
@@ -173,6 +186,8 @@ impl Seller {
             return Ok((id, signature(vec![payee::acceptance(&setup)])));
         }
         offer.check(&opening.params, self.chain.tip()?.height)?;
+        // Else openings that come together would all find the same place free.
+        let _one_at_a_time = self.openings.lock().expect("no holder of this lock panics");
         self.make_room()?;
         let policy = Policy {
             confirmations: offer.confirmations.required(opening.params.capacity),
@@ -209,6 +224,14 @@ impl Seller {
     ) -> Result<Msat, OrderError<Reject>> {
         let outcome = self.books.handle(id, Input::Charge { payment, cost: item.cost }, Some(item)).await?;
         Ok(outcome.again.unwrap_or(item.cost))
+    }
+
+    /// What an item cost when it was charged, zero if it never was.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn charged(&self, id: ChannelId, item: [u8; 32]) -> Result<Msat, OrderError<Reject>> {
+        self.books.purchases(id, vec![item]).await
     }
 
     /// Admits a call: its cost is set aside until [`Self::end`].

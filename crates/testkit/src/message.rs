@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read as _, Write};
 use std::net::TcpStream;
 
 use anyhow::{Context as _, Result, bail};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::wait::PATIENCE;
 
@@ -25,6 +25,15 @@ impl Message {
     pub fn request(method: &str, target: &str, host: &str) -> Self {
         let headers = vec![("host".to_owned(), host.to_owned())];
         Self { start: format!("{method} {target} HTTP/1.1"), headers, body: Vec::new() }
+    }
+
+    /// An answer that tells a problem of one of our types (RFC 9457).
+    pub fn refusal(status: u16, problem: &str) -> Self {
+        let uri = format!("https://paymentauth.org/problems/{problem}");
+        let body = json!({ "type": uri, "title": problem, "status": status, "detail": problem });
+        let answer =
+            Self { start: format!("HTTP/1.1 {status} Refused"), headers: Vec::new(), body: Vec::new() };
+        answer.with_body(body.to_string().into_bytes())
     }
 
     /// With this header instead of any that it has of that name.

@@ -1,4 +1,5 @@
-//! A relay between a buyer and a seller: it writes down what passes, and may spoil answers or swallow them.
+//! A relay between a buyer and a seller, or before a node: it writes down what passes, may spoil answers or swallow them,
+//! and may answer itself.
 
 use std::io::BufReader;
 use std::net::{TcpListener, TcpStream};
@@ -10,6 +11,8 @@ use anyhow::Result;
 
 use crate::message::Message;
 use crate::wait::PATIENCE;
+
+const ANY_PORT: &str = "127.0.0.1:0";
 
 /// What becomes of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,9 +31,11 @@ pub struct Relay {
 }
 
 type Meddle = dyn Fn(&Message, &mut Message) -> Fate + Send + Sync;
+type Instead = dyn Fn(&Message) -> Option<Message> + Send + Sync;
 
 struct Shared {
     behind: String,
+    instead: Box<Instead>,
     meddle: Box<Meddle>,
     requests: Mutex<Vec<Message>>,
     connections: Mutex<Vec<TcpStream>>,
@@ -46,18 +51,18 @@ impl Relay {
         behind: &str,
         meddle: impl Fn(&Message, &mut Message) -> Fate + Send + Sync + 'static,
     ) -> Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0")?;
-        let address = listener.local_addr()?.to_string();
-        let shared = Arc::new(Shared {
-            behind: behind.to_owned(),
-            meddle: Box::new(meddle),
-            requests: Mutex::default(),
-            connections: Mutex::default(),
-            ended: AtomicBool::new(false),
-        });
-        let accepting = shared.clone();
-        let thread = std::thread::spawn(move || accept(&listener, &accepting));
-        Ok(Self { address, shared, thread: Some(thread) })
+        Self::start(ANY_PORT, behind, Box::new(|_| None), Box::new(meddle))
+    }
+
+    /// A relay that answers some requests in the seller's place. Those the seller never sees.
+    ///
+    /// # Errors
+    /// When there is no free port.
+    pub fn instead_of(
+        behind: &str,
+        instead: impl Fn(&Message) -> Option<Message> + Send + Sync + 'static,
+    ) -> Result<Self> {
+        Self::start(ANY_PORT, behind, Box::new(instead), Box::new(|_, _| Fate::Deliver))
     }
 
     /// A relay that only writes down.
@@ -65,7 +70,31 @@ impl Relay {
     /// # Errors
     /// When there is no free port.
     pub fn recording(behind: &str) -> Result<Self> {
-        Self::before(behind, |_, _| Fate::Deliver)
+        Self::recording_at(ANY_PORT, behind)
+    }
+
+    /// The same at an address, to which it may come back after it was gone.
+    ///
+    /// # Errors
+    /// When somebody else listens there.
+    pub fn recording_at(address: &str, behind: &str) -> Result<Self> {
+        Self::start(address, behind, Box::new(|_| None), Box::new(|_, _| Fate::Deliver))
+    }
+
+    fn start(address: &str, behind: &str, instead: Box<Instead>, meddle: Box<Meddle>) -> Result<Self> {
+        let listener = TcpListener::bind(address)?;
+        let address = listener.local_addr()?.to_string();
+        let shared = Arc::new(Shared {
+            behind: behind.to_owned(),
+            instead,
+            meddle,
+            requests: Mutex::default(),
+            connections: Mutex::default(),
+            ended: AtomicBool::new(false),
+        });
+        let accepting = shared.clone();
+        let thread = std::thread::spawn(move || accept(&listener, &accepting));
+        Ok(Self { address, shared, thread: Some(thread) })
     }
 
     /// Host and port.
@@ -109,6 +138,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         if shared.ended.load(Ordering::SeqCst) {
             return;
         }
+        let peer = client.peer_addr().ok();
         if let Ok(handle) = client.try_clone() {
             shared.connections.lock().expect("no holder of this lock panics").push(handle);
         }
@@ -118,6 +148,8 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
             // A side that is gone closes the other's connection, as a real one would.
             let _broken = pass(&client, &shared);
             let _closed_already = client.shutdown(std::net::Shutdown::Both);
+            let is_other = |other: &mut TcpStream| other.peer_addr().ok() != peer;
+            shared.connections.lock().expect("no holder of this lock panics").retain_mut(is_other);
         });
     }
 }
@@ -129,6 +161,10 @@ fn pass(client: &TcpStream, shared: &Shared) -> Result<()> {
     let (mut from_client, mut from_seller) = (BufReader::new(client), BufReader::new(&seller));
     while let Some(request) = Message::read(&mut from_client, false)? {
         shared.requests.lock().expect("no holder of this lock panics").push(request.clone());
+        if let Some(answer) = (shared.instead)(&request) {
+            answer.write(&mut &*client)?;
+            continue;
+        }
         request.write(&mut &seller)?;
         let bodiless = request.start.starts_with("HEAD");
         let Some(mut answer) = Message::read(&mut from_seller, bodiless)? else { return Ok(()) };

@@ -3,8 +3,10 @@
 
 mod common;
 
+use bitcoin::Transaction;
 use common::*;
 use farthing_node::buyer::Buyer;
+use farthing_protocol::ChannelId;
 use farthing_protocol::channel::SpendKind;
 
 const REST: u64 = 60_000;
@@ -74,6 +76,56 @@ fn an_agreed_closing_that_pays_too_little_gives_way_to_the_commitment_before_the
     assert_eq!(story.package(&commitment), (30 * (COMMITMENT + CHILD), COMMITMENT + CHILD));
     story.mine(FINALITY);
     story.assert_ended(id, SpendKind::Commitment, 40_000, REST - 2 * COMMITMENT);
+}
+
+/// The buyer's child pays little for its size, so the closing does not confirm.
+#[test]
+fn a_closing_that_the_buyer_pins_gives_way_to_the_commitment_before_the_expiry() {
+    let (story, id, pin) = pinned_closing_at_the_margin(2, 30);
+    assert_closing_gave_way(&story, id, &pin, 30);
+}
+
+/// To replace the closing takes more than its child pays, which here is more than the commitment needs to confirm.
+#[test]
+fn a_closing_that_the_buyer_pins_with_more_than_is_needed_gives_way_as_well() {
+    let (story, id, pin) = pinned_closing_at_the_margin(3, 5);
+    assert_closing_gave_way(&story, id, &pin, 5);
+}
+
+#[test]
+fn a_closing_that_confirms_since_the_buyers_child_pays_enough_is_left_in_place() {
+    let (story, id, pin) = pinned_closing_at_the_margin(6, 5);
+    assert!(story.is_in_mempool(&pin));
+    story.mine(FINALITY);
+    story.assert_ended(id, SpendKind::Closing, 40_000, REST - 2 * CLOSING);
+    assert_eq!(story.seller().balance().confirmed, sat(40_000), "and nothing is paid to replace it");
+}
+
+/// The buyer attaches a child to the closing that pays `own` sat/vB for itself. Then `fees` confirm, nothing is mined, and
+/// the margin is reached.
+fn pinned_closing_at_the_margin(own: u32, fees: u32) -> (Story, ChannelId, Transaction) {
+    let mut story = Story::begin();
+    let id = story.open(40_000);
+    story.mine_to(story.expiry(id) - MARGIN - 3);
+    story.look();
+    let closing = story.close_together(id);
+    let pin = story.buyer_pins(id, &closing, rate(own));
+    story.chain.broadcast(&pin).unwrap();
+    story.fees_become(fees);
+    story.mine_empty(2);
+    assert_eq!((story.spender(id), story.is_in_mempool(&pin)), (Some(closing), true));
+    story.mine_empty(1);
+    (story, id, pin)
+}
+
+fn assert_closing_gave_way(story: &Story, id: ChannelId, pin: &Transaction, fees: u64) {
+    let commitment = story.commitment(id);
+    assert!(story.is_in_mempool(&commitment) && !story.is_in_mempool(pin), "the closing stays");
+    let (fee, vsize) = story.package(&commitment);
+    assert!(fee >= fees * vsize, "{fee} sat for {vsize} vB");
+    story.mine(FINALITY);
+    story.assert_ended(id, SpendKind::Commitment, 40_000, REST - 2 * COMMITMENT);
+    assert_eq!(story.seller().balance().confirmed, sat(40_000 - (fee - 2 * COMMITMENT)));
 }
 
 #[test]

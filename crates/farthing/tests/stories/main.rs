@@ -5,9 +5,12 @@ mod closing;
 mod crashes;
 mod full_disk;
 mod killed;
+mod node_lost;
 mod refused;
 mod replayed;
+mod repriced;
 mod sale;
+mod unfunded;
 mod vanished;
 
 use farthing_testkit::{Goods, Person, World};

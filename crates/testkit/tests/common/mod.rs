@@ -49,6 +49,9 @@ pub const CLOSING: u64 = 154;
 pub const REFUND: Weight = Weight::from_wu(549);
 /// What a child weighs, in virtual bytes.
 pub const CHILD: u64 = 111;
+/// What [`Story::buyer_pins`] weighs, in virtual bytes: with one output more it would be above the 1,000 of BIP431.
+pub const PIN: u64 = CHILD + 43 * (PIN_OUTPUTS as u64 - 1);
+const PIN_OUTPUTS: usize = 21;
 
 /// A satoshi amount.
 pub fn sat(sat: u64) -> Amount {
@@ -363,6 +366,20 @@ impl Story {
         let fee = params.capacity - paid;
         let psbt = child::build(parent, fee, &params.payer.output, target, Amount::ZERO).unwrap();
         self.buyer_signs(psbt)
+    }
+
+    /// A child of a closing that spends the buyer's output and pays that fee rate for itself: about as large as version 3
+    /// allows, so that it weighs the closing down and is dear to replace. Not broadcast.
+    pub fn buyer_pins(&self, id: ChannelId, closing: &Transaction, own: FeeRate) -> Transaction {
+        let script = self.sellers_record(id).params.payer.output;
+        let mut psbt = child::build(closing, Amount::ZERO, &script, rate(1), Amount::ZERO).unwrap();
+        let has: Amount = psbt.inputs[0].witness_utxo.as_ref().unwrap().value;
+        let each = (has - own.fee_vb(PIN).unwrap()) / PIN_OUTPUTS as u64;
+        psbt.unsigned_tx.output = vec![TxOut { value: each, script_pubkey: script }; PIN_OUTPUTS];
+        psbt.outputs = vec![Default::default(); PIN_OUTPUTS];
+        let pin = self.buyer_signs(psbt);
+        assert_eq!(pin.vsize() as u64, PIN);
+        pin
     }
 
     /// Another transaction that spends what the channel's funding spends, back to the buyer. Not broadcast.
