@@ -27,6 +27,7 @@ pub mod channel;
 pub mod child;
 pub mod closing;
 pub mod commitment;
+pub mod flat;
 pub mod funding;
 pub mod hashlock;
 pub mod keys;

@@ -83,7 +83,12 @@ fn an_index_beyond_the_chain_is_refused_whatever_its_word() {
     let end = counter.call(1, 1, 50, sat(1));
     for (counter_number, index) in [(1, 51), (2, u32::MAX)] {
         for word in [end.word, GARBAGE] {
-            let call = Call { number: number(1, 2 * counter_number + u64::from(word == end.word)), index, word, ..end };
+            let call = Call {
+                number: number(1, 2 * counter_number + u64::from(word == end.word)),
+                index,
+                word,
+                ..end
+            };
             assert_eq!(counter.refuses(&call), Refused::BeyondChain { words: 50, got: index });
         }
     }

@@ -45,7 +45,7 @@ struct Window {
     refused: [u64; WORDS],
     /// No counter up to this one is served any more, unless it runs.
     #[serde(skip)]
-    floor: u64,
+    floor: Option<u64>,
 }
 
 fn bit(counter: u64) -> (usize, u64) {
@@ -68,7 +68,7 @@ impl Window {
     }
 
     fn is_refused(&self, counter: u64) -> bool {
-        counter <= self.floor || self.is_marked(&self.refused, counter)
+        Some(counter) <= self.floor || self.is_marked(&self.refused, counter)
     }
 
     fn advance(&mut self, counter: u64) {
@@ -154,7 +154,7 @@ impl Numbers {
     /// No number up to this one is served any more that was not.
     pub(crate) fn refuse_up_to(&mut self, number: CallNumber) {
         if number.epoch == self.present.epoch {
-            self.present.floor = self.present.floor.max(number.counter);
+            self.present.floor = self.present.floor.max(Some(number.counter));
         }
     }
 

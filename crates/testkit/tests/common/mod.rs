@@ -22,6 +22,7 @@ use farthing_node::entropy;
 use farthing_node::home::Home;
 use farthing_node::machine::PayeeRecord;
 use farthing_node::seller::{Seller, Terms};
+use farthing_node::tabs::Durability;
 use farthing_node::wallet::Wallet;
 use farthing_node::watch::Pace;
 use farthing_protocol::channel::{Ending, SpendKind};
@@ -95,6 +96,8 @@ impl Default for Setting {
             patience: PATIENCE,
             finality: FINALITY,
             most_unfunded: 10,
+            durability: Durability::Call,
+            most_exposure: Msat::new(2_000_000),
         };
         let pace =
             Pace { interval: Duration::from_secs(3_600), target_blocks: 3, fallback_fee_rate: rate(2) };

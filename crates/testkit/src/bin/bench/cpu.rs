@@ -176,13 +176,18 @@ fn channel() -> anyhow::Result<(Payer, Payee)> {
     let (state, effects) = unsaved(payee::accept(&setup, &opening.signature)?);
     let acceptance = effects.into_iter().find_map(|effect| match effect {
         Effect::Accept(signature) => Some(signature),
-        Effect::Serve { .. } | Effect::Cosign(_) | Effect::Publish(_) | Effect::Broadcast(_) => None,
+        Effect::Serve { .. }
+        | Effect::Answer
+        | Effect::Cosign(_)
+        | Effect::Publish(_)
+        | Effect::Broadcast(_) => None,
     });
     payer.accepted(acceptance.context("an opening is answered")?)?;
     let output = setup.channel.funding_txout();
     let mut payee = Payee { setup, state };
     let funding = Funding::Confirmed { output, confirmations: 1 };
-    payee.handle(Input::Sighted(Sighting { height: 100, fee_rate: FeeRate::BROADCAST_MIN, funding }))?;
+    let (height, fee_rate, locked) = (100, FeeRate::BROADCAST_MIN, Vec::new());
+    payee.handle(Input::Sighted(Sighting { height, fee_rate, funding, locked }))?;
     // The first payment also prepays; the ones that are measured each raise the total.
     while payee.state.ledger().credit() > Msat::ZERO || payee.state.ledger().newest.is_none() {
         let payment = payer.buy(COST)?;

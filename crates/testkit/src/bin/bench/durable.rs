@@ -20,6 +20,7 @@ use farthing_chain::{OutputStatus, RegtestNode};
 use farthing_node::books::Item;
 use farthing_node::home::Home;
 use farthing_node::seller::{Seller, Terms};
+use farthing_node::tabs::Durability;
 use farthing_node::watch::Pace;
 use farthing_protocol::channel::Expiry;
 use farthing_protocol::keys::KeyId;
@@ -197,6 +198,8 @@ fn terms() -> Terms {
         patience: 6,
         finality: 6,
         most_unfunded: 1 + MANY,
+        durability: Durability::Call,
+        most_exposure: Msat::new(2_000_000),
     }
 }
 

@@ -55,9 +55,12 @@ impl Payer {
         self.state = state;
         let paid = effects.into_iter().find_map(|effect| match effect {
             Effect::Pay(payment) => Some(payment),
-            Effect::Propose(_) | Effect::ReleaseCoins | Effect::ProposeClosing(_) | Effect::Broadcast(_) => {
-                None
-            }
+            Effect::Propose(_)
+            | Effect::ReleaseCoins
+            | Effect::Announce(..)
+            | Effect::Call(_)
+            | Effect::ProposeClosing(_)
+            | Effect::Broadcast(_) => None,
         });
         paid.context("what was bought was not paid")
     }
