@@ -12,9 +12,11 @@ use farthing_http::challenge::{Challenge, Price, Request};
 use farthing_http::manifest::Manifest;
 use farthing_protocol::channel::Expiry;
 use farthing_protocol::closing::{self, Proposal, Settlement};
+use farthing_protocol::hashlock::Delay;
 use farthing_protocol::keys::{ChannelKeys, KeyId, Seed};
+use farthing_protocol::lightspeed::{ChainTerms, Rung, Shape, Word, Words, ladder};
 use farthing_protocol::opening::{Confirmations, Offer, Opening};
-use farthing_protocol::{Channel, Msat, Params, Party, commitment, payee, payer, refund};
+use farthing_protocol::{Channel, Msat, Params, Party, Payment, commitment, payee, payer, refund};
 use secp256k1::SECP256K1;
 
 /// When the payer may take its refund.
@@ -126,6 +128,55 @@ impl Fixture {
             .expect("the capacity covers the fee");
         let stranger = spend(payer.channel.params().funding, Vec::new());
         Self { payer, payee, opening, acceptance, commitment, closing, refund, stranger, settlement }
+    }
+}
+
+/// Of the chains of words: a rung at every tenth, and few enough words that stories cross from one chain to the next.
+pub const SHAPE: Shape =
+    Shape { unit: Msat::new(10_000), words: 50, rungs: 5, delay: Delay::blocks(POLICY.margin as u16) };
+
+/// A chain of words with its rungs.
+pub struct Chain {
+    words: Vec<Word>,
+    terms: ChainTerms,
+    pub base: Msat,
+    pub rungs: Vec<Rung>,
+}
+
+static CHAINS: LazyLock<[Chain; 2]> = LazyLock::new(|| {
+    let base = prepayment().total;
+    [Chain::new(1, base), Chain::new(2, base.saturating_add(SHAPE.worth(SHAPE.words)))]
+});
+
+/// The first chain of the channel and the one that follows it.
+pub fn chains() -> &'static [Chain; 2] {
+    &CHAINS
+}
+
+/// The least first payment.
+pub fn prepayment() -> Payment {
+    let setup = &fixture().payer;
+    let total = Msat::from_amount(setup.channel.params().prepaid).expect("it is small");
+    commitment::sign(&setup.channel, &setup.keys, total)
+}
+
+impl Chain {
+    fn new(number: u32, base: Msat) -> Self {
+        let setup = &fixture().payer;
+        let mut words = Words::draw(&setup.keys, setup.channel.id(), &SHAPE, number);
+        let rungs = ladder::sign(&setup.channel, &setup.keys, &words, base).expect("the chain fits");
+        let terms = *words.terms();
+        let words = (0..=SHAPE.words).filter_map(|index| words.word(index)).collect();
+        Self { words, terms, base, rungs }
+    }
+
+    pub fn terms(&self) -> &ChainTerms {
+        &self.terms
+    }
+
+    /// A word up to the last one.
+    pub fn word(&self, index: u32) -> Word {
+        self.words[index as usize]
     }
 }
 

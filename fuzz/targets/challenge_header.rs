@@ -48,9 +48,10 @@ fn header(header: &str) {
     let _may_have_expired = challenge.check_expiry(now);
     assert!(challenge.check(&[9; 32], now).is_err(), "nobody guesses an HMAC");
     let Ok(request) = challenge.request() else { return };
-    let price = request.price().expect("`request` has checked it");
+    let price = request.price();
+    let Some(manifest) = request.method_details.file else { return };
+    let price = price.expect("`request` has checked it, for a file");
     terms(price, &request.method_details.offer);
-    let manifest = request.method_details.file;
     if manifest.check().is_ok() {
         // As the client adds it up, for a few pieces at both ends.
         let pieces = manifest.pieces();

@@ -2,12 +2,14 @@
 //! and may get every input. Errors and odd decisions are fine; panics are not.
 #![no_main]
 
-use bitcoin::{Amount, FeeRate, Transaction};
+use bitcoin::{Amount, FeeRate, OutPoint, Transaction};
 use farthing_fuzz::{Choices, fixture};
 use farthing_node::machine::{Machine, Payee, PayeeRecord, Payer, PayerRecord};
 use farthing_protocol::closing::Settlement;
 use farthing_protocol::keys::Seed;
-use farthing_protocol::sighting::{Funding, Sighting};
+use farthing_protocol::lightspeed::{CallNumber, ChainTerms, Shape, Tab};
+use farthing_protocol::payer::call;
+use farthing_protocol::sighting::{Funding, Locked, Sighting};
 use farthing_protocol::{Channel, Msat, Params, Payment, commitment, payee, payer};
 use libfuzzer_sys::fuzz_target;
 use serde::Serialize;
@@ -89,7 +91,22 @@ fn sighting(choices: &mut Choices<'_>) -> Sighting {
         2 => Funding::Confirmed { output, confirmations },
         _ => Funding::Spent { by: spend(choices), confirmations },
     };
-    Sighting { height, fee_rate: FeeRate::from_sat_per_kwu(choices.amount()), funding }
+    let locked = match &funding {
+        Funding::Spent { by, .. } if choices.byte() > 100 => vec![locked(choices, by)],
+        _ => Vec::new(),
+    };
+    Sighting { height, fee_rate: FeeRate::from_sat_per_kwu(choices.amount()), funding, locked }
+}
+
+fn locked(choices: &mut Choices<'_>, by: &Transaction) -> Locked {
+    let outpoint = OutPoint { txid: by.compute_txid(), vout: 0 };
+    let confirmations = u32::from(choices.byte() % 64);
+    let status = match (choices.byte() % 3, by.output.first()) {
+        (0, Some(output)) => Funding::Confirmed { output: output.clone(), confirmations },
+        (1, _) => Funding::Spent { by: spend(choices), confirmations },
+        _ => Funding::Unseen,
+    };
+    Locked { outpoint, status }
 }
 
 fn spend(choices: &mut Choices<'_>) -> Transaction {
@@ -104,18 +121,37 @@ fn spend(choices: &mut Choices<'_>) -> Transaction {
 
 fn payer_input(choices: &mut Choices<'_>) -> payer::Input {
     let fixture = fixture::fixture();
-    match choices.byte() % 8 {
+    match choices.byte() % 12 {
         0 => payer::Input::Accepted(fixture.acceptance),
         1 => payer::Input::Refused,
         2 => payer::Input::Buy { cost: Msat::new(choices.amount()) },
         3 => payer::Input::Close { fee_rate: FeeRate::from_sat_per_kwu(choices.amount()) },
         4 => payer::Input::Countersigned { transaction: spend(choices) },
+        5..=8 => payer::Input::Call(call_input(choices)),
         _ => payer::Input::Sighted(sighting(choices)),
     }
 }
 
-fn payee_input(choices: &mut Choices<'_>) -> payee::Input {
+fn call_input(choices: &mut Choices<'_>) -> call::Input {
+    let number = CallNumber { epoch: choices.byte().into(), counter: choices.amount() };
+    let small = u32::from(choices.byte() % 4);
     match choices.byte() % 8 {
+        0 => {
+            let shape = Shape { unit: Msat::new(choices.amount()), words: choices.u32(), ..fixture::SHAPE };
+            call::Input::Announce(ChainTerms { shape, ..*fixture::chains()[usize::from(small > 1)].terms() })
+        }
+        1 => call::Input::Announce(*fixture::chains()[usize::from(small > 1)].terms()),
+        2 => call::Input::Taken { chain: small, epoch: number.epoch },
+        3 => call::Input::Refused { chain: small },
+        4 => call::Input::Call { cost: Msat::new(choices.amount()) },
+        5 => call::Input::Answered { number, charged: Some(Msat::new(choices.amount())) },
+        6 => call::Input::Epoch(choices.u32()),
+        _ => call::Input::Reconcile(Msat::new(choices.amount())),
+    }
+}
+
+fn payee_input(choices: &mut Choices<'_>) -> payee::Input {
+    match choices.byte() % 10 {
         0 | 1 => payee::Input::Charge { payment: payment(choices), cost: Msat::new(choices.amount()) },
         2 => {
             let (to_payee, fee_rate) =
@@ -127,6 +163,11 @@ fn payee_input(choices: &mut Choices<'_>) -> payee::Input {
         }
         3 => payee::Input::Settled { transaction: spend(choices) },
         4 => payee::Input::Close,
+        5 | 6 => {
+            let total = Msat::new(choices.amount());
+            let prepaid = Payment { total, ..fixture::prepayment() };
+            payee::Input::Fold(Box::new(Tab::new(prepaid, Msat::new(choices.amount()))))
+        }
         _ => payee::Input::Sighted(sighting(choices)),
     }
 }

@@ -304,7 +304,7 @@ impl World {
         let Some(payee) = &mut self.payee else { return };
         let Ok(decided) = payee.page.state.handle(setup, input) else { return };
         let (effects, has_died) = payee.commit(decided, None, fate);
-        let ledger = *payee.page.state.ledger();
+        let ledger = payee.page.state.ledger();
         for effect in effects.into_iter().flatten() {
             let payee::Effect::Cosign(settlement) = effect else { panic!("settling cosigns") };
             assert!(settlement.to_payee >= ledger.spent.floor(), "signed away what was earned");
@@ -389,6 +389,9 @@ impl World {
                     assert!(self.spends.is_empty(), "the funding was used and its coins are given away");
                 }
                 payer::Effect::Pay(_) => panic!("only buying pays"),
+                payer::Effect::Announce(..) | payer::Effect::Call(_) => {
+                    panic!("this channel pays for pieces")
+                }
                 payer::Effect::ProposeClosing(settlement) => {
                     self.rounds += 1;
                     let round = self.rounds;
@@ -410,7 +413,7 @@ impl World {
     fn carry_out_payee(&mut self, effects: Vec<payee::Effect>) {
         let fixture = fixture::fixture();
         let Some(payee) = &self.payee else { return };
-        let ledger = *payee.page.state.ledger();
+        let ledger = payee.page.state.ledger();
         let mut spends = Vec::new();
         for effect in effects {
             match effect {
@@ -419,7 +422,9 @@ impl World {
                     assert!(payee.page.items.values().any(|charged| *charged == cost));
                     assert!(!self.has_cosigned, "served after a closing was signed");
                 }
-                payee::Effect::Publish(transaction) => {
+                payee::Effect::Answer => panic!("this channel pays for pieces"),
+                payee::Effect::Publish(publication) => {
+                    let transaction = publication.commitment;
                     let paid = Channel::paid_to(&transaction, &fixture.payee.channel.params().payee);
                     assert_eq!(paid, ledger.paid().floor(), "a commitment that is not the newest");
                     spends.push(transaction);
@@ -458,12 +463,12 @@ impl World {
             _ => Funding::Confirmed { output, confirmations: confirmations + 1 },
         };
         let fee_rate = FeeRate::from_sat_per_vb_u32(1 + u32::from(choices.byte()));
-        Sighting { height: self.height, fee_rate, funding }
+        Sighting { height: self.height, fee_rate, funding, locked: Vec::new() }
     }
 
     fn check(&mut self) {
         let payer = self.payer.page.state.ledger();
-        let payee = self.payee.as_ref().map(|payee| *payee.page.state.ledger()).unwrap_or_default();
+        let payee = self.payee.as_ref().map(|payee| payee.page.state.ledger()).unwrap_or_default();
         let now = Marks {
             payer_paid: payer.paid(),
             payer_spent: payer.spent,

@@ -21,12 +21,30 @@ pub fn demo(workspace: &Workspace, arguments: &[String]) -> Result<()> {
 /// The benchmarks' program. Returns only if it cannot be started.
 pub fn bench(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     let bitcoind = bitcoind::ensure(workspace)?;
-    // It measures `farthing` processes too. Built by itself: in one build with the testkit it would get crash points.
-    step::run(&mut workspace.cargo(["build", "--release", "--locked", "--package", "farthing"]))?;
     let package = ["--package", "farthing-testkit", "--bin", "bench"];
     let mut bench = workspace.cargo(["run", "--release", "--locked"]);
     bench.args(package).arg("--").args(arguments);
+    if arguments.iter().any(|argument| argument == "lightspeed") {
+        bench.env(PEERS_VARIABLE, peers(workspace)?);
+    } else {
+        // It measures `farthing` processes too. Built by itself: in one build with the testkit it would get crash points.
+        step::run(&mut workspace.cargo(["build", "--release", "--locked", "--package", "farthing"]))?;
+    }
     become_program(bench.env(bitcoind::VARIABLE, bitcoind))
+}
+
+/// Names the peers' program to the benchmarks'.
+const PEERS_VARIABLE: &str = "FARTHING_BENCH_PEERS";
+
+/// Builds the program that measures other protocols' crates. It is a workspace of its own, with its own lock file: what it
+/// needs must not be mixed with what is released.
+fn peers(workspace: &Workspace) -> Result<String> {
+    const MANIFEST: &str = "bench/peers/Cargo.toml";
+    let mut build = workspace.cargo(["build", "--release", "--locked", "--manifest-path", MANIFEST]);
+    step::run(&mut build)?;
+    let metadata = workspace.metadata(MANIFEST)?;
+    let target = metadata["target_directory"].as_str().context("`cargo metadata` names no target folder")?;
+    Ok(format!("{target}/release/peers"))
 }
 
 /// Replaces this process, so that signals reach the program and its exit code is ours.

@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use farthing_http::challenge::Price;
-use farthing_http::tariff::Rule;
+use farthing_http::tariff::{CallPrice, Rule};
 use farthing_protocol::Msat;
 
 /// Text that is no amount, size or price.
@@ -60,7 +60,7 @@ impl FromStr for SizeArgument {
 pub enum PriceArgument {
     Free,
     Bytes(Price),
-    Call(Msat),
+    Call(CallPrice),
 }
 
 impl FromStr for PriceArgument {
@@ -71,11 +71,11 @@ impl FromStr for PriceArgument {
         if text == "0" {
             return Ok(Self::Free);
         }
+        if text.contains("/call") {
+            return text.parse().map(|CallPriceArgument(price)| Self::Call(price));
+        }
         let (amount, size) = text.split_once('/').ok_or_else(bad)?;
         let AmountArgument(amount) = amount.trim().parse().map_err(|_| bad())?;
-        if size.trim() == "call" {
-            return Ok(Self::Call(amount));
-        }
         let size = Some(size.trim()).filter(|size| !size.is_empty()).ok_or_else(bad)?;
         let size =
             if size.starts_with(|c: char| c.is_ascii_digit()) { size.to_owned() } else { format!("1{size}") };
@@ -84,7 +84,32 @@ impl FromStr for PriceArgument {
     }
 }
 
-/// The price of one route: `[METHOD ]PATH=AMOUNT`.
+/// What a call costs: `10msat`, and with it what its answer costs: `10msat+2msat/KiB+5msat/event`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallPriceArgument(pub CallPrice);
+
+impl FromStr for CallPriceArgument {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let bad = || ParseError::Price(text.to_owned());
+        let mut price = CallPrice::default();
+        for part in text.split('+') {
+            let (amount, unit) = part.split_once('/').unwrap_or((part, "call"));
+            let AmountArgument(amount) = amount.trim().parse().map_err(|_| bad())?;
+            let slot = match unit.trim() {
+                "call" => &mut price.call,
+                "KiB" => &mut price.kib,
+                "event" => &mut price.event,
+                _unknown => return Err(bad()),
+            };
+            *slot = amount;
+        }
+        Ok(Self(price))
+    }
+}
+
+/// The price of one route: `[METHOD ]PATH=PRICE`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouteArgument(pub Rule);
 
@@ -94,7 +119,7 @@ impl FromStr for RouteArgument {
     fn from_str(text: &str) -> Result<Self, ParseError> {
         let bad = || ParseError::Route(text.to_owned());
         let (route, amount) = text.rsplit_once('=').ok_or_else(bad)?;
-        let AmountArgument(price) = amount.trim().parse().map_err(|_| bad())?;
+        let CallPriceArgument(price) = amount.trim().parse().map_err(|_| bad())?;
         let (method, path) = match route.trim().split_once(' ') {
             Some((method, path)) => (Some(method.to_ascii_uppercase()), path.trim()),
             None => (None, route.trim()),
@@ -158,7 +183,8 @@ mod tests {
         let bytes = |amount, unit| Ok(PriceArgument::Bytes(Price { amount: Msat::new(amount), unit }));
         assert_eq!(price("100msat/KiB"), bytes(100, 1_024));
         assert_eq!(price("2sat/10MB"), bytes(2_000, 10_000_000));
-        assert_eq!(price("10msat/call"), Ok(PriceArgument::Call(Msat::new(10))));
+        let call = CallPrice { call: Msat::new(10), kib: Msat::new(2), event: Msat::ZERO };
+        assert_eq!(price("10msat/call+2msat/KiB"), Ok(PriceArgument::Call(call)));
         assert_eq!(price("0"), Ok(PriceArgument::Free));
         for bad in ["100msat", "100msat/", "100msat/parsec", "/KiB", "1sat/0KiB"] {
             assert!(price(bad).is_err(), "{bad}");
@@ -169,7 +195,11 @@ mod tests {
     fn routes_as_people_write_them() {
         let route = |text: &str| text.parse::<RouteArgument>().map(|route| route.0);
         let rule = |method: Option<&str>, path: &str, price| {
-            Ok(Rule { method: method.map(str::to_owned), path: path.to_owned(), price: Msat::new(price) })
+            Ok(Rule {
+                method: method.map(str::to_owned),
+                path: path.to_owned(),
+                price: CallPrice::per_call(Msat::new(price)),
+            })
         };
         assert_eq!(route("POST /v1/*=50msat"), rule(Some("POST"), "/v1/*", 50));
         assert_eq!(route("/health=0msat"), rule(None, "/health", 0));

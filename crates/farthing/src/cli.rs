@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use bitcoin::Network;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::amounts::{AmountArgument, PriceArgument, RouteArgument, SizeArgument};
 
@@ -132,6 +132,9 @@ pub struct Spending {
     /// The most for all calls of this process.
     #[arg(long, value_name = "AMOUNT")]
     pub budget: Option<AmountArgument>,
+    /// The most for all calls of a day (UTC) from this data folder.
+    #[arg(long, value_name = "AMOUNT")]
+    pub day_budget: Option<AmountArgument>,
     /// The most for one seller, over all its channels.
     #[arg(long, value_name = "AMOUNT")]
     pub payee_budget: Option<AmountArgument>,
@@ -240,15 +243,27 @@ pub enum ChannelsCommand {
     },
 }
 
+/// What the demo shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Play {
+    /// A file is sold piece by piece, with a signature for each.
+    Channel,
+    /// Calls are sold, with a secret for each.
+    Lightspeed,
+}
+
 /// Arguments of `demo`.
 #[derive(Debug, Args)]
 pub struct DemoArguments {
     /// What to show.
-    #[arg(default_value = "channel", value_parser = ["channel"])]
-    pub what: String,
-    /// The file to sell [default: this program].
+    #[arg(default_value = "channel", value_enum)]
+    pub what: Play,
+    /// The file that `channel` sells [default: this program].
     #[arg(long)]
     pub file: Option<PathBuf>,
+    /// How many calls `lightspeed` makes in one channel.
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(10_000..=10_000_000))]
+    pub calls: u64,
 }
 
 #[cfg(test)]

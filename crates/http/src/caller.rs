@@ -3,16 +3,19 @@
 //! A call whose answer does not come is sent again with the same bytes: the seller answers it once more, or tells that it
 //! was served, or that it never will be. So it is paid once at most, whatever gets lost.
 
+mod budget;
+mod flowing;
+mod outcome;
+mod payee;
+
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use farthing_node::books::OrderError;
 use farthing_node::buyer::calls::{CallsError, Prepared};
-use farthing_protocol::hashlock::Delay;
-use farthing_protocol::lightspeed::Shape;
+use farthing_protocol::lightspeed::CallNumber;
 use farthing_protocol::lightspeed::call::Target;
 use farthing_protocol::lightspeed::purse::Unable;
 use farthing_protocol::opening::{Limits, Offer};
@@ -23,30 +26,19 @@ use reqwest::{Method, Response, StatusCode, Url};
 use tokio::sync::Mutex;
 use url::Position;
 
-use crate::challenge::{Calls, Challenge};
+pub use crate::caller::budget::Budget;
+use crate::caller::budget::Spending;
+use crate::caller::flowing::Flow;
+pub use crate::caller::flowing::Paid;
+use crate::caller::outcome::{Outcome, header};
+use crate::caller::payee::{Payee, Prices};
+use crate::challenge::Challenge;
 use crate::client::{self, Client, ClientError};
-use crate::credential::Receipt;
 use crate::encoding;
 use crate::gate::digest;
 use crate::problem::Kind;
-use crate::tariff::PriceList;
+use crate::tariff::CallPrice;
 use crate::wire;
-
-/// The most words in a chain of ours: 3 ms to draw.
-const MOST_WORDS: u32 = 65_536;
-/// The most rungs in a chain of ours: 100 ms to sign and verify.
-const MOST_RUNGS: u32 = 1_024;
-
-/// What a caller may spend. A call that would break one of them is not sent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Budget {
-    /// The most for one call.
-    pub call: Option<Msat>,
-    /// The most for all calls of this process.
-    pub session: Option<Msat>,
-    /// The most for one payee, over all its channels.
-    pub payee: Option<Msat>,
-}
 
 /// How a caller pays.
 #[derive(Clone, Copy, Debug)]
@@ -76,62 +68,19 @@ pub struct Outgoing {
     pub body: Bytes,
 }
 
-/// An answer, and what it cost.
-#[derive(Debug)]
-pub struct Paid {
-    /// The answer.
-    pub response: Response,
-    /// What it cost.
-    pub cost: Msat,
-    /// Which channel paid; `None` when the call was free.
-    pub channel: Option<ChannelId>,
-}
+/// How much of an answer that is charged as it flows is paid for ahead, in bytes and in events.
+const AHEAD: (u64, u64) = (64 * 1024, 16);
+
+/// An answer that nobody pays for.
+pub type Answer = Response;
 
 /// What a call would cost, and what would be locked for it.
 #[derive(Clone, Debug)]
 pub struct Quote {
     /// The price of this call.
-    pub price: Msat,
+    pub price: CallPrice,
     /// The seller's terms for a channel.
     pub offer: Box<Offer>,
-}
-
-/// One seller, as far as this process knows it.
-#[derive(Default)]
-struct Payee {
-    channel: Option<ChannelId>,
-    /// `None` before it was asked for.
-    prices: Option<Prices>,
-    /// Its terms for calls, from its last challenge.
-    terms: Option<Calls>,
-    margin: u32,
-}
-
-enum Prices {
-    List(PriceList),
-    /// They depend on the request: what a challenge said before.
-    Asked(HashMap<(Method, String), Msat>),
-}
-
-impl Prices {
-    fn find(&self, request: &Outgoing) -> Option<Msat> {
-        let method = if request.method == Method::HEAD { &Method::GET } else { &request.method };
-        match self {
-            Self::List(list) => Some(list.price(method.as_str(), request.url.path())),
-            Self::Asked(asked) => {
-                asked.get(&(request.method.clone(), request.url[Position::BeforePath..].to_owned())).copied()
-            }
-        }
-    }
-
-    /// The smallest price that is known: what a word should be worth.
-    fn least(&self) -> Option<Msat> {
-        let all: Vec<Msat> = match self {
-            Self::List(list) => list.rules.iter().map(|rule| rule.price).chain([list.otherwise]).collect(),
-            Self::Asked(asked) => asked.values().copied().collect(),
-        };
-        all.into_iter().filter(|price| *price > Msat::ZERO).min()
-    }
 }
 
 /// Pays for calls to any number of sellers.
@@ -139,19 +88,23 @@ pub struct Caller {
     client: Client,
     means: Means,
     payees: std::sync::Mutex<HashMap<String, Arc<Mutex<Payee>>>>,
-    /// What this process has spent or set aside, in millisatoshi.
-    spent: AtomicU64,
+    spending: Spending,
 }
 
 impl Caller {
     /// A caller that pays by these means.
-    pub fn new(client: Client, means: Means) -> Self {
-        Self { client, means, payees: std::sync::Mutex::default(), spent: AtomicU64::new(0) }
+    ///
+    /// # Errors
+    /// When what was spent today cannot be read.
+    pub async fn new(client: Client, means: Means) -> Result<Self, ClientError> {
+        let today = client.buyer().spent_today().await?;
+        let spending = Spending::new(means.budget, today);
+        Ok(Self { client, means, payees: std::sync::Mutex::default(), spending })
     }
 
-    /// What this process has spent on calls.
+    /// What this process has spent on calls; those without an answer count in full.
     pub fn spent(&self) -> Msat {
-        Msat::new(self.spent.load(Ordering::Relaxed))
+        self.spending.session()
     }
 
     /// The client that it speaks through.
@@ -170,8 +123,8 @@ impl Caller {
         }
         let challenge = client::challenge(&response)?;
         let asked = challenge.request()?;
-        asked.method_details.calls.ok_or(ClientError::NoCalls)?;
-        Ok(Ok(Quote { price: asked.amount, offer: Box::new(asked.method_details.offer) }))
+        let price = asked.method_details.calls.ok_or(ClientError::NoCalls)?.price;
+        Ok(Ok(Quote { price, offer: Box::new(asked.method_details.offer) }))
     }
 
     /// Sends a request without paying.
@@ -186,7 +139,7 @@ impl Caller {
     ///
     /// # Errors
     /// When it would break the budget, the seller cannot be reached, or it refuses the payment.
-    pub async fn call(&self, request: &Outgoing) -> Result<Paid, ClientError> {
+    pub async fn call(self: &Arc<Self>, request: &Outgoing) -> Result<Paid, ClientError> {
         let origin = request.url.origin().ascii_serialization();
         let payee = self.payee(&origin);
         let mut may_ask = true;
@@ -200,24 +153,26 @@ impl Caller {
                 price.zip(self.channel(&mut payee, &origin).await?)
             };
             let (price, channel) = match known {
-                Some((Msat::ZERO, _)) => return self.free(request).await,
+                Some((price, _)) if price.is_free() => {
+                    return Ok(Paid::free(self.send(request, None).await?, None));
+                }
                 Some(known) => known,
                 None => match self.ask(request, &payee).await? {
-                    Asked::Free(response) => return Ok(Paid { response, cost: Msat::ZERO, channel: None }),
+                    Asked::Free(response) => return Ok(Paid::free(response, None)),
                     Asked::Price(price, channel) => (price, channel),
                 },
             };
-            self.check_budget(price, &origin).await?;
-            self.spent.fetch_add(price.get(), Ordering::Relaxed);
-            let sent = self.pay(request, &payee, channel, price).await;
-            let cost = match &sent {
-                Ok(paid) => paid.cost,
+            let cost = self.most_at_first(&price);
+            self.take(&origin, cost).await?;
+            let sent = self.pay(request, &payee, channel, price, cost).await;
+            let spent = match &sent {
+                Ok(paid) => paid.cost(),
                 Err(ClientError::AnswerLost(cost)) => *cost,
                 // Its answer may have been lost, so it may have cost all of it.
-                Err(ClientError::Network { .. } | ClientError::Unsettled { .. }) => price,
+                Err(ClientError::Network { .. } | ClientError::Unsettled { .. }) => cost,
                 Err(_free) => Msat::ZERO,
             };
-            self.spent.fetch_sub(price.saturating_sub(cost).get(), Ordering::Relaxed);
+            self.spending.give_back(&origin, cost.saturating_sub(spent));
             match sent {
                 // The price has changed, or the channel is closing: ask once more.
                 Err(ClientError::Refused {
@@ -233,8 +188,12 @@ impl Caller {
         }
     }
 
-    async fn free(&self, request: &Outgoing) -> Result<Paid, ClientError> {
-        Ok(Paid { response: self.send(request, None).await?, cost: Msat::ZERO, channel: None })
+    /// What a call is sent with: its price, and for an answer that is charged as it flows a part of it ahead, as far as the
+    /// budget for one call goes.
+    fn most_at_first(&self, price: &CallPrice) -> Msat {
+        let ahead = if price.is_metered() { price.of(AHEAD.0, AHEAD.1) } else { price.call };
+        let most = self.means.budget.call.unwrap_or(ahead);
+        ahead.min(most).max(price.call)
     }
 
     fn payee(&self, origin: &str) -> Arc<Mutex<Payee>> {
@@ -274,9 +233,9 @@ impl Caller {
         let challenge: Challenge = client::challenge(&response)?;
         let asked = challenge.request()?;
         let terms = asked.method_details.calls.ok_or(ClientError::NoCalls)?;
-        let (price, offer) = (asked.amount, asked.method_details.offer);
-        if let Some(most) = self.means.budget.call.filter(|most| price > *most) {
-            return Err(ClientError::OverCost { cost: price, most });
+        let (price, offer) = (terms.price, asked.method_details.offer);
+        if let Some(most) = self.means.budget.call.filter(|most| price.call > *most) {
+            return Err(ClientError::OverCost { cost: price.call, most });
         }
         let mut payee = payee.lock().await;
         payee.terms = Some(terms);
@@ -300,61 +259,53 @@ impl Caller {
         Ok(Asked::Price(price, channel))
     }
 
-    async fn check_budget(&self, cost: Msat, origin: &str) -> Result<(), ClientError> {
-        let Budget { call, session, payee } = self.means.budget;
-        if let Some(most) = call.filter(|most| cost > *most) {
-            return Err(ClientError::OverCost { cost, most });
-        }
-        let check = |which, budget: Msat, spent: Msat| {
-            let left = budget.saturating_sub(spent);
-            if cost > left { Err(ClientError::OverBudget { which, budget, left, cost }) } else { Ok(()) }
-        };
-        if let Some(budget) = session {
-            check("for this session", budget, self.spent())?;
-        }
-        if let Some(budget) = payee {
+    /// Takes what a call may cost out of the budgets.
+    async fn take(&self, origin: &str, cost: Msat) -> Result<(), ClientError> {
+        if self.means.budget.payee.is_some() && !self.spending.knows(origin) {
             let entries = self.client.buyer().channels().await?;
-            let spent = entries.iter().filter(|entry| entry.record.peer == origin);
-            check("for this seller", budget, spent.map(|entry| entry.state.ledger().spent).sum())?;
+            let of_payee = entries.iter().filter(|entry| entry.record.peer == origin);
+            self.spending.learn(origin, of_payee.map(|entry| entry.state.ledger().spent).sum());
         }
-        Ok(())
+        self.spending.take(origin, cost)
     }
 
     /// Sends a paid call until it is settled.
     async fn pay(
-        &self,
+        self: &Arc<Self>,
         request: &Outgoing,
-        payee: &Mutex<Payee>,
+        payee: &Arc<Mutex<Payee>>,
         channel: ChannelId,
-        price: Msat,
+        price: CallPrice,
+        cost: Msat,
     ) -> Result<Paid, ClientError> {
         let authority = client::authority(&request.url);
-        let target = Target {
-            method: request.method.as_str(),
-            authority: &authority,
-            uri: &request.url[Position::BeforePath..Position::AfterQuery],
-            body: digest(&request.body),
-        };
+        let target = target(request, &authority);
         let buyer = self.client.buyer();
         let started = tokio::time::Instant::now();
         for attempt in 1.. {
-            let prepared = self.prepare(payee, channel, price, &target, request).await?;
+            let wanted = Wanted::Call(cost);
+            let prepared = self.prepare(payee, channel, wanted, &target, request).await?;
             let number = prepared.call.number;
             let (response, outcome) = self.send_until_settled(request, &prepared).await?;
             match outcome {
-                Outcome::Served(cost) => {
-                    buyer.answered(channel, number, Some(cost)).await?;
+                Outcome::Served(charged) => {
+                    buyer.answered(channel, number, Some(charged), cost).await?;
                     if response.status() == StatusCode::CONFLICT {
-                        return Err(ClientError::AnswerLost(cost));
+                        return Err(ClientError::AnswerLost(charged));
                     }
-                    return Ok(Paid { response, cost, channel: Some(channel) });
+                    return Ok(Paid::whole(response, charged, channel));
+                }
+                Outcome::Metered => {
+                    let (caller, payee) = (self.clone(), payee.clone());
+                    let flow = Flow::new(caller, payee, channel, request.clone(), prepared, price, response);
+                    return Ok(Paid::flowing(flow));
                 }
                 Outcome::Free => {
-                    buyer.answered(channel, number, None).await?;
-                    return Ok(Paid { response, cost: Msat::ZERO, channel: Some(channel) });
+                    buyer.answered(channel, number, None, cost).await?;
+                    return Ok(Paid::free(response, Some(channel)));
                 }
-                Outcome::Refused => buyer.answered(channel, number, None).await?,
-                Outcome::Forgotten | Outcome::Open => return Err(ClientError::Unsettled { most: price }),
+                Outcome::Refused => buyer.answered(channel, number, None, cost).await?,
+                Outcome::Forgotten | Outcome::Open => return Err(ClientError::Unsettled { most: cost }),
             }
             if let Some(epoch) = header(&response, wire::EPOCH).and_then(|epoch| epoch.parse().ok()) {
                 buyer.epoch(channel, epoch).await?;
@@ -383,14 +334,19 @@ impl Caller {
         &self,
         payee: &Mutex<Payee>,
         channel: ChannelId,
-        price: Msat,
+        wanted: Wanted,
         target: &Target<'_>,
         request: &Outgoing,
     ) -> Result<Prepared, ClientError> {
+        let (Wanted::Call(cost) | Wanted::TopUp(_, cost)) = wanted;
         let buyer = self.client.buyer();
         let started = tokio::time::Instant::now();
         loop {
-            match buyer.call(channel, price, target).await {
+            let prepared = match wanted {
+                Wanted::Call(cost) => buyer.call(channel, cost, target).await,
+                Wanted::TopUp(number, by) => buyer.top_up(channel, number, by, target).await,
+            };
+            match prepared {
                 Ok(prepared) => return Ok(prepared),
                 Err(CallsError::Order(OrderError::Rejected(
                     Reject::Call(Unable::NeedsChain) | Reject::PaysForPieces,
@@ -409,11 +365,11 @@ impl Caller {
                 self.learn_terms(request, &mut payee).await?;
             }
             // Another call may have announced one while this one waited.
-            let left = buyer.purse(channel).await?.filter(|purse| purse.left() >= price);
+            let left = buyer.purse(channel).await?.filter(|purse| purse.left() >= cost);
             if left.is_some() {
                 continue;
             }
-            let shape = self.shape(&payee, channel, price);
+            let shape = payee.shape(buyer.params(channel).as_ref(), cost);
             loop {
                 match self.client.announce(channel, &request.url, shape).await {
                     Ok(()) => break,
@@ -438,33 +394,27 @@ impl Caller {
         Ok(())
     }
 
-    /// A chain whose rungs are as close as the seller asks, and no closer than makes sense: what is below dust and the cost
-    /// of closing is at its risk anyhow.
-    fn shape(&self, payee: &Payee, channel: ChannelId, price: Msat) -> Shape {
-        let params = self.client.buyer().params(channel);
-        let floor = params.as_ref().and_then(|params| Msat::from_amount(params.prepaid)).unwrap_or(price);
-        let most = payee.terms.map_or(floor, |terms| terms.most_exposure);
-        let unit =
-            payee.prices.as_ref().and_then(Prices::least).unwrap_or(price).min(price).max(Msat::new(1));
-        let between = floor.min(most).max(unit);
-        let stretch = u32::try_from(between.get() / unit.get()).unwrap_or(u32::MAX).max(1);
-        let words = stretch.saturating_mul(MOST_RUNGS).min(MOST_WORDS);
-        let margin = payee.margin.max(36);
-        let delay = Delay::blocks(u16::try_from(margin).unwrap_or(u16::MAX));
-        Shape { unit, words, rungs: words.div_ceil(stretch), delay }
-    }
-
     /// Sends the same bytes until the seller says what became of the call.
     async fn send_until_settled(
         &self,
         request: &Outgoing,
         prepared: &Prepared,
     ) -> Result<(Response, Outcome), ClientError> {
+        self.send_until_settled_at_most(request, prepared, prepared.call.cost).await
+    }
+
+    /// [`Self::send_until_settled`] for a call that was topped up: it may have cost up to `most`.
+    async fn send_until_settled_at_most(
+        &self,
+        request: &Outgoing,
+        prepared: &Prepared,
+        most: Msat,
+    ) -> Result<(Response, Outcome), ClientError> {
         let header = encoding::encode_bytes(&prepared.bytes);
         let mut wait = Duration::from_millis(50);
         for attempt in 1.. {
             match self.send(request, Some(&header)).await {
-                Ok(response) => match Outcome::of(&response, prepared.call.cost)? {
+                Ok(response) => match Outcome::of(&response, most)? {
                     Outcome::Open if attempt < self.means.attempts => {}
                     outcome => return Ok((response, outcome)),
                 },
@@ -497,43 +447,24 @@ impl Caller {
 
 enum Asked {
     Free(Response),
-    Price(Msat, ChannelId),
+    Price(CallPrice, ChannelId),
 }
 
-/// What became of a call.
-enum Outcome {
-    /// Served, for that much.
-    Served(Msat),
-    /// It ran and failed; free.
-    Free,
-    /// It was not admitted; free.
-    Refused,
-    /// Too long ago to tell.
-    Forgotten,
-    /// Not settled: whatever stands between, a server that broke off or one that does not know the header.
-    Open,
+/// What a prepared call is for.
+#[derive(Clone, Copy)]
+enum Wanted {
+    /// A call of at most so much.
+    Call(Msat),
+    /// More for a call that runs.
+    TopUp(CallNumber, Msat),
 }
 
-impl Outcome {
-    fn of(response: &Response, most: Msat) -> Result<Self, ClientError> {
-        if let Some(receipt) = header(response, wire::RECEIPT) {
-            let receipt = Receipt::from_header(receipt)
-                .map_err(|error| ClientError::Nonsense(format!("its receipt does not decode: {error}")))?;
-            if receipt.cost > most {
-                let detail = format!("it says that it charged {} where {most} was the most", receipt.cost);
-                return Err(ClientError::Nonsense(detail));
-            }
-            return Ok(Self::Served(receipt.cost));
-        }
-        Ok(match header(response, wire::LIGHTSPEED) {
-            Some(wire::FREE) => Self::Free,
-            Some(wire::REFUSED) => Self::Refused,
-            Some(wire::FORGOTTEN) => Self::Forgotten,
-            Some(_) | None => Self::Open,
-        })
+/// A request as a call's MAC covers it.
+fn target<'a>(request: &'a Outgoing, authority: &'a str) -> Target<'a> {
+    Target {
+        method: request.method.as_str(),
+        authority,
+        uri: &request.url[Position::BeforePath..Position::AfterQuery],
+        body: digest(&request.body),
     }
-}
-
-fn header<'a>(response: &'a Response, name: &str) -> Option<&'a str> {
-    response.headers().get(name)?.to_str().ok()
 }

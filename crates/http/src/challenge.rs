@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::encoding::{self, DecodeError, msat_text};
 use crate::manifest::Manifest;
+use crate::tariff::CallPrice;
 
 /// Our payment method.
 pub const METHOD: &str = "bitcoin";
@@ -86,6 +87,8 @@ pub struct Calls {
     pub most_exposure: Msat,
     /// How many numbers a retry may lag behind the newest call.
     pub replay_window: u64,
+    /// What the answer costs besides the call, for each KiB and each event.
+    pub price: CallPrice,
 }
 
 /// The mode of paying for pieces.
@@ -317,10 +320,10 @@ impl Request {
         }
     }
 
-    /// A request to pay `amount` for a call.
-    pub fn for_call(amount: Msat, offer: Offer, key: KeyId, calls: Calls) -> Self {
+    /// A request to pay for a call.
+    pub fn for_call(offer: Offer, key: KeyId, calls: Calls) -> Self {
         Self {
-            amount,
+            amount: calls.price.call,
             currency: "msat".to_owned(),
             unit_type: "call".to_owned(),
             recipient: offer.payee.funding.to_string(),

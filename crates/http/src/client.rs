@@ -169,6 +169,16 @@ pub enum ClientError {
     /// Calls are still being served.
     #[error("calls are still being served: close the channel when they are done")]
     CallsRunning,
+    /// The budget for one call is used up in the middle of an answer.
+    #[error(
+        "the answer goes on, but {most} is the most that this call may cost: it was cut off, and cost {charged}; raise --max-cost"
+    )]
+    CutOff {
+        /// What was allowed.
+        most: Msat,
+        /// What it cost.
+        charged: Msat,
+    },
     /// The call was sent again and again, and what became of it is not known.
     #[error(
         "no answer came, and it is not known whether the call was served: it costs {most} at most; closing the channel \

@@ -9,6 +9,8 @@
 //! the request is not paid for. The call's header does not reach the service. Work on a call goes on when the client has
 //! left, and its answer is kept for the retry.
 
+mod admission;
+
 use std::convert::Infallible;
 use std::fmt;
 use std::pin::Pin;
@@ -18,33 +20,27 @@ use std::time::Duration;
 
 use axum::body::{self, Body, HttpBody as _};
 use axum::extract::Request;
-use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::{Json, Router};
 use bitcoin::hashes::{Hash as _, sha256};
 use farthing_node::books::OrderError;
 use farthing_node::seller::Seller;
-use farthing_node::tabs::CallError;
-use farthing_protocol::lightspeed::call::{self, Target};
-use farthing_protocol::lightspeed::numbers::WINDOW;
-use farthing_protocol::lightspeed::tab::Refused;
-use farthing_protocol::lightspeed::{Call, CallNumber};
+use farthing_protocol::lightspeed::CallNumber;
 use farthing_protocol::{ChannelId, Msat};
 use jiff::Timestamp;
 use tower::{Layer, Service, ServiceExt as _};
 
 use crate::answers::{Answer, Answers};
-use crate::challenge::{Calls, Challenge, Request as PaymentRequest};
 use crate::credential::Receipt;
-use crate::encoding;
+use crate::meter::{Meter, Meters};
 use crate::problem::{Kind, Problem};
-use crate::tariff::Tariff;
+use crate::tariff::{CallPrice, Tariff};
 use crate::till::{Till, authority};
-use crate::wire;
+use crate::wire::{self, TopUpAnswer, TopUpBody};
 
 static LIGHTSPEED: HeaderName = HeaderName::from_static(wire::LIGHTSPEED);
-static RECEIPT: HeaderName = HeaderName::from_static(wire::RECEIPT);
+pub(crate) static RECEIPT: HeaderName = HeaderName::from_static(wire::RECEIPT);
 
 /// How a gate behaves, beside its prices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +53,8 @@ pub struct Manner {
     pub patience: Duration,
     /// The largest answer that is kept for a retry, in bytes. A retry of a call with a larger one gets the receipt.
     pub most_answer: usize,
+    /// How long an answer that is charged as it flows waits for its payer to set more aside, before it is cut off.
+    pub top_up_patience: Duration,
     /// How many bytes all kept answers may take.
     pub most_answers: usize,
 }
@@ -68,6 +66,7 @@ impl Default for Manner {
             most_body: 1 << 20,
             patience: Duration::from_secs(60),
             most_answer: 64 << 10,
+            top_up_patience: Duration::from_secs(30),
             most_answers: 64 << 20,
         }
     }
@@ -77,12 +76,13 @@ impl Default for Manner {
 #[derive(Clone)]
 pub struct Gate(Arc<Shared>);
 
-struct Shared {
-    till: Arc<Till>,
+pub(crate) struct Shared {
+    pub(crate) till: Arc<Till>,
     routes: Router,
     tariff: Tariff,
-    manner: Manner,
-    answers: Answers,
+    pub(crate) manner: Manner,
+    pub(crate) answers: Answers,
+    pub(crate) meters: Meters,
 }
 
 impl fmt::Debug for Gate {
@@ -101,7 +101,8 @@ impl Gate {
     pub fn with_manner(seller: Arc<Seller>, tariff: Tariff, manner: Manner) -> Self {
         let till = Arc::new(Till::new(seller));
         let routes = till.clone().routes();
-        Self(Arc::new(Shared { till, routes, tariff, manner, answers: Answers::new(manner.most_answers) }))
+        let (answers, meters) = (Answers::new(manner.most_answers), Meters::default());
+        Self(Arc::new(Shared { till, routes, tariff, manner, answers, meters }))
     }
 }
 
@@ -150,22 +151,26 @@ where
 }
 
 /// What a call is charged and how it is found again.
-struct Admitted {
-    channel: ChannelId,
-    number: CallNumber,
-    mac: [u8; 32],
-    price: Msat,
+#[derive(Clone, Copy)]
+pub(crate) struct Admitted {
+    pub(crate) channel: ChannelId,
+    pub(crate) number: CallNumber,
+    pub(crate) mac: [u8; 32],
+    pub(crate) price: CallPrice,
+    /// What is set aside for it.
+    pub(crate) aside: Msat,
 }
 
 /// A call that runs. However its work ends, also by a panic, what was set aside for it comes free.
-struct Running {
-    shared: Arc<Shared>,
-    admitted: Admitted,
+pub(crate) struct Running {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) admitted: Admitted,
     has_ended: bool,
 }
 
 impl Running {
-    fn end(mut self, charged: Option<Msat>) -> Msat {
+    /// Ends it: served for `charged`, or failed and free. What was charged.
+    pub(crate) fn end(mut self, charged: Option<Msat>) -> Msat {
         self.has_ended = true;
         self.shared.till.seller().end(self.admitted.channel, self.admitted.number, charged)
     }
@@ -194,7 +199,7 @@ impl Shared {
         let header = request.headers_mut().remove(&LIGHTSPEED);
         let (parts, body) = request.into_parts();
         let price = self.tariff.price(&parts);
-        if price == Msat::ZERO {
+        if price.is_free() {
             return respond(inner, Request::from_parts(parts, body)).await;
         }
         if self.manner.shadow {
@@ -204,16 +209,7 @@ impl Shared {
         let authority = authority(&parts.headers, &parts.uri);
         let (admitted, request) = match self.admit(header, parts, body, price, &authority).await {
             Ok(admitted) => admitted,
-            Err(Stop::Again(answer)) => return answer.respond(),
-            Err(Stop::Served(response)) => return *response,
-            Err(Stop::Open(problem)) => return outcome(problem.into_response(), wire::OPEN),
-            Err(Stop::Forgotten(problem)) => return outcome(problem.into_response(), wire::FORGOTTEN),
-            Err(Stop::Refused(problem)) => {
-                let mut response = outcome(self.refuse(problem, price, &authority), wire::REFUSED);
-                let epoch = HeaderValue::from(self.till.seller().epoch());
-                response.headers_mut().insert(HeaderName::from_static(wire::EPOCH), epoch);
-                return response;
-            }
+            Err(stop) => return self.stop(stop, price, &authority),
         };
         let running = Running { shared: self, admitted, has_ended: false };
         // A task of its own goes on when the client leaves and this future is dropped.
@@ -221,109 +217,6 @@ impl Shared {
             Ok(response) => response,
             Err(error) => outcome(Problem::new(Kind::Unavailable, error).into_response(), wire::OPEN),
         }
-    }
-
-    /// Decides whether a request is paid for.
-    async fn admit(
-        &self,
-        header: Option<HeaderValue>,
-        parts: Parts,
-        body: Body,
-        price: Msat,
-        authority: &str,
-    ) -> Result<(Admitted, Request), Stop> {
-        let Some(header) = header else {
-            return Err(Problem::new(Kind::PaymentRequired, format!("{price} for this call")).into());
-        };
-        let (call, mac) = read_call(&header)?;
-        let body = if body.is_end_stream() {
-            bytes::Bytes::new()
-        } else {
-            let most = self.manner.most_body;
-            let too_large = |_| Problem::new(Kind::BadRequest, format!("the body is above {most} bytes"));
-            body::to_bytes(body, most).await.map_err(too_large)?
-        };
-        let uri = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-        let target = Target { method: parts.method.as_str(), authority, uri, body: digest(&body) };
-        let seller = self.till.seller();
-        if call.cost < price {
-            seller.refuse(&call, &target, &mac).await.map_err(|error| self.refusal(&call, error))?;
-            let detail = format!("this call costs {price}, and {} is the most that it may cost", call.cost);
-            return Err(Problem::new(Kind::PaymentInsufficient, detail).into());
-        }
-        match seller.admit(&call, &target, &mac).await {
-            Ok(()) => {}
-            Err(CallError::Refused(Refused::Served(number))) => {
-                return Err(self.again(call.channel, number, &mac, call.cost).await);
-            }
-            Err(error) => return Err(self.refusal(&call, error)),
-        }
-        let admitted = Admitted { channel: call.channel, number: call.number, mac, price };
-        Ok((admitted, Request::from_parts(parts, Body::from(body))))
-    }
-
-    /// What a call gets that was served before. Nothing leaves before the tab that has it as served is stored.
-    async fn again(&self, channel: ChannelId, number: CallNumber, mac: &[u8; 32], cost: Msat) -> Stop {
-        if let Err(error) = self.till.seller().stored(channel).await {
-            return Stop::Open(Problem::new(Kind::Unavailable, error).retry_after(1));
-        }
-        match self.answers.find(channel, number, mac) {
-            Some(answer) => Stop::Again(Box::new(answer)),
-            None => {
-                let detail = "this call was served and charged; its answer is not kept any more";
-                let mut response = Problem::new(Kind::AlreadyServed, detail).into_response();
-                response.headers_mut().extend(receipt(channel, cost).map(|value| (RECEIPT.clone(), value)));
-                Stop::Served(Box::new(response))
-            }
-        }
-    }
-
-    fn refusal(&self, call: &Call, error: CallError) -> Stop {
-        let kind = match &error {
-            CallError::Unknown(_) | CallError::Closing => Kind::ChannelNotOpen,
-            CallError::NotAuthentic(_) => Kind::VerificationFailed,
-            CallError::Refused(refused) => match refused {
-                Refused::Served(_) => Kind::AlreadyServed,
-                Refused::Running(_) => {
-                    return Stop::Open(Problem::new(Kind::CallRunning, error).retry_after(1));
-                }
-                Refused::Forgotten { .. } => {
-                    return Stop::Forgotten(Problem::new(Kind::CallForgotten, error));
-                }
-                Refused::Void { .. } => Kind::CallVoid,
-                Refused::TooMany => {
-                    return Problem::new(Kind::TooManyCalls, error).retry_after(1).into();
-                }
-                Refused::NotDeepEnough { .. } => {
-                    return Problem::new(Kind::FundingNotDeep, error).retry_after(1).into();
-                }
-                Refused::LyingRung { .. } => {
-                    tracing::warn!(channel = %call.channel, %error, "closing the channel");
-                    let (seller, channel) = (self.till.seller().clone(), call.channel);
-                    tokio::spawn(async move {
-                        if let Err(error) = seller.close(channel).await {
-                            tracing::warn!(%channel, %error, "the channel is not closed yet");
-                        }
-                    });
-                    Kind::VerificationFailed
-                }
-                Refused::Unpaid { .. } => Kind::PaymentInsufficient,
-                _wrong_words => Kind::VerificationFailed,
-            },
-            _ours => return Stop::Open(Problem::new(Kind::Unavailable, error).retry_after(1)),
-        };
-        Problem::new(kind, error).into()
-    }
-
-    fn refuse(&self, problem: Problem, price: Msat, authority: &str) -> Response {
-        if !problem.asks_for_payment() {
-            return problem.into_response();
-        }
-        let (offer, key) = self.till.seller().offer();
-        let calls = Calls { most_exposure: self.till.seller().most_exposure(), replay_window: WINDOW };
-        let request = PaymentRequest::for_call(price, offer, key, calls);
-        let challenge = Challenge::issue(self.till.secret(), authority, &request, Timestamp::now());
-        problem.with_challenge(&challenge.to_header())
     }
 
     /// The routes that are the gate's own.
@@ -337,11 +230,49 @@ impl Shared {
                     Problem::new(Kind::NotFound, detail).into_response()
                 }
             },
+            wire::TOP_UP => self.top_up(request).await,
             wire::HEALTH => Json(serde_json::json!({ "status": "pass" })).into_response(),
             _money => match self.routes.clone().oneshot(request).await {
                 Ok(response) => response,
                 Err(never) => match never {},
             },
+        }
+    }
+}
+
+impl Shared {
+    /// `POST` [`wire::TOP_UP`]: sets more aside for a call that runs, paid by the words of the call that this request carries.
+    async fn top_up(&self, mut request: Request) -> Response {
+        let header = request.headers_mut().remove(&LIGHTSPEED);
+        let (parts, body) = request.into_parts();
+        let authority = authority(&parts.headers, &parts.uri);
+        let free = CallPrice::default();
+        let (admitted, request) = match self.admit(header, parts, body, free, &authority).await {
+            Ok(admitted) => admitted,
+            Err(stop) => return self.stop(stop, free, &authority),
+        };
+        let body = body::to_bytes(request.into_body(), self.manner.most_body).await.unwrap_or_default();
+        let seller = self.till.seller();
+        let raised = match serde_json::from_slice::<TopUpBody>(&body) {
+            Ok(TopUpBody { number, by_msat }) => seller
+                .top_up(admitted.channel, number, Msat::new(by_msat))
+                .map(|aside| (number, aside))
+                .map_err(|error| Problem::new(Kind::PaymentInsufficient, error)),
+            Err(error) => Err(Problem::new(Kind::BadRequest, error)),
+        };
+        match raised {
+            Ok((number, aside)) => {
+                seller.end(admitted.channel, admitted.number, Some(Msat::ZERO));
+                self.meters.raise(admitted.channel, number, aside);
+                let mut response = Json(TopUpAnswer { aside_msat: aside.get() }).into_response();
+                let receipt = receipt(admitted.channel, Msat::ZERO);
+                response.headers_mut().extend(receipt.map(|value| (RECEIPT.clone(), value)));
+                response
+            }
+            Err(problem) => {
+                seller.end(admitted.channel, admitted.number, None);
+                outcome(problem.into_response(), wire::FREE)
+            }
         }
     }
 }
@@ -369,6 +300,9 @@ impl Running {
             self.end(None);
             return outcome(response, wire::FREE);
         }
+        if self.admitted.price.is_metered() {
+            return Meter::start(self, response);
+        }
         let (parts, body) = response.into_parts();
         let size = body.size_hint().upper().filter(|size| *size <= manner.most_answer as u64);
         // A short answer is read to its end before anything is charged for it, and kept.
@@ -383,8 +317,8 @@ impl Running {
             None => Err(body),
         };
         let shared = self.shared.clone();
-        let Admitted { channel, number, mac, price } = self.admitted;
-        let charged = self.end(Some(price));
+        let Admitted { channel, number, mac, price, .. } = self.admitted;
+        let charged = self.end(Some(price.call));
         let mut parts = parts;
         parts.headers.extend(receipt(channel, charged).map(|value| (RECEIPT.clone(), value)));
         parts.headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("private"));
@@ -411,40 +345,9 @@ impl Running {
 }
 
 /// Says what became of a call that has no receipt.
-fn outcome(mut response: Response, outcome: &'static str) -> Response {
+pub(crate) fn outcome(mut response: Response, outcome: &'static str) -> Response {
     response.headers_mut().insert(LIGHTSPEED.clone(), HeaderValue::from_static(outcome));
     response
-}
-
-/// Why a request does not reach the service.
-enum Stop {
-    /// It is free, and its number will never be served.
-    Refused(Problem),
-    /// It is not settled: the same call may be sent again.
-    Open(Problem),
-    /// It may have been served, too long ago to tell.
-    Forgotten(Problem),
-    /// It was served; here is the answer.
-    Again(Box<Answer>),
-    /// It was served, and only the receipt is left.
-    Served(Box<Response>),
-}
-
-impl From<Problem> for Stop {
-    fn from(problem: Problem) -> Self {
-        Self::Refused(problem)
-    }
-}
-
-fn read_call(header: &HeaderValue) -> Result<(Call, [u8; 32]), Problem> {
-    const MOST: usize = call::LENGTH_WITH_LAST.div_ceil(3) * 4;
-    let malformed = |detail: String| Problem::new(Kind::MalformedCredential, detail);
-    let text = header.to_str().map_err(|error| malformed(error.to_string()))?;
-    if text.len() > MOST {
-        return Err(malformed(format!("a call is at most {MOST} characters, got {}", text.len())));
-    }
-    let bytes = encoding::decode_bytes(text).map_err(|error| malformed(error.to_string()))?;
-    Call::from_bytes(&bytes).map_err(|error| malformed(error.to_string()))
 }
 
 /// SHA256 of a body, as a call's MAC covers it.
@@ -452,7 +355,7 @@ pub(crate) fn digest(body: &[u8]) -> [u8; 32] {
     sha256::Hash::hash(body).to_byte_array()
 }
 
-fn receipt(channel: ChannelId, cost: Msat) -> Option<HeaderValue> {
+pub(crate) fn receipt(channel: ChannelId, cost: Msat) -> Option<HeaderValue> {
     HeaderValue::from_str(&Receipt::new(channel, cost, Timestamp::now()).to_header()).ok()
 }
 

@@ -16,6 +16,7 @@
 //! | [`client`], [`download`] | buy it |
 //! | [`tariff`] | what calls cost |
 //! | [`gate`], [`answers`] | a tower layer that puts a price on a service, and the answers it keeps for retries |
+//! | [`meter`] | answers that are charged as they flow |
 //! | [`upstream`] | a service that hands requests on to another server: with the gate, a paying reverse proxy |
 //! | [`caller`] | pays for calls |
 //! | [`proxy`] | a local address that pays for any program that speaks HTTP to it |
@@ -29,6 +30,7 @@ pub mod download;
 pub mod encoding;
 pub mod gate;
 pub mod manifest;
+pub mod meter;
 pub mod problem;
 pub mod proxy;
 pub mod server;

@@ -7,6 +7,7 @@ use axum::body::{self, Body};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
+use futures_util::stream;
 use reqwest::Url;
 
 use crate::caller::{Caller, Outgoing};
@@ -53,9 +54,12 @@ async fn pass(State(proxy): State<Arc<Proxy>>, request: Request) -> Response {
     match proxy.caller.call(&outgoing).await {
         Ok(paid) => {
             let mut response = Response::new(Body::empty());
-            *response.status_mut() = paid.response.status();
-            *response.headers_mut() = without_own(paid.response.headers());
-            *response.body_mut() = Body::from_stream(paid.response.bytes_stream());
+            *response.status_mut() = paid.status();
+            *response.headers_mut() = without_own(paid.headers());
+            let parts = stream::try_unfold(paid, |mut paid| async move {
+                Ok::<_, ClientError>(paid.chunk().await?.map(|part| (part, paid)))
+            });
+            *response.body_mut() = Body::from_stream(parts);
             response
         }
         Err(error) => {

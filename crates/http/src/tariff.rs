@@ -10,6 +10,63 @@ use serde::{Deserialize, Serialize};
 
 use crate::encoding::msat_text;
 
+/// What a call costs: something for the call, and something for what it answers, as it flows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CallPrice {
+    /// For the call itself, in millisatoshi.
+    #[serde(with = "msat_text")]
+    pub call: Msat,
+    /// For each KiB of the answer's body, in millisatoshi.
+    #[serde(with = "msat_text", default, skip_serializing_if = "is_nothing")]
+    pub kib: Msat,
+    /// For each server-sent event of the answer, in millisatoshi.
+    #[serde(with = "msat_text", default, skip_serializing_if = "is_nothing")]
+    pub event: Msat,
+}
+
+fn is_nothing(price: &Msat) -> bool {
+    *price == Msat::ZERO
+}
+
+impl CallPrice {
+    /// So much for the call, whatever it answers.
+    pub const fn per_call(call: Msat) -> Self {
+        Self { call, kib: Msat::ZERO, event: Msat::ZERO }
+    }
+
+    /// Whether it costs nothing at all.
+    pub fn is_free(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether it depends on the answer.
+    pub fn is_metered(&self) -> bool {
+        self.kib > Msat::ZERO || self.event > Msat::ZERO
+    }
+
+    /// What a call costs that has answered so much, rounded up to a millisatoshi.
+    pub fn of(&self, bytes: u64, events: u64) -> Msat {
+        let kib = (u128::from(self.kib.get()) * u128::from(bytes)).div_ceil(1_024);
+        let kib = Msat::new(u64::try_from(kib).unwrap_or(u64::MAX));
+        let events = Msat::new(self.event.get().saturating_mul(events));
+        self.call.saturating_add(kib).saturating_add(events)
+    }
+}
+
+impl fmt::Display for CallPrice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} a call", self.call)?;
+        if self.kib > Msat::ZERO {
+            write!(f, " and {} a KiB of its answer", self.kib)?;
+        }
+        if self.event > Msat::ZERO {
+            write!(f, " and {} an event", self.event)?;
+        }
+        Ok(())
+    }
+}
+
 /// One line of a price list: the first that fits a request says what it costs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -19,9 +76,8 @@ pub struct Rule {
     pub method: Option<String>,
     /// Only requests of this path; one that ends with `*` fits everything that begins so.
     pub path: String,
-    /// What a call costs, in millisatoshi. Zero is free.
-    #[serde(with = "msat_text")]
-    pub price: Msat,
+    /// What a call costs.
+    pub price: CallPrice,
 }
 
 impl Rule {
@@ -40,20 +96,19 @@ impl Rule {
 pub struct PriceList {
     /// The rules in their order.
     pub rules: Vec<Rule>,
-    /// What everything else costs, in millisatoshi.
-    #[serde(with = "msat_text")]
-    pub otherwise: Msat,
+    /// What everything else costs.
+    pub otherwise: CallPrice,
 }
 
 impl PriceList {
     /// What a request costs.
-    pub fn price(&self, method: &str, path: &str) -> Msat {
+    pub fn price(&self, method: &str, path: &str) -> CallPrice {
         let rule = self.rules.iter().find(|rule| rule.fits(method, path));
         rule.map_or(self.otherwise, |rule| rule.price)
     }
 }
 
-type Pricing = dyn Fn(&Parts) -> Msat + Send + Sync;
+type Pricing = dyn Fn(&Parts) -> CallPrice + Send + Sync;
 
 /// How a gate finds the price of a request.
 #[derive(Clone)]
@@ -76,21 +131,21 @@ impl fmt::Debug for Tariff {
 impl Tariff {
     /// Every call costs the same.
     pub fn per_call(price: Msat) -> Self {
-        Self::list(Vec::new(), price)
+        Self::list(Vec::new(), CallPrice::per_call(price))
     }
 
     /// Calls cost what the first rule that fits says, or else `otherwise`.
-    pub fn list(rules: Vec<Rule>, otherwise: Msat) -> Self {
+    pub fn list(rules: Vec<Rule>, otherwise: CallPrice) -> Self {
         Self::List(Arc::new(PriceList { rules, otherwise }))
     }
 
     /// Calls cost what the function says.
-    pub fn function(price: impl Fn(&Parts) -> Msat + Send + Sync + 'static) -> Self {
+    pub fn function(price: impl Fn(&Parts) -> CallPrice + Send + Sync + 'static) -> Self {
         Self::Function(Arc::new(price))
     }
 
     /// What a request costs. A request for the head of a resource costs as much as one for all of it.
-    pub fn price(&self, parts: &Parts) -> Msat {
+    pub fn price(&self, parts: &Parts) -> CallPrice {
         match self {
             Self::List(list) => {
                 let method = if parts.method == Method::HEAD { "GET" } else { parts.method.as_str() };
@@ -110,17 +165,26 @@ mod tests {
         let rule = |method: Option<&str>, path: &str, price| Rule {
             method: method.map(str::to_owned),
             path: path.to_owned(),
-            price: Msat::new(price),
+            price: CallPrice::per_call(Msat::new(price)),
         };
         let list = PriceList {
             rules: vec![rule(None, "/health", 0), rule(Some("POST"), "/v1/*", 50), rule(None, "/v1/*", 10)],
-            otherwise: Msat::new(1),
+            otherwise: CallPrice::per_call(Msat::new(1)),
         };
-        let price = |method, path| list.price(method, path).get();
+        let price = |method, path| list.price(method, path).call.get();
         assert_eq!(price("GET", "/health"), 0);
         assert_eq!(price("GET", "/health/x"), 1);
         assert_eq!(price("post", "/v1/a"), 50);
         assert_eq!(price("GET", "/v1/a"), 10);
         assert_eq!(price("GET", "/"), 1);
+    }
+
+    #[test]
+    fn what_flows_is_rounded_up_and_never_overflows() {
+        let price = CallPrice { call: Msat::new(10), kib: Msat::new(100), event: Msat::new(7) };
+        assert_eq!(price.of(0, 0), Msat::new(10));
+        assert_eq!(price.of(1, 0), Msat::new(11));
+        assert_eq!(price.of(1_024, 2), Msat::new(124));
+        assert_eq!(price.of(u64::MAX, u64::MAX), Msat::new(u64::MAX));
     }
 }

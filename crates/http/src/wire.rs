@@ -44,6 +44,8 @@ pub fn standing_path(channel: ChannelId) -> String {
 
 /// Where the prices of calls are listed.
 pub const PRICES: &str = "/.well-known/farthing/prices";
+/// Where more is set aside for a call that runs; the request is a call itself, of no cost.
+pub const TOP_UP: &str = "/.well-known/farthing/top-up";
 /// Where health is told.
 pub const HEALTH: &str = "/.well-known/farthing/health";
 /// The header that pays for a call.
@@ -54,6 +56,8 @@ pub const REFUSED: &str = "refused";
 pub const FREE: &str = "free";
 /// It is not settled what becomes of the call: send it again as it is.
 pub const OPEN: &str = "open";
+/// The answer is charged as it flows: send the call again for its receipt.
+pub const METERED: &str = "metered";
 /// It is not known any more whether the call was served: the payee's sum tells.
 pub const FORGOTTEN: &str = "forgotten";
 /// The header that tells the payee's epoch.
@@ -157,6 +161,24 @@ pub struct StandingAnswer {
     pub epoch: u32,
     /// What served calls cost, in millisatoshi; nothing while calls run.
     pub spent_msat: Option<u64>,
+}
+
+/// `POST` [`TOP_UP`].
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TopUpBody {
+    /// Which call.
+    pub number: CallNumber,
+    /// How much more it may cost, in millisatoshi.
+    pub by_msat: u64,
+}
+
+/// Its answer.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TopUpAnswer {
+    /// What is set aside for the call now, in millisatoshi.
+    pub aside_msat: u64,
 }
 
 /// `POST` [`CHANNELS`]: opens a channel under a challenge.

@@ -132,6 +132,7 @@ struct Handle<M: Machine> {
     id: ChannelId,
     input: M::Input,
     item: Option<Item>,
+    writes: Vec<Write>,
     reply: Reply<M>,
 }
 
@@ -154,6 +155,7 @@ enum Order<M: Machine> {
     Followed(oneshot::Sender<Result<Followed, Arc<StoreError>>>),
     Ladders(ChannelId, u32, oneshot::Sender<Result<Vec<Ladder>, Arc<StoreError>>>),
     State(ChannelId, oneshot::Sender<Option<M::State>>),
+    Day(u64, oneshot::Sender<Result<Msat, Arc<StoreError>>>),
     Fold(ChannelId),
     Spends(OutPoint, oneshot::Sender<Result<Vec<Spend>, Arc<StoreError>>>),
     End,
@@ -242,8 +244,32 @@ impl<M: Machine> Books<M> {
         input: M::Input,
         item: Option<Item>,
     ) -> Result<Outcome<M::Effect>, OrderError<M::Reject>> {
+        self.order(id, input, item, Vec::new()).await
+    }
+
+    /// Gives a channel an input, with `writes` in the same durable write if it is taken.
+    ///
+    /// # Errors
+    /// When the input was refused or the state could not be stored.
+    pub async fn handle_and_write(
+        &self,
+        id: ChannelId,
+        input: M::Input,
+        writes: Vec<Write>,
+    ) -> Result<Outcome<M::Effect>, OrderError<M::Reject>> {
+        self.order(id, input, None, writes).await
+    }
+
+    async fn order(
+        &self,
+        id: ChannelId,
+        input: M::Input,
+        item: Option<Item>,
+        writes: Vec<Write>,
+    ) -> Result<Outcome<M::Effect>, OrderError<M::Reject>> {
         let (reply, answer) = oneshot::channel();
-        self.orders.send(Order::Handle(Handle { id, input, item, reply })).map_err(|_| OrderError::Ended)?;
+        let order = Order::Handle(Handle { id, input, item, writes, reply });
+        self.orders.send(order).map_err(|_| OrderError::Ended)?;
         answer.await.unwrap_or(Err(OrderError::Ended))
     }
 
@@ -256,7 +282,7 @@ impl<M: Machine> Books<M> {
         id: ChannelId,
         input: M::Input,
     ) -> Result<Outcome<M::Effect>, OrderError<M::Reject>> {
-        self.ask(|reply| Order::Handle(Handle { id, input, item: None, reply }))?
+        self.ask(|reply| Order::Handle(Handle { id, input, item: None, writes: Vec::new(), reply }))?
     }
 
     /// Makes something else durable, from a thread of its own.
@@ -340,6 +366,16 @@ impl<M: Machine> Books<M> {
     pub async fn ladders(&self, id: ChannelId, least: u32) -> Result<Vec<Ladder>, OrderError<M::Reject>> {
         let (reply, answer) = oneshot::channel();
         self.orders.send(Order::Ladders(id, least, reply)).map_err(|_| OrderError::Ended)?;
+        answer.await.map_err(|_| OrderError::Ended)?.map_err(OrderError::Store)
+    }
+
+    /// What calls cost on a day, counted from 1970.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn spent_on(&self, day: u64) -> Result<Msat, OrderError<M::Reject>> {
+        let (reply, answer) = oneshot::channel();
+        self.orders.send(Order::Day(day, reply)).map_err(|_| OrderError::Ended)?;
         answer.await.map_err(|_| OrderError::Ended)?.map_err(OrderError::Store)
     }
 

@@ -126,7 +126,7 @@ fn publish_rung(
     let Publication { commitment, fee, setup, .. } = publication;
     let present = chain.mempool_entry(&commitment.compute_txid())?;
     let claim = |fee| rung.claim(&setup.channel, &setup.keys, commitment, fee);
-    let alone = target.checked_mul_by_weight(hashlock::claim_weight(1)).unwrap_or(Amount::MAX);
+    let alone = cost(target);
     let funding = commitment.input.first().map(|input| input.previous_output).unwrap_or_default();
     if present.is_none() && chain.output(&funding)? == OutputStatus::Absent {
         let locked = OutPoint { txid: commitment.compute_txid(), vout: 0 };
@@ -148,8 +148,8 @@ fn publish_rung(
             }
         };
     }
-    let both = target.checked_mul_by_weight(commitment.weight() + hashlock::claim_weight(1));
-    let both = both.unwrap_or(Amount::MAX);
+    let size = commitment.vsize() as u64 + claim_size();
+    let both = target.fee_vb(size).unwrap_or(Amount::MAX);
     let closing = match present {
         Some(_) => None,
         None => closing_instead(chain, &funding, &setup.channel.params().payee.output)?,
@@ -160,10 +160,7 @@ fn publish_rung(
         }
         (Some(entry), _) => least_to_replace(&entry),
         (None, Some(closing)) if closing_confirms(&closing, target) => return Ok(()),
-        (None, Some(closing)) => {
-            let size = (commitment.weight() + hashlock::claim_weight(1)).to_vbytes_ceil();
-            least_to_displace(&closing, size).checked_sub(*fee).unwrap_or_default()
-        }
+        (None, Some(closing)) => least_to_displace(&closing, size).checked_sub(*fee).unwrap_or_default(),
         (None, None) => Amount::ZERO,
     };
     let needed = both.checked_sub(*fee).unwrap_or_default().max(cost(FeeRate::BROADCAST_MIN)).max(least);
@@ -176,9 +173,13 @@ fn publish_rung(
     }
 }
 
-/// What a claim pays at that rate.
+/// What a claim pays at that rate. Nodes count whole virtual bytes, so a fee by weight could be just below what they relay.
 fn cost(fee_rate: FeeRate) -> Amount {
-    fee_rate.checked_mul_by_weight(hashlock::claim_weight(1)).unwrap_or(Amount::MAX)
+    fee_rate.fee_vb(claim_size()).unwrap_or(Amount::MAX)
+}
+
+fn claim_size() -> u64 {
+    hashlock::claim_weight(1).to_vbytes_ceil()
 }
 
 fn spender(chain: &Chain, outpoint: &OutPoint) -> Result<Option<MempoolEntry>, ChainError> {

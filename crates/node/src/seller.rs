@@ -271,6 +271,11 @@ impl Seller {
         self.tabs.end(id, number, charged)
     }
 
+    /// What a served call was charged; `None` when it was all that it stated.
+    pub fn other_cost(&self, id: ChannelId, number: CallNumber) -> Option<Msat> {
+        self.tabs.other_cost(id, number)
+    }
+
     /// Sets more aside for a call that runs.
     ///
     /// # Errors

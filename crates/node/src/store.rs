@@ -9,6 +9,7 @@
 //! | `wallet` | the wallet's change sets, in order |
 //! | `chains` | the rungs of chains of words that a payee has taken |
 //! | `epochs` | one row: how often a payee has started |
+//! | `days` | what calls cost on each day (UTC), for the payer's daily budget |
 //! | `wishes` | what a person asked for from another process: close this channel |
 //!
 //! Setups, states and change sets are `postcard` with a leading version byte. What is read back is not trusted: it is
@@ -54,6 +55,7 @@ CREATE TABLE chains (
     channel BLOB NOT NULL, number INTEGER NOT NULL, ladder BLOB NOT NULL, PRIMARY KEY (channel, number)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE epochs (id INTEGER PRIMARY KEY CHECK (id = 0), epoch INTEGER NOT NULL) STRICT;
+CREATE TABLE days (day INTEGER PRIMARY KEY, spent INTEGER NOT NULL) STRICT;
 CREATE TABLE wishes (channel BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;
 ";
 
@@ -156,6 +158,13 @@ pub enum Write {
     Spend(Box<Spend>),
     /// A verified chain of words of a channel.
     Ladder(ChannelId, Arc<Ladder>),
+    /// What calls came to on a day, counted from 1970: so much more, or less.
+    Day {
+        /// The day.
+        day: u64,
+        /// Millisatoshi.
+        by: i64,
+    },
 }
 
 /// The database.
@@ -247,6 +256,17 @@ impl Store {
         )?;
         let rows = statement.query_map(params![channel.as_bytes(), least], |row| row.get::<_, Vec<u8>>(0))?;
         rows.map(|row| decode("chain", &row?)).collect()
+    }
+
+    /// What calls cost on a day, counted from 1970.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn spent_on(&self, day: u64) -> Result<Msat, StoreError> {
+        let mut statement = self.connection.prepare_cached("SELECT spent FROM days WHERE day = ?1")?;
+        let day = i64::try_from(day).unwrap_or(i64::MAX);
+        let spent: Option<i64> = statement.query_row([day], |row| row.get(0)).optional()?;
+        Ok(Msat::new(spent.unwrap_or(0).unsigned_abs()))
     }
 
     /// Begins the next epoch: a number that no earlier start has had, stored before it is returned.
@@ -425,6 +445,12 @@ impl Batch<'_> {
                         serialize(&spend.by)
                     ],
                 )?;
+            }
+            Write::Day { day, by } => {
+                let mut statement = self.transaction.prepare_cached(
+                    "INSERT INTO days VALUES (?1, max(0, ?2)) ON CONFLICT (day) DO UPDATE SET spent = max(0, spent + ?2)",
+                )?;
+                statement.execute(params![i64::try_from(*day).unwrap_or(i64::MAX), by])?;
             }
             // A chain whose announcement was cut short may come again.
             Write::Ladder(channel, ladder) => {

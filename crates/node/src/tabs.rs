@@ -186,6 +186,11 @@ impl Tabs {
         Ok(spent)
     }
 
+    /// What a served call was charged; `None` when it was all that it stated.
+    pub fn other_cost(&self, channel: ChannelId, number: CallNumber) -> Option<Msat> {
+        self.session(channel)?.live().tab.numbers().other_cost(number)
+    }
+
     /// Ends a call: served for `charged`, or failed and free. What was charged.
     pub fn end(&self, channel: ChannelId, number: CallNumber, charged: Option<Msat>) -> Msat {
         let Some(session) = self.session(channel) else { return Msat::ZERO };

@@ -178,7 +178,8 @@ pub fn take_back(
 ) -> Result<Transaction, NotWorthIt> {
     let delay = outputs.first().map_or(Delay(0), |locked| locked.scripts.delay);
     let to = channel.params().payer.output.clone();
-    let fee = fee_rate.checked_mul_by_weight(take_back_weight(outputs)).unwrap_or(Amount::MAX);
+    // Nodes count whole virtual bytes: a fee by weight could be just below what they relay.
+    let fee = fee_rate.fee_vb(take_back_weight(outputs).to_vbytes_ceil()).unwrap_or(Amount::MAX);
     let sequence = Sequence::from_height(delay.0);
     let mut transaction = unsigned(outputs, Version::TWO, sequence, to, fee)?;
     let signatures = sign(keys, &transaction, outputs, |scripts| &scripts.timeout_leaf);

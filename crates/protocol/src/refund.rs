@@ -34,7 +34,7 @@ pub fn weight(channel: &Channel) -> Weight {
 pub fn most_fee_rate(channel: &Channel) -> FeeRate {
     let capacity = channel.params().capacity;
     let most = (capacity / 2).min(capacity.checked_sub(DUST).unwrap_or_default());
-    FeeRate::from_sat_per_kwu(most.to_sat().saturating_mul(1_000) / weight(channel).to_wu())
+    FeeRate::from_sat_per_kwu(most.to_sat().saturating_mul(250) / weight(channel).to_vbytes_ceil())
 }
 
 /// The complete refund, which the chain accepts from the block after the expiry on.
@@ -43,7 +43,8 @@ pub fn most_fee_rate(channel: &Channel) -> FeeRate {
 /// When the fee leaves nothing above dust.
 pub fn complete(channel: &Channel, keys: &ChannelKeys, fee_rate: FeeRate) -> Result<Transaction, NotWorthIt> {
     let params = channel.params();
-    let fee = fee_rate.checked_mul_by_weight(weight(channel)).unwrap_or(Amount::MAX);
+    // Nodes count whole virtual bytes: a fee by weight could be just below what they relay.
+    let fee = fee_rate.fee_vb(weight(channel).to_vbytes_ceil()).unwrap_or(Amount::MAX);
     let value = params
         .capacity
         .checked_sub(fee)
@@ -99,7 +100,7 @@ mod tests {
         testing::assert_spends_funding(&channel, &refund);
         assert_eq!(refund.weight(), weight(&channel));
         assert_eq!(refund.vsize(), 138);
-        let fee = rate * weight(&channel);
+        let fee = rate.fee_vb(138).unwrap();
         assert_eq!(Channel::paid_to(&refund, &channel.params().payer), channel.params().capacity - fee);
     }
 

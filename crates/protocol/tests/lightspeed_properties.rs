@@ -15,6 +15,7 @@ use proptest::prelude::*;
 #[derive(Clone, Debug)]
 enum Action {
     Call(u64),
+    TopUp { which: usize, by: u64 },
     Announce(Shape),
     DeliverUp { which: usize, refuse: bool },
     DeliverDown(usize),
@@ -56,6 +57,7 @@ fn action() -> impl Strategy<Value = Action> {
     ];
     prop_oneof![
         16 => cost().prop_map(Action::Call),
+        4 => (any::<usize>(), cost()).prop_map(|(which, by)| Action::TopUp { which, by }),
         3 => shape().prop_map(Action::Announce),
         20 => (any::<usize>(), prop::bool::weighted(0.1)).prop_map(|(which, refuse)| Action::DeliverUp { which, refuse }),
         14 => any::<usize>().prop_map(Action::DeliverDown),
@@ -65,9 +67,9 @@ fn action() -> impl Strategy<Value = Action> {
         3 => any::<usize>().prop_map(Action::DoubleDown),
         14 => (any::<usize>(), end).prop_map(|(which, end)| Action::Finish { which, end }),
         2 => Just(Action::AskAgain),
-        2 => Just(Action::Flush),
+        1 => Just(Action::Flush),
         1 => Just(Action::RestartBuyer),
-        1 => Just(Action::CrashSeller),
+        2 => Just(Action::CrashSeller),
     ]
 }
 
@@ -78,6 +80,7 @@ fn act(calls: &mut Calls, action: Action, shape: Shape) {
                 calls.announce(shape);
             }
         }
+        Action::TopUp { which, by } => calls.top_up(which, Msat::new(by)),
         Action::Announce(shape) => drop(calls.announce(shape)),
         Action::DeliverUp { which, refuse } => calls.deliver_up(which, refuse),
         Action::DeliverDown(which) => calls.deliver_down(which),

@@ -5,14 +5,18 @@
 //! lied to by a [`relay::Relay`]. What counts in the end is what everybody has, as the wallets and as the blocks tell it.
 
 pub mod accounts;
+pub mod calls;
 pub mod crashes;
 pub mod message;
 pub mod people;
 pub mod process;
 pub mod relay;
+pub mod service;
 pub mod wait;
 pub mod world;
 
+pub use calls::{Api, Proxy};
 pub use people::{Goods, Person, Seller};
 pub use process::{Ended, Process};
+pub use service::Service;
 pub use world::World;

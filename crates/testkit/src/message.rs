@@ -36,6 +36,12 @@ impl Message {
         answer.with_body(body.to_string().into_bytes())
     }
 
+    /// An answer with a body.
+    pub fn answer(status: u16, body: &[u8]) -> Self {
+        let start = format!("HTTP/1.1 {status} Answer");
+        Self { start, headers: Vec::new(), body: Vec::new() }.with_body(body.to_vec())
+    }
+
     /// With this header instead of any that it has of that name.
     #[must_use]
     pub fn with(mut self, name: &str, value: &str) -> Self {
@@ -54,6 +60,11 @@ impl Message {
     /// A header's value.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// What a request asks for: path and query.
+    pub fn target(&self) -> &str {
+        self.start.split(' ').nth(1).unwrap_or_default()
     }
 
     /// An answer's status, 0 for a request.

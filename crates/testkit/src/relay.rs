@@ -156,18 +156,25 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
 
 /// One connection: a request, its answer, the next request.
 fn pass(client: &TcpStream, shared: &Shared) -> Result<()> {
-    let seller = TcpStream::connect(&shared.behind)?;
-    seller.set_read_timeout(Some(PATIENCE))?;
-    let (mut from_client, mut from_seller) = (BufReader::new(client), BufReader::new(&seller));
+    let mut from_client = BufReader::new(client);
+    let mut seller = None;
     while let Some(request) = Message::read(&mut from_client, false)? {
         shared.requests.lock().expect("no holder of this lock panics").push(request.clone());
         if let Some(answer) = (shared.instead)(&request) {
             answer.write(&mut &*client)?;
             continue;
         }
-        request.write(&mut &seller)?;
+        let seller = match &mut seller {
+            Some(seller) => seller,
+            none => {
+                let seller = TcpStream::connect(&shared.behind)?;
+                seller.set_read_timeout(Some(PATIENCE))?;
+                none.insert(BufReader::new(seller))
+            }
+        };
+        request.write(seller.get_mut())?;
         let bodiless = request.start.starts_with("HEAD");
-        let Some(mut answer) = Message::read(&mut from_seller, bodiless)? else { return Ok(()) };
+        let Some(mut answer) = Message::read(seller, bodiless)? else { return Ok(()) };
         match (shared.meddle)(&request, &mut answer) {
             Fate::Deliver => answer.write(&mut &*client)?,
             Fate::Swallow => {}

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use axum::http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
-use axum::http::{HeaderMap, Method};
-use farthing_http::caller::{Budget, Caller, Means, Outgoing, Quote};
+use axum::http::{HeaderMap, Method, StatusCode};
+use farthing_http::caller::{Answer, Budget, Caller, Means, Outgoing, Quote};
 use farthing_http::client::{self, Client, ClientError};
 use farthing_node::buyer::Buyer;
 use serde_json::json;
@@ -36,36 +36,52 @@ async fn call(
     outgoing: &Outgoing,
     buyer: Arc<Buyer>,
 ) -> anyhow::Result<()> {
-    let caller = caller(context, &arguments.spending, buyer).await?;
+    let caller = Arc::new(caller(context, &arguments.spending, buyer).await?);
     if arguments.dry_run {
         return dry_run(context, &caller, outgoing, arguments).await;
     }
-    let (response, cost) = match arguments.no_pay {
-        true => (caller.unpaid(outgoing).await?, None),
-        false => {
-            let paid = caller.call(outgoing).await?;
-            (paid.response, Some(paid.cost))
-        }
-    };
-    tracing::info!(cost = cost.map_or(0, |cost| cost.get()), "called");
-    let mut out: Box<dyn std::io::Write> = match &arguments.output {
-        Some(file) => {
-            Box::new(std::fs::File::create(file).with_context(|| format!("cannot write {}", file.display()))?)
-        }
-        None => Box::new(stdout()),
-    };
-    if arguments.include {
-        writeln!(out, "HTTP/1.1 {}", response.status())?;
-        for (name, value) in response.headers() {
-            writeln!(out, "{name}: {}", String::from_utf8_lossy(value.as_bytes()))?;
-        }
-        writeln!(out)?;
+    if arguments.no_pay {
+        return print(arguments, caller.unpaid(outgoing).await?).await;
     }
-    let mut response = response;
+    let mut paid = caller.call(outgoing).await?;
+    let mut out = out(arguments)?;
+    if arguments.include {
+        print_head(&mut out, paid.status(), paid.headers())?;
+    }
+    while let Some(part) = paid.chunk().await? {
+        out.write_all(&part)?;
+    }
+    out.flush()?;
+    tracing::info!(cost = %paid.cost(), "called");
+    Ok(())
+}
+
+async fn print(arguments: &CallArguments, mut response: Answer) -> anyhow::Result<()> {
+    let mut out = out(arguments)?;
+    if arguments.include {
+        print_head(&mut out, response.status(), response.headers())?;
+    }
     while let Some(part) = response.chunk().await.context("the answer broke off")? {
         out.write_all(&part)?;
     }
     Ok(out.flush()?)
+}
+
+fn out(arguments: &CallArguments) -> anyhow::Result<Box<dyn std::io::Write>> {
+    Ok(match &arguments.output {
+        Some(file) => {
+            Box::new(std::fs::File::create(file).with_context(|| format!("cannot write {}", file.display()))?)
+        }
+        None => Box::new(stdout()),
+    })
+}
+
+fn print_head(out: &mut impl std::io::Write, status: StatusCode, headers: &HeaderMap) -> anyhow::Result<()> {
+    writeln!(out, "HTTP/1.1 {status}")?;
+    for (name, value) in headers {
+        writeln!(out, "{name}: {}", String::from_utf8_lossy(value.as_bytes()))?;
+    }
+    Ok(writeln!(out)?)
 }
 
 async fn dry_run(
@@ -80,7 +96,9 @@ async fn dry_run(
     let (client, limits, deposit) = (caller.client().clone(), context.limits(), arguments.spending.deposit.0);
     let plan = blocking(move || Ok(client.plan(&offer, &limits, deposit)?)).await?;
     let value = json!({
-        "cost_msat": price.get(),
+        "cost_msat": price.call.get(),
+        "kib_msat": price.kib.get(),
+        "event_msat": price.event.get(),
         "capacity_sat": plan.capacity.to_sat(),
         "commitment_fee_sat": plan.commitment_fee.to_sat(),
         "prepaid_sat": plan.prepaid.to_sat(),
@@ -115,6 +133,7 @@ pub async fn caller(context: &Context, spending: &Spending, buyer: Arc<Buyer>) -
     let budget = Budget {
         call: spending.max_cost.map(|most| most.0),
         session: spending.budget.map(|most| most.0),
+        day: spending.day_budget.map(|most| most.0),
         payee: spending.payee_budget.map(|most| most.0),
     };
     let means = Means {
@@ -125,7 +144,7 @@ pub async fn caller(context: &Context, spending: &Spending, buyer: Arc<Buyer>) -
         // Until a new channel's funding is in a block.
         patience: Duration::from_secs(2 * 3_600),
     };
-    Ok(Caller::new(client, means))
+    Ok(Caller::new(client, means).await?)
 }
 
 fn outgoing(arguments: &CallArguments) -> anyhow::Result<Outgoing> {

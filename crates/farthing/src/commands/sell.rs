@@ -7,7 +7,7 @@ use anyhow::{Context as _, bail};
 use farthing_http::challenge::Price;
 use farthing_http::gate::{Gate, Manner};
 use farthing_http::server::{self, Shop};
-use farthing_http::tariff::Tariff;
+use farthing_http::tariff::{CallPrice, Tariff};
 use farthing_http::upstream::Upstream;
 use farthing_node::seller::Seller;
 use farthing_protocol::Msat;
@@ -26,7 +26,9 @@ use crate::config::Context;
 pub async fn run(context: &Context, arguments: SellArguments) -> anyhow::Result<()> {
     match (&arguments.file, &arguments.upstream, arguments.price) {
         (_, Some(upstream), PriceArgument::Call(price)) => calls(context, &arguments, upstream, price).await,
-        (_, Some(upstream), PriceArgument::Free) => calls(context, &arguments, upstream, Msat::ZERO).await,
+        (_, Some(upstream), PriceArgument::Free) => {
+            calls(context, &arguments, upstream, CallPrice::default()).await
+        }
         (_, Some(_), PriceArgument::Bytes(_)) => bail!("calls have a price for each: --price 10msat/call"),
         (Some(file), None, PriceArgument::Bytes(price)) => pieces(context, &arguments, file, price).await,
         (Some(file), None, PriceArgument::Free) => {
@@ -42,7 +44,7 @@ async fn calls(
     context: &Context,
     arguments: &SellArguments,
     upstream: &str,
-    price: Msat,
+    price: CallPrice,
 ) -> anyhow::Result<()> {
     let SellArguments { listen, route, shadow, .. } = arguments;
     let service = Upstream::new(upstream)?;
@@ -57,12 +59,12 @@ async fn calls(
     let value = json!({
         "url": url,
         "upstream": upstream,
-        "price_msat": price.get(),
+        "price_msat": price.call.get(),
         "shadow": shadow,
         "most_exposure_msat": exposure.get(),
     });
     let line = format!(
-        "Calls to {upstream} cost {price} each at\n\n    {url}\n\n\
+        "Calls to {upstream} cost {price} at\n\n    {url}\n\n\
          What you can lose with one payer: what it called since its last rung, at most {exposure} (`most_exposure`); and below {floor} \
          a channel is not worth closing alone, so that is the least first payment. This process closes each channel by itself {} \
          blocks before it expires: keep it running, or start it at least that often.\n\

@@ -1,6 +1,7 @@
 //! `farthing demo`: everything on a private chain, with real processes and a real bitcoind.
 
 mod acts;
+mod lightspeed;
 mod people;
 mod report;
 mod stage;
@@ -10,13 +11,21 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 
-use crate::cli::DemoArguments;
+use crate::cli::{DemoArguments, Play};
 use crate::demo::report::Report;
 use crate::demo::stage::Stage;
 use crate::output::Output;
 
-/// Plays the sale and the three acts, then prints what everybody had before and after.
+/// Plays what was asked for.
 pub async fn run(arguments: &DemoArguments, json: bool) -> anyhow::Result<()> {
+    match arguments.what {
+        Play::Channel => channel(arguments, json).await,
+        Play::Lightspeed => lightspeed::run(arguments.calls, json).await,
+    }
+}
+
+/// Plays the sale and the three acts, then prints what everybody had before and after.
+async fn channel(arguments: &DemoArguments, json: bool) -> anyhow::Result<()> {
     let file = match &arguments.file {
         Some(file) => file.clone(),
         None => std::env::current_exe().context("this program's own file is not known: use --file")?,

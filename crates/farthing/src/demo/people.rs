@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use anyhow::{Context as _, bail};
-use bitcoin::Amount;
+use bitcoin::{Amount, Network};
 use farthing_chain::RpcAuth;
+use farthing_node::home::Home;
 use serde_json::Value;
 
 use crate::demo::stage::{PATIENCE, Stage};
@@ -47,6 +48,31 @@ impl Person {
             stage.give(address["address"].as_str().context("an address")?, amount)?;
         }
         Ok(person)
+    }
+
+    /// The same person, with this variable in the environment.
+    pub fn with(mut self, name: &'static str, value: &str) -> Self {
+        self.environment.retain(|(known, _)| *known != name);
+        self.environment.push((name, value.to_owned()));
+        self
+    }
+
+    /// The person's data folder, for a program that is not a process of its own.
+    pub fn home(&self) -> anyhow::Result<Home> {
+        Ok(Home::open(&self.folder, Network::Regtest)?)
+    }
+
+    /// Starts a program that serves until it is killed, and waits until it says where.
+    pub fn serve(&self, arguments: &[&str]) -> anyhow::Result<Service> {
+        let mut process = Process(self.command(arguments)?.spawn()?);
+        let mut output = BufReader::new(process.0.stdout.take().context("standard output")?);
+        let mut line = String::new();
+        output.read_line(&mut line)?;
+        let said: Value = serde_json::from_str(&line).with_context(|| {
+            format!("the {}'s `farthing {}` did not start", self.name, arguments.join(" "))
+        })?;
+        let url = said["url"].as_str().context("an address")?.to_owned();
+        Ok(Service { process, url, _output: output })
     }
 
     /// Where the person puts what it buys.
@@ -130,6 +156,21 @@ impl Drop for Process {
     fn drop(&mut self) {
         let _ended_already = self.0.kill();
         let _ended_already = self.0.wait();
+    }
+}
+
+/// A running program that serves.
+pub struct Service {
+    process: Process,
+    /// Where it listens.
+    pub url: String,
+    _output: BufReader<ChildStdout>,
+}
+
+impl Service {
+    /// It is gone, without a word.
+    pub fn kill(mut self) -> anyhow::Result<()> {
+        self.process.kill()
     }
 }
 

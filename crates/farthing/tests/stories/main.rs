@@ -5,6 +5,7 @@ mod closing;
 mod crashes;
 mod full_disk;
 mod killed;
+mod lightspeed;
 mod node_lost;
 mod refused;
 mod replayed;

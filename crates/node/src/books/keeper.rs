@@ -148,6 +148,9 @@ impl<M: Machine> Keeper<M> {
             Order::State(id, reply) => {
                 let _caller_left = reply.send(self.pages.get(&id).map(|page| page.state.clone()));
             }
+            Order::Day(day, reply) => {
+                let _caller_left = reply.send(self.store.spent_on(day).map_err(Arc::new));
+            }
             Order::Fold(id) => self.fold(id, batch),
             Order::Spends(outpoint, reply) => {
                 let _caller_left = reply.send(self.store.spends(&outpoint).map_err(Arc::new));
@@ -181,7 +184,7 @@ impl<M: Machine> Keeper<M> {
     }
 
     fn decide(&mut self, order: Handle<M>, batch: &mut DraftBatch<M>) {
-        let Handle { id, input, item, reply } = order;
+        let Handle { id, input, item, writes, reply } = order;
         if !self.pages.contains_key(&id) {
             return Whom::<M>::One(reply).refuse(OrderError::NoChannel(id));
         }
@@ -200,6 +203,7 @@ impl<M: Machine> Keeper<M> {
         }
         if self.handle(id, input, Whom::One(reply), batch) {
             batch.drafts.entry(id).or_default().items.extend(item);
+            batch.writes.extend(writes);
         }
     }
 

@@ -1,6 +1,7 @@
 //! Paying for calls: chains of words, calls, and what they turned out to cost.
 
 use std::collections::HashMap;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use farthing_protocol::lightspeed::call::{MacKey, Target};
 use farthing_protocol::lightspeed::ladder::{self, BadLadder};
@@ -11,6 +12,7 @@ use farthing_protocol::{ChannelId, Msat, Payment};
 
 use crate::books::OrderError;
 use crate::buyer::Buyer;
+use crate::store::Write;
 
 /// A chain to be sent to the payee.
 #[derive(Clone, Debug)]
@@ -128,7 +130,40 @@ impl Buyer {
     /// # Errors
     /// When the words do not cover it, or it could not be stored. Then nothing is revealed.
     pub async fn call(&self, id: ChannelId, cost: Msat, target: &Target<'_>) -> Result<Prepared, CallsError> {
-        let outcome = self.books.handle(id, Input::Call(call::Input::Call { cost }), None).await?;
+        self.prepare(id, call::Input::Call { cost }, target).await
+    }
+
+    /// Prepares a call of no cost that lets one that runs cost `by` more.
+    ///
+    /// # Errors
+    /// When the words do not cover it, or it could not be stored. Then nothing is revealed.
+    pub async fn top_up(
+        &self,
+        id: ChannelId,
+        number: CallNumber,
+        by: Msat,
+        target: &Target<'_>,
+    ) -> Result<Prepared, CallsError> {
+        self.prepare(id, call::Input::TopUp { number, by }, target).await
+    }
+
+    async fn prepare(
+        &self,
+        id: ChannelId,
+        input: call::Input,
+        target: &Target<'_>,
+    ) -> Result<Prepared, CallsError> {
+        let by = match &input {
+            call::Input::Call { cost } => *cost,
+            call::Input::TopUp { by, .. } => *by,
+            call::Input::Announce(_)
+            | call::Input::Taken { .. }
+            | call::Input::Refused { .. }
+            | call::Input::Answered { .. }
+            | call::Input::Epoch(_)
+            | call::Input::Reconcile(_) => Msat::ZERO,
+        };
+        let outcome = self.books.handle_and_write(id, Input::Call(input), today(by, 1)).await?;
         let ticket = outcome.effects.into_iter().find_map(|effect| match effect {
             Effect::Call(ticket) => Some(ticket),
             Effect::Propose(_)
@@ -150,7 +185,7 @@ impl Buyer {
         Ok(Prepared { bytes: call.to_bytes(&mac), call })
     }
 
-    /// What a call turned out to cost; `None` when it was not served and never will be.
+    /// What a call of at most `most` turned out to cost; `None` when it was not served and never will be.
     ///
     /// # Errors
     /// When the payee claims more than the call allowed, or it could not be stored.
@@ -159,9 +194,19 @@ impl Buyer {
         id: ChannelId,
         number: CallNumber,
         charged: Option<Msat>,
+        most: Msat,
     ) -> Result<(), OrderError<Reject>> {
-        let input = call::Input::Answered { number, charged };
-        self.books.handle(id, Input::Call(input), None).await.map(drop)
+        let unspent = most.saturating_sub(charged.unwrap_or(Msat::ZERO));
+        let input = Input::Call(call::Input::Answered { number, charged });
+        self.books.handle_and_write(id, input, today(unspent, -1)).await.map(drop)
+    }
+
+    /// What calls have cost today (UTC), by all processes of this data folder; those without an answer count in full.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn spent_today(&self) -> Result<Msat, OrderError<Reject>> {
+        self.books.spent_on(day()).await
     }
 
     /// The payee has begun another epoch.
@@ -230,6 +275,19 @@ impl Buyer {
             stock.chains.clear();
         }
         stock.chains.insert((id, number), words);
+    }
+}
+
+/// The number of days since 1970.
+pub fn day() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() / 86_400)
+}
+
+/// Counts an amount towards today.
+fn today(amount: Msat, sign: i64) -> Vec<Write> {
+    match i64::try_from(amount.get()).unwrap_or(i64::MAX) {
+        0 => Vec::new(),
+        amount => vec![Write::Day { day: day(), by: sign * amount }],
     }
 }
 

@@ -8,6 +8,8 @@
 //! money on another. So its number is void from then on: a copy of the call that comes late is not served after all. A
 //! number that nobody remembers is told apart from a void one, since it may have been served before.
 
+use std::collections::VecDeque;
+
 use serde::{Deserialize, Serialize};
 
 use crate::amount::Msat;
@@ -96,14 +98,30 @@ impl Window {
     }
 }
 
+/// A call that is being served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct RunningCall {
+    counter: u64,
+    /// What it said that it may cost.
+    stated: Msat,
+    /// What is set aside for it: more, after a top-up.
+    aside: Msat,
+}
+
 /// The numbers of one payer's calls.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Numbers {
     present: Window,
     before: Window,
-    /// Calls that are being served, with what is set aside for each. A crash forgets them: they cost nothing then.
+    /// Calls that are being served, in the order of their counters, since they mostly come and end in it. A crash forgets
+    /// them: they cost nothing then.
     #[serde(skip)]
-    running: Vec<(u64, Msat)>,
+    running: VecDeque<RunningCall>,
+    /// What is set aside for all of them.
+    #[serde(skip)]
+    pending: Msat,
+    /// Served calls of both windows that cost something else than they stated, for their receipts.
+    other_costs: Vec<(CallNumber, Msat)>,
 }
 
 impl Numbers {
@@ -113,6 +131,7 @@ impl Numbers {
             let fresh = Window { epoch, ..Window::default() };
             self.before = std::mem::replace(&mut self.present, fresh);
             self.running.clear();
+            self.pending = Msat::ZERO;
         }
     }
 
@@ -125,7 +144,7 @@ impl Numbers {
     pub fn standing(&self, number: CallNumber) -> Standing {
         let CallNumber { epoch, counter } = number;
         let is_present = epoch == self.present.epoch;
-        if is_present && self.running.iter().any(|(running, _)| *running == counter) {
+        if is_present && self.place(counter).is_ok() {
             return Standing::Running;
         }
         let window = match epoch {
@@ -160,7 +179,7 @@ impl Numbers {
 
     /// What is set aside for calls that are being served.
     pub fn pending(&self) -> Msat {
-        self.running.iter().map(|(_, cost)| *cost).sum()
+        self.pending
     }
 
     /// How many calls are being served.
@@ -170,18 +189,48 @@ impl Numbers {
 
     pub(crate) fn start(&mut self, counter: u64, cost: Msat) {
         self.present.advance(counter);
-        self.running.push((counter, cost));
+        let (Ok(place) | Err(place)) = self.place(counter);
+        self.running.insert(place, RunningCall { counter, stated: cost, aside: cost });
+        self.pending = self.pending.saturating_add(cost);
     }
 
-    /// Ends a running call and gives back what was set aside for it; `None` when no such call runs.
-    pub(crate) fn end(&mut self, number: CallNumber, was_served: bool) -> Option<Msat> {
+    /// Where a call is among those that run, or else where it belongs.
+    fn place(&self, counter: u64) -> Result<usize, usize> {
+        match self.running.back() {
+            Some(last) if counter <= last.counter => {
+                self.running.binary_search_by_key(&counter, |call| call.counter)
+            }
+            Some(_) | None => Err(self.running.len()),
+        }
+    }
+
+    /// Ends a running call, served for `charged` or failed, and gives what is charged: never more than was set aside for it.
+    /// `None` when no such call runs.
+    pub(crate) fn end(&mut self, number: CallNumber, charged: Option<Msat>) -> Option<Msat> {
         if number.epoch != self.present.epoch {
             return None;
         }
-        let at = self.running.iter().position(|(counter, _)| *counter == number.counter)?;
-        let (counter, cost) = self.running.swap_remove(at);
-        self.present.mark(counter, was_served);
+        let place = self.place(number.counter).ok()?;
+        let RunningCall { counter, stated, aside } = self.running.remove(place)?;
+        self.pending = self.pending.saturating_sub(aside);
+        self.present.mark(counter, charged.is_some());
+        let cost = charged.unwrap_or(Msat::ZERO).min(aside);
+        if charged.is_some() && cost != stated {
+            self.note_cost(number, cost);
+        }
         Some(cost)
+    }
+
+    fn note_cost(&mut self, number: CallNumber, cost: Msat) {
+        let mut costs = std::mem::take(&mut self.other_costs);
+        costs.retain(|(number, _)| self.standing(*number) == Standing::Served);
+        costs.push((number, cost));
+        self.other_costs = costs;
+    }
+
+    /// What a served call was charged; `None` when it was all that it stated.
+    pub fn other_cost(&self, number: CallNumber) -> Option<Msat> {
+        self.other_costs.iter().find(|(other, _)| *other == number).map(|(_, cost)| *cost)
     }
 
     /// Sets more aside for a running call.
@@ -189,9 +238,12 @@ impl Numbers {
         if number.epoch != self.present.epoch {
             return None;
         }
-        let (_, cost) = self.running.iter_mut().find(|(counter, _)| *counter == number.counter)?;
-        *cost = cost.checked_add(by)?;
-        Some(*cost)
+        let place = self.place(number.counter).ok()?;
+        let pending = self.pending.checked_add(by)?;
+        let call = self.running.get_mut(place)?;
+        call.aside = call.aside.checked_add(by)?;
+        self.pending = pending;
+        Some(call.aside)
     }
 }
 
@@ -209,7 +261,7 @@ mod tests {
 
     fn serve(numbers: &mut Numbers, counter: u64) {
         numbers.start(counter, Msat::new(1));
-        numbers.end(number(numbers.epoch(), counter), true).unwrap();
+        numbers.end(number(numbers.epoch(), counter), Some(Msat::new(1))).unwrap();
     }
 
     proptest! {
@@ -236,7 +288,8 @@ mod tests {
                     numbers.start(counter, Msat::new(7));
                     prop_assert_eq!(numbers.standing(number(1, counter)), Standing::Running);
                     highest = highest.max(counter);
-                    prop_assert_eq!(numbers.end(number(1, counter), succeeds), Some(Msat::new(7)));
+                    let charged = succeeds.then_some(Msat::new(7));
+                    prop_assert_eq!(numbers.end(number(1, counter), charged), Some(charged.unwrap_or_default()));
                     let ended = if succeeds { &mut served } else { &mut failed };
                     ended.insert(counter);
                 }
@@ -256,7 +309,7 @@ mod tests {
         assert_eq!(numbers.standing(number(3, 6)), Standing::Void);
         assert_eq!(numbers.standing(number(4, 5)), Standing::New);
         assert_eq!(numbers.standing(number(9, 1)), Standing::Void);
-        assert_eq!(numbers.end(number(3, 6), true), None, "it ended with its epoch");
+        assert_eq!(numbers.end(number(3, 6), Some(Msat::new(1))), None, "it ended with its epoch");
         numbers.begin(5);
         assert_eq!(numbers.standing(number(3, 5)), Standing::Forgotten);
         assert_eq!(numbers.standing(number(3, 6)), Standing::Forgotten);
@@ -294,13 +347,33 @@ mod tests {
     }
 
     #[test]
+    fn a_receipt_tells_what_a_call_did_cost() {
+        let mut numbers = Numbers::default();
+        numbers.begin(1);
+        (1..=4).for_each(|counter| numbers.start(counter, Msat::new(10)));
+        numbers.raise(number(1, 3), Msat::new(5)).unwrap();
+        assert_eq!(numbers.end(number(1, 1), Some(Msat::new(10))), Some(Msat::new(10)));
+        assert_eq!(numbers.end(number(1, 2), Some(Msat::new(4))), Some(Msat::new(4)));
+        assert_eq!(numbers.end(number(1, 3), Some(Msat::new(99))), Some(Msat::new(15)));
+        assert_eq!(numbers.end(number(1, 4), None), Some(Msat::ZERO));
+        let costs: Vec<Option<Msat>> =
+            (1..=4).map(|counter| numbers.other_cost(number(1, counter))).collect();
+        assert_eq!(costs, [None, Some(Msat::new(4)), Some(Msat::new(15)), None]);
+        // They are forgotten with their numbers.
+        serve(&mut numbers, 5_000);
+        numbers.start(5_001, Msat::new(10));
+        numbers.end(number(1, 5_001), Some(Msat::new(1))).unwrap();
+        assert_eq!(numbers.other_cost(number(1, 2)), None);
+    }
+
+    #[test]
     fn a_running_call_outlives_the_window() {
         let mut numbers = Numbers::default();
         numbers.begin(1);
         numbers.start(1, Msat::new(9));
         serve(&mut numbers, 5_000);
         assert_eq!(numbers.standing(number(1, 1)), Standing::Running);
-        assert_eq!(numbers.end(number(1, 1), true), Some(Msat::new(9)));
+        assert_eq!(numbers.end(number(1, 1), Some(Msat::new(9))), Some(Msat::new(9)));
         assert_eq!(numbers.standing(number(1, 1)), Standing::Forgotten);
     }
 

@@ -145,6 +145,9 @@ pub enum Unable {
     /// The chain makes no sense in this channel.
     #[error(transparent)]
     BadChain(#[from] BadLadder),
+    /// The call has its answer.
+    #[error("call {0:?} was answered already")]
+    Answered(CallNumber),
     /// The payee claims to have charged more than the call allowed.
     #[error("the seller says that it charged {got} for a call of at most {most}")]
     Overcharged {
@@ -349,6 +352,28 @@ impl Purse {
         let (chain, index) = (position.terms.number, position.index);
         self.outstanding.insert(number, Outstanding { cost, chain, index });
         Ok(Ticket { number, cost, chain, index, last: position.before.filter(|_| position.carries) })
+    }
+
+    /// Prepares a call of no cost that lets a call without an answer cost `by` more. Its word covers that.
+    pub(crate) fn top_up(
+        &mut self,
+        channel: &Channel,
+        number: CallNumber,
+        by: Msat,
+    ) -> Result<Ticket, Unable> {
+        if !self.outstanding.contains_key(&number) {
+            return Err(Unable::Answered(number));
+        }
+        let mut ticket = self.call(channel, by)?;
+        // What the new call reveals is for the one that runs.
+        ticket.cost = Msat::ZERO;
+        if let Some(call) = self.outstanding.get_mut(&ticket.number) {
+            call.cost = Msat::ZERO;
+        }
+        if let Some(call) = self.outstanding.get_mut(&number) {
+            call.cost = call.cost.saturating_add(by);
+        }
+        Ok(ticket)
     }
 
     /// A call was answered: served for `charged`, or refused and free.

@@ -29,6 +29,13 @@ pub enum Input {
         /// The most that it may cost.
         cost: Msat,
     },
+    /// A call that runs is to be allowed to cost more.
+    TopUp {
+        /// The call.
+        number: CallNumber,
+        /// How much more.
+        by: Msat,
+    },
     /// A call was answered: served for `charged`, or not served, never to be, and free.
     Answered {
         /// The call.
@@ -52,6 +59,7 @@ impl Purse {
             Input::Taken { chain, epoch } => self.taken(chain, epoch).map(|()| None),
             Input::Refused { chain } => self.refused(chain).map(|()| None),
             Input::Call { cost } => Ok(Some(Effect::Call(self.call(channel, cost)?))),
+            Input::TopUp { number, by } => Ok(Some(Effect::Call(self.top_up(channel, number, by)?))),
             Input::Answered { number, charged } => self.answered(number, charged).map(|()| None),
             Input::Epoch(epoch) => {
                 self.turn_to(epoch);

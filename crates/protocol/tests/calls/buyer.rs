@@ -17,13 +17,20 @@ use super::seller::Seller;
 use super::{TARGET, Up, payer_key};
 use crate::common::{TIP, at, commit, rate};
 
+/// A call as it was sent, and the call that it tops up, if it does.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Logged {
+    pub bytes: Vec<u8>,
+    pub tops_up: Option<(CallNumber, Msat)>,
+}
+
 pub struct Buyer {
     pub setup: payer::Setup,
     key: MacKey,
     state: State,
     /// What was stored: the machine's state, in the same save as the log.
     disk: Vec<u8>,
-    log: BTreeMap<CallNumber, Vec<u8>>,
+    log: BTreeMap<CallNumber, Logged>,
     /// In memory only; drawn again after a restart.
     words: BTreeMap<u32, Words>,
     /// The most that calls which were sent could have cost at any time.
@@ -90,22 +97,37 @@ impl Buyer {
     }
 
     /// Stores a call and gives its bytes. They show no word that the call does not need.
-    pub fn call(&mut self, cost: Msat) -> Result<Vec<u8>, payer::Reject> {
-        let effects = self.takes(payer::Input::Call(Input::Call { cost }))?;
+    pub fn call(&mut self, cost: Msat) -> Result<Logged, payer::Reject> {
+        self.sends(Input::Call { cost }, None)
+    }
+
+    /// A call that lets another cost more; one of those that were not answered.
+    pub fn top_up(&mut self, which: usize, by: Msat) -> Result<Option<Logged>, payer::Reject> {
+        let waiting: Vec<CallNumber> = self.log.keys().copied().collect();
+        if waiting.is_empty() {
+            return Ok(None);
+        }
+        let number = waiting[which % waiting.len()];
+        self.sends(Input::TopUp { number, by }, Some((number, by))).map(Some)
+    }
+
+    fn sends(&mut self, input: Input, tops_up: Option<(CallNumber, Msat)>) -> Result<Logged, payer::Reject> {
+        let effects = self.takes(payer::Input::Call(input))?;
         let [Effect::Call(ticket)] = effects[..] else { panic!("a call, not {effects:?}") };
         let last = ticket.last.map(|(chain, index)| self.words(chain).word(index).unwrap());
         let call = Call {
             channel: self.setup.channel.id(),
             number: ticket.number,
-            cost,
+            cost: ticket.cost,
             chain: ticket.chain,
             index: ticket.index,
             word: self.words(ticket.chain).word(ticket.index).unwrap(),
             last,
         };
         let bytes = call.to_bytes(&self.key.mac(&call, &TARGET));
-        assert_eq!(self.log.insert(ticket.number, bytes.clone()), None, "a number is used once");
-        Ok(bytes)
+        let logged = Logged { bytes, tops_up };
+        assert_eq!(self.log.insert(ticket.number, logged.clone()), None, "a number is used once");
+        Ok(logged)
     }
 
     /// Stores a chain and signs its rungs, if none waits and the capacity covers one.

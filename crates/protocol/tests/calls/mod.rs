@@ -5,7 +5,7 @@ pub mod buyer;
 pub mod seller;
 
 use bitcoin::Amount;
-use buyer::Buyer;
+use buyer::{Buyer, Logged};
 use farthing_protocol::lightspeed::call::{MacKey, Target};
 use farthing_protocol::lightspeed::{CallNumber, ChainTerms, Rung, Shape};
 use farthing_protocol::payer::call::Input;
@@ -21,7 +21,7 @@ pub const TARGET: Target<'static> =
 
 pub enum Up {
     Chain { terms: ChainTerms, rungs: Vec<Rung>, prepaid: Payment },
-    Call(Vec<u8>),
+    Call(Logged),
     Reconcile { last: CallNumber, round: u32 },
 }
 
@@ -99,9 +99,18 @@ impl Calls {
         if self.asked.is_some() {
             return Ok(());
         }
-        let bytes = self.buyer.call(cost)?;
-        self.up.push(Up::Call(bytes));
+        let call = self.buyer.call(cost)?;
+        self.up.push(Up::Call(call));
         Ok(())
+    }
+
+    /// Lets a call that waits for its answer cost more, if the purse is able to.
+    pub fn top_up(&mut self, which: usize, by: Msat) {
+        if self.asked.is_none()
+            && let Ok(call) = self.buyer.top_up(which, by)
+        {
+            self.up.extend(call.map(Up::Call));
+        }
     }
 
     /// Announces a chain of that shape, or as much of it as the capacity covers, unless one waits. Whether it did.
@@ -132,7 +141,7 @@ impl Calls {
         let which = which % self.up.len();
         let answer = match self.up.remove(which) {
             Up::Chain { terms, rungs, prepaid } => Some(self.seller.chain(terms, rungs, prepaid, refuse)),
-            Up::Call(bytes) => self.seller.call(&bytes),
+            Up::Call(call) => self.seller.call(&call),
             Up::Reconcile { last, round } => {
                 self.seller.reconcile(last).map(|spent| Down::Spent { spent, round })
             }

@@ -13,6 +13,7 @@ use farthing_protocol::{Channel, Msat, Payment, commitment};
 use secp256k1::schnorr;
 use serde::{Deserialize, Serialize};
 
+use super::buyer::Logged;
 use super::{Down, TARGET, payee_key};
 use crate::common::{TIP, assert_valid, at, commit, spends};
 
@@ -158,8 +159,8 @@ impl Seller {
         if is_taken { Down::Taken { chain, epoch: self.memory.epoch } } else { Down::Refused { chain } }
     }
 
-    pub fn call(&mut self, bytes: &[u8]) -> Option<Down> {
-        let (call, mac) = Call::from_bytes(bytes).expect("a call");
+    pub fn call(&mut self, sent: &Logged) -> Option<Down> {
+        let (call, mac) = Call::from_bytes(&sent.bytes).expect("a call");
         self.key.verify(&call, &TARGET, &mac).expect("authentic");
         let number = call.number;
         let epoch = self.memory.epoch;
@@ -172,7 +173,8 @@ impl Seller {
         match admitted {
             Ok(()) => {
                 self.running.push((number, call.cost));
-                return None;
+                let (of, by) = sent.tops_up?;
+                return self.top_up(number, of, by);
             }
             Err(Refused::Served(_)) => {
                 let charged = self.memory.receipts[&number];
@@ -185,6 +187,19 @@ impl Seller {
         }
         assert_eq!((tab.spent(), tab.numbers().pending()), before, "a refused call costs nothing");
         Some(Down::Free { number, epoch })
+    }
+
+    /// A call that tops another up is over at once.
+    fn top_up(&mut self, number: CallNumber, of: CallNumber, by: Msat) -> Option<Down> {
+        let raised = self.tab.as_mut()?.top_up(of, by, None);
+        if let (Ok(aside), Some(call)) =
+            (&raised, self.running.iter_mut().find(|(running, _)| *running == of))
+        {
+            call.1 = *aside;
+        }
+        let end = if raised.is_ok() { End::Served { discount: 0 } } else { End::Failed };
+        let at = self.running.iter().position(|(running, _)| *running == number)?;
+        self.finish(at, end)
     }
 
     pub fn finish(&mut self, which: usize, end: End) -> Option<Down> {

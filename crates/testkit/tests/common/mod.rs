@@ -5,6 +5,8 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 #![allow(clippy::unwrap_used, reason = "a test helper may panic like the test that calls it")]
 
+pub mod calls;
+
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,7 +16,7 @@ use bitcoin::absolute::LockTime;
 use bitcoin::psbt::Psbt;
 use bitcoin::secp256k1::schnorr;
 use bitcoin::transaction::Version;
-use bitcoin::{Amount, FeeRate, Network, OutPoint, ScriptBuf, Transaction, TxIn, TxOut, Weight, Witness};
+use bitcoin::{Amount, FeeRate, Network, OutPoint, ScriptBuf, Transaction, TxIn, TxOut, Witness};
 use farthing_chain::{BroadcastError, Chain, OutputStatus, RegtestNode};
 use farthing_node::books::{Item, OrderError};
 use farthing_node::buyer::Buyer;
@@ -46,8 +48,8 @@ pub const FINALITY: u32 = 6;
 pub const COMMITMENT: u64 = 204;
 /// What a closing with two outputs weighs, in virtual bytes.
 pub const CLOSING: u64 = 154;
-/// What a refund weighs with an expiry below block 32,768.
-pub const REFUND: Weight = Weight::from_wu(549);
+/// What a refund weighs, in virtual bytes.
+pub const REFUND: u64 = 138;
 /// What a child weighs, in virtual bytes.
 pub const CHILD: u64 = 111;
 /// What [`Story::buyer_pins`] weighs, in virtual bytes: with one output more it would be above the 1,000 of BIP431.
@@ -66,7 +68,7 @@ pub fn rate(sat_per_vb: u32) -> FeeRate {
 
 /// What a refund costs at that fee rate, in satoshi.
 pub fn refund_fee(sat_per_vb: u32) -> u64 {
-    (rate(sat_per_vb) * REFUND).to_sat()
+    u64::from(sat_per_vb) * REFUND
 }
 
 /// Runs what the two sides' async methods return.

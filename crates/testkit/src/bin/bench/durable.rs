@@ -6,31 +6,22 @@ use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use anyhow::{Context as _, bail, ensure};
-use bitcoin::key::TweakedPublicKey;
-use bitcoin::secp256k1::{Keypair, Message, SECP256K1, SecretKey};
-use bitcoin::sighash::{Prevouts, SighashCache, TapSighashType};
-use bitcoin::{
-    Address, Amount, FeeRate, Network, OutPoint, Sequence, Transaction, TxIn, TxOut, Witness, absolute,
-    transaction,
-};
-use farthing_chain::{OutputStatus, RegtestNode};
+use anyhow::{Context as _, ensure};
+use bitcoin::{Amount, Network};
+use farthing_chain::RegtestNode;
 use farthing_node::books::Item;
 use farthing_node::home::Home;
-use farthing_node::seller::{Seller, Terms};
+use farthing_node::seller::Seller;
 use farthing_node::tabs::Durability;
-use farthing_node::watch::Pace;
-use farthing_protocol::channel::Expiry;
-use farthing_protocol::keys::KeyId;
-use farthing_protocol::opening::{Confirmations, Offer};
-use farthing_protocol::{Channel, ChannelId, Msat, Params, Payment, payee};
+use farthing_protocol::{ChannelId, Msat, Payment, payee};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
 use crate::farthing::Folder;
-use crate::payer::{self, Payer};
+use crate::opened;
+use crate::payer::Payer;
 use crate::stats::median;
 
 /// Requests under way in each channel.
@@ -65,14 +56,12 @@ struct Lane {
 pub fn measure(node: &RegtestNode, folder: &Folder) -> anyhow::Result<Durable> {
     let data = folder.path().join("durable");
     let (home, _words) = Home::init(&data, Network::Regtest)?;
-    let pace = Pace {
-        interval: Duration::from_secs(5),
-        target_blocks: 3,
-        fallback_fee_rate: FeeRate::from_sat_per_vb_u32(2),
-    };
-    let seller = Arc::new(Seller::start(&home, node.chain(), pace, terms())?);
+    let terms = opened::terms(CAPACITY, 1 + MANY, Durability::Call);
+    let seller = Arc::new(Seller::start(&home, node.chain(), opened::pace(), terms)?);
     let runtime = Runtime::new()?;
-    let mut lanes = open(node, &seller, 1 + MANY)?;
+    let channels = opened::open(node, &seller, CAPACITY, 1 + MANY)?;
+    let mut lanes: Vec<Lane> =
+        channels.into_iter().map(|(id, payer)| Lane { id, payer, bought: 0 }).collect();
     let (one, many) = lanes.split_at_mut(1);
     let mut rounds = Vec::new();
     for _ in 0..ROUNDS {
@@ -144,107 +133,6 @@ impl Lane {
                 Ok((item, self.payer.buy(COST)?))
             })
             .collect()
-    }
-}
-
-/// Opens channels with the seller: one transaction funds them all, and is in a block when this returns.
-fn open(node: &RegtestNode, seller: &Seller, channels: usize) -> anyhow::Result<Vec<Lane>> {
-    let height = node.chain().tip()?.height;
-    let coin = Coin::from(node, CAPACITY * (channels as u64 + 1))?;
-    let offers: Vec<(Offer, KeyId)> = (0..channels).map(|_| seller.offer()).collect();
-    let agreed = offers.iter().enumerate().map(|(index, (offer, _))| params(offer, height, index as u64));
-    let agreed: Vec<Params> = agreed.collect();
-    // The outputs do not depend on where they will be.
-    let outputs = agreed.iter().map(|params| Ok(Channel::new(params.clone())?.funding_txout()));
-    let funding = coin.spend(outputs.collect::<anyhow::Result<_>>()?)?;
-    let txid = funding.compute_txid();
-    let mut lanes = Vec::with_capacity(channels);
-    for (index, (mut params, (offer, key))) in agreed.into_iter().zip(offers).enumerate() {
-        params.funding = OutPoint { txid, vout: index as u32 };
-        let keys = payer::keys(index as u64);
-        let (mut payer, opening) = Payer::propose(params, keys, funding.clone())?;
-        let (id, signature) = seller.accept(&offer, key, opening)?;
-        payer.accepted(signature)?;
-        lanes.push(Lane { id, payer, bought: 0 });
-    }
-    node.chain().broadcast(&funding)?;
-    node.mine(1)?;
-    seller.look()?;
-    Ok(lanes)
-}
-
-fn params(offer: &Offer, height: u32, index: u64) -> Params {
-    let fee_rate = FeeRate::from_sat_per_vb_u32(2);
-    Params {
-        network: Network::Regtest,
-        funding: OutPoint::null(),
-        capacity: CAPACITY,
-        expiry: Expiry::at_height(height + 1_000),
-        fee_rate,
-        prepaid: Offer::prepaid(fee_rate),
-        payer: payer::party(&payer::keys(index)),
-        payee: offer.payee.clone(),
-    }
-}
-
-fn terms() -> Terms {
-    Terms {
-        capacity: (CAPACITY, CAPACITY),
-        fee_rate: (FeeRate::from_sat_per_vb_u32(1), FeeRate::from_sat_per_vb_u32(200)),
-        lifetime: (144, 4_320),
-        margin: 36,
-        confirmations: Confirmations { least: 1, one_more_per: Amount::ZERO },
-        unconfirmed_cap: Msat::ZERO,
-        patience: 6,
-        finality: 6,
-        most_unfunded: 1 + MANY,
-        durability: Durability::Call,
-        most_exposure: Msat::new(2_000_000),
-    }
-}
-
-/// A coin whose key the bench knows.
-struct Coin {
-    keypair: Keypair,
-    outpoint: OutPoint,
-    output: TxOut,
-}
-
-impl Coin {
-    /// A fresh one, in a block.
-    fn from(node: &RegtestNode, value: Amount) -> anyhow::Result<Self> {
-        let keypair = Keypair::from_secret_key(SECP256K1, &SecretKey::from_slice(&[6; 32])?);
-        let key = TweakedPublicKey::dangerous_assume_tweaked(keypair.x_only_public_key().0);
-        let address = Address::p2tr_tweaked(key, Network::Regtest);
-        let txid = node.send(&address, value)?;
-        node.mine(1)?;
-        for vout in 0..2 {
-            let outpoint = OutPoint { txid, vout };
-            if let OutputStatus::Confirmed { output, .. } = node.chain().output(&outpoint)?
-                && output.script_pubkey == address.script_pubkey()
-            {
-                return Ok(Self { keypair, outpoint, output });
-            }
-        }
-        bail!("the node sent a coin that is not there")
-    }
-
-    /// Pays these outputs; the rest goes to the miner.
-    fn spend(&self, outputs: Vec<TxOut>) -> anyhow::Result<Transaction> {
-        let mut transaction = Transaction {
-            version: transaction::Version::TWO,
-            lock_time: absolute::LockTime::ZERO,
-            input: vec![TxIn { previous_output: self.outpoint, sequence: Sequence::MAX, ..TxIn::default() }],
-            output: outputs,
-        };
-        let digest = SighashCache::new(&transaction).taproot_key_spend_signature_hash(
-            0,
-            &Prevouts::All(&[&self.output]),
-            TapSighashType::Default,
-        )?;
-        let signature = SECP256K1.sign_schnorr_no_aux_rand(&Message::from(digest), &self.keypair);
-        transaction.input[0].witness = Witness::from_slice(&[signature.as_ref()]);
-        Ok(transaction)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Benchmarks: `cargo xtask bench channel [--json]`.
+//! Benchmarks: `cargo xtask bench channel [--json]`, `cargo xtask bench lightspeed [--json]`.
 //!
 //! Every number is a ratio taken in one run on one machine, or has the floor beside it that this machine allows. The
 //! things that are compared take turns, round by round, and what is reported is the median of the rounds: another
@@ -9,10 +9,13 @@
 //! | [`cpu`] | what a payment costs both sides, against one signature and one verification; no disk |
 //! | [`durable`] | payments a second that a seller accepts and stores |
 //! | [`transfer`] | a paid download against a free one, and both sides' memory; real processes |
+//! | [`lightspeed`] | what paying per call costs a seller |
 
 mod cpu;
 mod durable;
 mod farthing;
+mod lightspeed;
+mod opened;
 mod payer;
 mod report;
 mod stats;
@@ -24,9 +27,10 @@ use anyhow::bail;
 use farthing_chain::RegtestNode;
 
 use crate::farthing::Folder;
+use crate::lightspeed::idle;
 use crate::report::Report;
 
-const HELP: &str = "usage: bench channel [--json]";
+const HELP: &str = "usage: bench channel|lightspeed [--json]";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -41,16 +45,20 @@ fn main() -> ExitCode {
 
 fn run(arguments: &[String]) -> anyhow::Result<()> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let json = match arguments.as_slice() {
-        ["channel"] => false,
-        ["channel", "--json"] | ["--json", "channel"] => true,
+    let (what, json) = match arguments.as_slice() {
+        [idle::COMMAND, database, ids] => return idle::open(database, ids),
+        [what] | [what, "--json"] | ["--json", what] => (*what, arguments.len() > 1),
         _other => bail!("{HELP}"),
     };
     if cfg!(debug_assertions) {
         eprintln!("this is a build for debugging: the numbers mean nothing");
     }
-    let report = channel()?;
-    println!("{}", if json { report.to_json().to_string() } else { report.to_table() });
+    let (line, table) = match what {
+        "channel" => channel().map(|report| (report.to_json(), report.to_table()))?,
+        "lightspeed" => lightspeed::measure().map(|report| (report.to_json(), report.to_table()))?,
+        _other => bail!("{HELP}"),
+    };
+    println!("{}", if json { line.to_string() } else { table });
     Ok(())
 }
 

@@ -45,14 +45,19 @@ impl Payer {
 
     /// The payee has accepted: from now on there may be payments.
     pub fn accepted(&mut self, signature: schnorr::Signature) -> anyhow::Result<()> {
-        (self.state, _) = unsaved(self.state.handle(&self.setup, Input::Accepted(signature))?);
-        Ok(())
+        self.handle(Input::Accepted(signature)).map(drop)
+    }
+
+    /// Gives the machine an input.
+    pub fn handle(&mut self, input: Input) -> anyhow::Result<Vec<Effect>> {
+        let (state, effects) = unsaved(self.state.handle(&self.setup, input)?);
+        self.state = state;
+        Ok(effects)
     }
 
     /// Buys something.
     pub fn buy(&mut self, cost: Msat) -> anyhow::Result<Payment> {
-        let (state, effects) = unsaved(self.state.handle(&self.setup, Input::Buy { cost })?);
-        self.state = state;
+        let effects = self.handle(Input::Buy { cost })?;
         let paid = effects.into_iter().find_map(|effect| match effect {
             Effect::Pay(payment) => Some(payment),
             Effect::Propose(_)
@@ -63,6 +68,16 @@ impl Payer {
             | Effect::Broadcast(_) => None,
         });
         paid.context("what was bought was not paid")
+    }
+
+    /// Its keys.
+    pub fn keys(&self) -> &ChannelKeys {
+        &self.setup.keys
+    }
+
+    /// The newest payment.
+    pub fn paid(&self) -> Option<Payment> {
+        self.state.ledger().newest
     }
 
     /// The channel.

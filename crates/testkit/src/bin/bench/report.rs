@@ -55,18 +55,24 @@ impl Report {
             ("memory of the payer, 1 GiB", format!("{:.1} MiB", memory.payer_mib), "≤ 64"),
             ("memory of the payee, 1 GiB", format!("{:.1} MiB", memory.payee_mib), "≤ 64"),
         ];
-        let heading = ("one-way channel", "median".to_owned(), "goal");
-        let lines = std::iter::once(heading).chain(rows);
-        let lines = lines.map(|(name, value, goal)| format!("{name:<42}{value:>20}  {goal}"));
-        lines.map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+        table("one-way channel", rows.map(|(name, value, goal)| (name.to_owned(), value, goal)))
     }
+}
+
+/// A table of names, medians and goals.
+pub fn table(heading: &str, rows: impl IntoIterator<Item = (String, String, &'static str)>) -> String {
+    let heading = (heading.to_owned(), "median".to_owned(), "goal");
+    let lines = std::iter::once(heading).chain(rows);
+    let lines = lines.map(|(name, value, goal)| format!("{name:<42}{value:>20}  {goal}"));
+    lines.map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
 }
 
 fn sum_us(first: f64, second: f64) -> String {
     format!("{first:.1} + {second:.1} µs")
 }
 
-fn round(value: f64, digits: i32) -> f64 {
+/// To so many digits after the point.
+pub fn round(value: f64, digits: i32) -> f64 {
     let scale = 10_f64.powi(digits);
     (value * scale).round() / scale
 }

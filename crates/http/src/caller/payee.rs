@@ -1,0 +1,75 @@
+//! What a caller knows of one seller: the channel, the prices, the shape of a chain of words.
+
+use std::collections::HashMap;
+
+use farthing_protocol::hashlock::Delay;
+use farthing_protocol::lightspeed::Shape;
+use farthing_protocol::{ChannelId, Msat, Params};
+use reqwest::Method;
+use url::Position;
+
+use super::Outgoing;
+use crate::challenge::Calls;
+use crate::tariff::{CallPrice, PriceList};
+
+/// The most words in a chain of ours: 3 ms to draw.
+const MOST_WORDS: u32 = 65_536;
+/// The most rungs in a chain of ours: 100 ms to sign and verify.
+const MOST_RUNGS: u32 = 1_024;
+/// The least time that a rung stays claimable, in blocks.
+const LEAST_MARGIN: u32 = 36;
+
+/// One seller, as far as this process knows it.
+#[derive(Default)]
+pub(super) struct Payee {
+    pub(super) channel: Option<ChannelId>,
+    /// `None` before it was asked for.
+    pub(super) prices: Option<Prices>,
+    /// Its terms for calls, from its last challenge.
+    pub(super) terms: Option<Calls>,
+    pub(super) margin: u32,
+}
+
+pub(super) enum Prices {
+    List(PriceList),
+    /// They depend on the request: what a challenge said before.
+    Asked(HashMap<(Method, String), CallPrice>),
+}
+
+impl Prices {
+    pub(super) fn find(&self, request: &Outgoing) -> Option<CallPrice> {
+        let method = if request.method == Method::HEAD { &Method::GET } else { &request.method };
+        match self {
+            Self::List(list) => Some(list.price(method.as_str(), request.url.path())),
+            Self::Asked(asked) => {
+                asked.get(&(request.method.clone(), request.url[Position::BeforePath..].to_owned())).copied()
+            }
+        }
+    }
+
+    /// The smallest price that is known: what a word should be worth.
+    fn least(&self) -> Option<Msat> {
+        let all: Vec<CallPrice> = match self {
+            Self::List(list) => list.rules.iter().map(|rule| rule.price).chain([list.otherwise]).collect(),
+            Self::Asked(asked) => asked.values().copied().collect(),
+        };
+        let amounts = all.into_iter().flat_map(|price| [price.call, price.kib, price.event]);
+        amounts.filter(|price| *price > Msat::ZERO).min()
+    }
+}
+
+impl Payee {
+    /// A chain whose rungs are as close as the seller asks, and no closer than makes sense: what is below dust and the cost
+    /// of closing is at its risk anyhow.
+    pub(super) fn shape(&self, params: Option<&Params>, cost: Msat) -> Shape {
+        let floor = params.and_then(|params| Msat::from_amount(params.prepaid)).unwrap_or(cost);
+        let most = self.terms.map_or(floor, |terms| terms.most_exposure);
+        let unit = self.prices.as_ref().and_then(Prices::least).unwrap_or(cost).min(cost).max(Msat::new(1));
+        let between = floor.min(most).max(unit);
+        let stretch = u32::try_from(between.get() / unit.get()).unwrap_or(u32::MAX).max(1);
+        let words = stretch.saturating_mul(MOST_RUNGS).min(MOST_WORDS);
+        let margin = self.margin.max(LEAST_MARGIN);
+        let delay = Delay::blocks(u16::try_from(margin).unwrap_or(u16::MAX));
+        Shape { unit, words, rungs: words.div_ceil(stretch), delay }
+    }
+}

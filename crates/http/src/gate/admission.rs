@@ -1,0 +1,175 @@
+//! Whether a request is paid for, and what it gets when it is not.
+
+use axum::body::{self, Body, HttpBody as _};
+use axum::extract::Request;
+use axum::http::request::Parts;
+use axum::http::{HeaderName, HeaderValue};
+use axum::response::{IntoResponse as _, Response};
+use farthing_node::tabs::CallError;
+use farthing_protocol::lightspeed::call::{self, Target};
+use farthing_protocol::lightspeed::numbers::WINDOW;
+use farthing_protocol::lightspeed::tab::Refused;
+use farthing_protocol::lightspeed::{Call, CallNumber};
+use farthing_protocol::{ChannelId, Msat};
+use jiff::Timestamp;
+
+use super::{Admitted, RECEIPT, Shared, digest, outcome, receipt};
+use crate::answers::Answer;
+use crate::challenge::{Calls, Challenge, Request as PaymentRequest};
+use crate::encoding;
+use crate::problem::{Kind, Problem};
+use crate::tariff::CallPrice;
+use crate::wire;
+
+/// Why a request does not reach the service.
+pub(super) enum Stop {
+    /// It is free, and its number will never be served.
+    Refused(Problem),
+    /// It is not settled: the same call may be sent again.
+    Open(Problem),
+    /// It may have been served, too long ago to tell.
+    Forgotten(Problem),
+    /// It was served; here is the answer.
+    Again(Box<Answer>),
+    /// It was served, and only the receipt is left.
+    Served(Box<Response>),
+}
+
+impl From<Problem> for Stop {
+    fn from(problem: Problem) -> Self {
+        Self::Refused(problem)
+    }
+}
+
+impl Shared {
+    /// Decides whether a request is paid for.
+    pub(super) async fn admit(
+        &self,
+        header: Option<HeaderValue>,
+        parts: Parts,
+        body: Body,
+        price: CallPrice,
+        authority: &str,
+    ) -> Result<(Admitted, Request), Stop> {
+        let Some(header) = header else {
+            return Err(Problem::new(Kind::PaymentRequired, format!("this costs {price}")).into());
+        };
+        let (call, mac) = read_call(&header)?;
+        let body = if body.is_end_stream() {
+            bytes::Bytes::new()
+        } else {
+            let most = self.manner.most_body;
+            let too_large = |_| Problem::new(Kind::BadRequest, format!("the body is above {most} bytes"));
+            body::to_bytes(body, most).await.map_err(too_large)?
+        };
+        let uri = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+        let target = Target { method: parts.method.as_str(), authority, uri, body: digest(&body) };
+        let seller = self.till.seller();
+        if call.cost < price.call {
+            seller.refuse(&call, &target, &mac).await.map_err(|error| self.refusal(&call, error))?;
+            let detail = format!("this costs {price}, and {} is the most that it may cost", call.cost);
+            return Err(Problem::new(Kind::PaymentInsufficient, detail).into());
+        }
+        match seller.admit(&call, &target, &mac).await {
+            Ok(()) => {}
+            Err(CallError::Refused(Refused::Served(number))) => {
+                return Err(self.again(call.channel, number, &mac, call.cost).await);
+            }
+            Err(error) => return Err(self.refusal(&call, error)),
+        }
+        let admitted = Admitted { channel: call.channel, number: call.number, mac, price, aside: call.cost };
+        Ok((admitted, Request::from_parts(parts, Body::from(body))))
+    }
+
+    /// What a call gets that was served before. Nothing leaves before the tab that has it as served is stored.
+    async fn again(&self, channel: ChannelId, number: CallNumber, mac: &[u8; 32], cost: Msat) -> Stop {
+        if let Err(error) = self.till.seller().stored(channel).await {
+            return Stop::Open(Problem::new(Kind::Unavailable, error).retry_after(1));
+        }
+        match self.answers.find(channel, number, mac) {
+            Some(answer) => Stop::Again(Box::new(answer)),
+            None => {
+                let detail = "this call was served and charged; its answer is not kept any more";
+                let mut response = Problem::new(Kind::AlreadyServed, detail).into_response();
+                let cost = self.till.seller().other_cost(channel, number).unwrap_or(cost);
+                response.headers_mut().extend(receipt(channel, cost).map(|value| (RECEIPT.clone(), value)));
+                Stop::Served(Box::new(response))
+            }
+        }
+    }
+
+    fn refusal(&self, call: &Call, error: CallError) -> Stop {
+        let kind = match &error {
+            CallError::Unknown(_) | CallError::Closing => Kind::ChannelNotOpen,
+            CallError::NotAuthentic(_) => Kind::VerificationFailed,
+            CallError::Refused(refused) => match refused {
+                Refused::Served(_) => Kind::AlreadyServed,
+                Refused::Running(_) => {
+                    return Stop::Open(Problem::new(Kind::CallRunning, error).retry_after(1));
+                }
+                Refused::Forgotten { .. } => {
+                    return Stop::Forgotten(Problem::new(Kind::CallForgotten, error));
+                }
+                Refused::Void { .. } => Kind::CallVoid,
+                Refused::TooMany => {
+                    return Problem::new(Kind::TooManyCalls, error).retry_after(1).into();
+                }
+                Refused::NotDeepEnough { .. } => {
+                    return Problem::new(Kind::FundingNotDeep, error).retry_after(1).into();
+                }
+                Refused::LyingRung { .. } => {
+                    tracing::warn!(channel = %call.channel, %error, "closing the channel");
+                    let (seller, channel) = (self.till.seller().clone(), call.channel);
+                    tokio::spawn(async move {
+                        if let Err(error) = seller.close(channel).await {
+                            tracing::warn!(%channel, %error, "the channel is not closed yet");
+                        }
+                    });
+                    Kind::VerificationFailed
+                }
+                Refused::Unpaid { .. } => Kind::PaymentInsufficient,
+                _wrong_words => Kind::VerificationFailed,
+            },
+            _ours => return Stop::Open(Problem::new(Kind::Unavailable, error).retry_after(1)),
+        };
+        Problem::new(kind, error).into()
+    }
+
+    fn refuse(&self, problem: Problem, price: CallPrice, authority: &str) -> Response {
+        if !problem.asks_for_payment() {
+            return problem.into_response();
+        }
+        let (offer, key) = self.till.seller().offer();
+        let calls = Calls { most_exposure: self.till.seller().most_exposure(), replay_window: WINDOW, price };
+        let request = PaymentRequest::for_call(offer, key, calls);
+        let challenge = Challenge::issue(self.till.secret(), authority, &request, Timestamp::now());
+        problem.with_challenge(&challenge.to_header())
+    }
+
+    /// What a request gets that does not reach the service.
+    pub(super) fn stop(&self, stop: Stop, price: CallPrice, authority: &str) -> Response {
+        match stop {
+            Stop::Again(answer) => answer.respond(),
+            Stop::Served(response) => *response,
+            Stop::Open(problem) => outcome(problem.into_response(), wire::OPEN),
+            Stop::Forgotten(problem) => outcome(problem.into_response(), wire::FORGOTTEN),
+            Stop::Refused(problem) => {
+                let mut response = outcome(self.refuse(problem, price, authority), wire::REFUSED);
+                let epoch = HeaderValue::from(self.till.seller().epoch());
+                response.headers_mut().insert(HeaderName::from_static(wire::EPOCH), epoch);
+                response
+            }
+        }
+    }
+}
+
+fn read_call(header: &HeaderValue) -> Result<(Call, [u8; 32]), Problem> {
+    const MOST: usize = call::LENGTH_WITH_LAST.div_ceil(3) * 4;
+    let malformed = |detail: String| Problem::new(Kind::MalformedCredential, detail);
+    let text = header.to_str().map_err(|error| malformed(error.to_string()))?;
+    if text.len() > MOST {
+        return Err(malformed(format!("a call is at most {MOST} characters, got {}", text.len())));
+    }
+    let bytes = encoding::decode_bytes(text).map_err(|error| malformed(error.to_string()))?;
+    Call::from_bytes(&bytes).map_err(|error| malformed(error.to_string()))
+}

@@ -1,0 +1,216 @@
+//! Answers that are charged as they flow: by the KiB, by the server-sent event.
+//!
+//! What a call has set aside covers the bytes that flow; when it is used up, the answer waits for a top-up, and is cut off
+//! when none comes. What was used is charged at the end, also when the client leaves or the service breaks off. Its receipt
+//! cannot be in the answer's head: the payer gets it by sending the same call again.
+//!
+//! **What the seller can lose**: a crash in the middle forgets what a running answer has used, so at most what its payer has
+//! set aside and no top-up has settled.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::Response;
+use bytes::Bytes;
+use farthing_protocol::lightspeed::CallNumber;
+use farthing_protocol::{ChannelId, Msat};
+use futures_util::{Stream, StreamExt as _, stream};
+use tokio::sync::watch;
+
+use crate::answers::Answer;
+use crate::gate::{Admitted, RECEIPT, Running, receipt};
+use crate::tariff::CallPrice;
+use crate::wire;
+
+/// The largest part of an answer that is released at once, in bytes: what must at least be set aside for it to go on.
+pub const PART: usize = 4_096;
+
+/// The answers that flow, so that top-ups find them.
+#[derive(Debug, Default)]
+pub(crate) struct Meters(Mutex<HashMap<(ChannelId, CallNumber), watch::Sender<Msat>>>);
+
+impl Meters {
+    fn watch(&self, call: &Admitted) -> watch::Receiver<Msat> {
+        let (sender, receiver) = watch::channel(call.aside);
+        self.0.lock().expect("no holder of this lock panics").insert((call.channel, call.number), sender);
+        receiver
+    }
+
+    /// Tells a flowing answer what is set aside for it now.
+    pub(crate) fn raise(&self, channel: ChannelId, number: CallNumber, aside: Msat) {
+        if let Some(sender) = self.0.lock().expect("no holder of this lock panics").get(&(channel, number)) {
+            sender.send_modify(|known| *known = aside.max(*known));
+        }
+    }
+
+    fn forget(&self, call: &Admitted) {
+        self.0.lock().expect("no holder of this lock panics").remove(&(call.channel, call.number));
+    }
+}
+
+/// How much has flowed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Flowed {
+    bytes: u64,
+    events: u64,
+    /// The last byte was the end of a line, so another one ends an event.
+    at_line_end: bool,
+}
+
+impl Flowed {
+    /// After another part. An event ends with an empty line (WHATWG HTML, section 9.2).
+    pub(crate) fn and(mut self, part: &[u8]) -> Self {
+        self.bytes += part.len() as u64;
+        for byte in part {
+            match byte {
+                b'\n' if self.at_line_end => {
+                    self.events += 1;
+                    self.at_line_end = false;
+                }
+                b'\n' => self.at_line_end = true,
+                b'\r' => {}
+                _other => self.at_line_end = false,
+            }
+        }
+        self
+    }
+
+    /// What it costs.
+    pub(crate) fn cost(&self, price: &CallPrice) -> Msat {
+        price.of(self.bytes, self.events)
+    }
+}
+
+/// An answer that flows. Dropped, it is charged for what has flowed.
+pub(crate) struct Meter {
+    running: Option<Running>,
+    call: Admitted,
+    aside: watch::Receiver<Msat>,
+    flowed: Flowed,
+}
+
+/// Why a flowing answer was cut off.
+#[derive(Debug, thiserror::Error)]
+enum CutOff {
+    #[error("the call is paid for up to {0}, and no top-up came")]
+    Unpaid(Msat),
+    #[error("the call could not be stored: {0}")]
+    Unstored(String),
+    #[error(transparent)]
+    Service(axum::Error),
+}
+
+impl Meter {
+    /// Lets an answer flow, charged as it does.
+    pub(crate) fn start(running: Running, response: Response) -> Response {
+        let call = running.admitted;
+        let meter = Self {
+            aside: running.shared.meters.watch(&call),
+            call,
+            running: Some(running),
+            flowed: Flowed::default(),
+        };
+        let (mut parts, body) = response.into_parts();
+        parts.headers.remove(header::CONTENT_LENGTH);
+        parts.headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("private"));
+        parts.headers.insert(wire::LIGHTSPEED, HeaderValue::from_static(wire::METERED));
+        Response::from_parts(parts, Body::from_stream(meter.flow(body)))
+    }
+
+    fn flow(self, body: Body) -> impl Stream<Item = Result<Bytes, CutOff>> {
+        let parts = body.into_data_stream().flat_map(|part| {
+            let parts: Vec<Result<Bytes, axum::Error>> = match part {
+                Ok(bytes) => split(bytes).map(Ok).collect(),
+                Err(error) => vec![Err(error)],
+            };
+            stream::iter(parts)
+        });
+        stream::try_unfold((self, Box::pin(parts)), |(mut meter, mut parts)| async move {
+            match parts.next().await {
+                None => {
+                    meter.finish().await?;
+                    Ok(None)
+                }
+                Some(Err(error)) => Err(CutOff::Service(error)),
+                Some(Ok(part)) => {
+                    meter.cover(&part).await?;
+                    Ok(Some((part, (meter, parts))))
+                }
+            }
+        })
+    }
+
+    /// Waits until what is set aside covers another part.
+    async fn cover(&mut self, part: &[u8]) -> Result<(), CutOff> {
+        let flowed = self.flowed.and(part);
+        let needed = flowed.cost(&self.call.price);
+        let patience = self
+            .running
+            .as_ref()
+            .map_or_else(Default::default, |running| running.shared.manner.top_up_patience);
+        let covered = async { self.aside.wait_for(|aside| *aside >= needed).await.is_ok() };
+        if tokio::time::timeout(patience, covered).await.unwrap_or(false) {
+            self.flowed = flowed;
+            Ok(())
+        } else {
+            Err(CutOff::Unpaid(*self.aside.borrow()))
+        }
+    }
+
+    /// Charges what has flowed, and sees to it that it is stored before the answer ends.
+    async fn finish(&mut self) -> Result<(), CutOff> {
+        let Some(running) = self.running.take() else { return Ok(()) };
+        let (shared, call) = (running.shared.clone(), self.call);
+        self.charge(running);
+        let stored = shared.till.seller().stored(call.channel).await;
+        stored.map_err(|error| CutOff::Unstored(error.to_string()))
+    }
+
+    fn charge(&self, running: Running) {
+        let shared = running.shared.clone();
+        let charged = running.end(Some(self.flowed.cost(&self.call.price)));
+        shared.meters.forget(&self.call);
+        // What the payer gets who sends the call again: the receipt, without the answer.
+        let headers: HeaderMap =
+            receipt(self.call.channel, charged).map(|value| (RECEIPT.clone(), value)).into_iter().collect();
+        let (mac, status, body) = (self.call.mac, StatusCode::NO_CONTENT, Bytes::new());
+        shared.answers.keep(self.call.channel, self.call.number, Answer { mac, status, headers, body });
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        if let Some(running) = self.running.take() {
+            self.charge(running);
+        }
+    }
+}
+
+fn split(mut bytes: Bytes) -> impl Iterator<Item = Bytes> {
+    std::iter::from_fn(move || {
+        let size = bytes.len().min(PART);
+        (size > 0).then(|| bytes.split_to(size))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_counted_wherever_the_parts_are_cut() {
+        let text = b"data: a\ndata: b\n\ndata: c\r\n\r\n: comment\n\nhalf an event\n";
+        for size in 1..text.len() {
+            let flowed = text.chunks(size).fold(Flowed::default(), |flowed, part| flowed.and(part));
+            assert_eq!((flowed.events, flowed.bytes), (3, text.len() as u64), "{size}");
+        }
+    }
+
+    #[test]
+    fn a_large_answer_goes_out_in_small_parts() {
+        let parts: Vec<Bytes> = split(Bytes::from(vec![7; 2 * PART + 1])).collect();
+        assert_eq!(parts.iter().map(Bytes::len).collect::<Vec<_>>(), [PART, PART, 1]);
+    }
+}
