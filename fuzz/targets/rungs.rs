@@ -41,7 +41,7 @@ fn change(choices: &mut Choices<'_>, terms: &mut ChainTerms, base: &mut Msat, ru
         5 => terms.number = choices.u32(),
         6 => terms.anchor = Word::from_bytes(choices.array()),
         7 => rungs.truncate(at),
-        8 => rungs.swap(0, at),
+        8 if !rungs.is_empty() => rungs.swap(0, at),
         9 => rungs.extend_from_within(at..),
         10 => rungs.iter_mut().skip(at).take(1).for_each(|rung| rung.lock[at % 32] ^= choices.byte()),
         _ => rungs.iter_mut().skip(at).take(1).for_each(|rung| {

@@ -5,6 +5,7 @@
 
 mod budget;
 mod flowing;
+mod means;
 mod outcome;
 mod payee;
 
@@ -18,7 +19,7 @@ use farthing_node::buyer::calls::{CallsError, Prepared};
 use farthing_protocol::lightspeed::CallNumber;
 use farthing_protocol::lightspeed::call::Target;
 use farthing_protocol::lightspeed::purse::Unable;
-use farthing_protocol::opening::{Limits, Offer};
+use farthing_protocol::opening::Offer;
 use farthing_protocol::payer::{self, Reject};
 use farthing_protocol::{ChannelId, Msat};
 use reqwest::header::{HeaderMap, RETRY_AFTER};
@@ -30,6 +31,7 @@ pub use crate::caller::budget::Budget;
 use crate::caller::budget::Spending;
 use crate::caller::flowing::Flow;
 pub use crate::caller::flowing::Paid;
+pub use crate::caller::means::Means;
 use crate::caller::outcome::{Outcome, header};
 use crate::caller::payee::{Payee, Prices};
 use crate::challenge::Challenge;
@@ -39,21 +41,6 @@ use crate::gate::digest;
 use crate::problem::Kind;
 use crate::tariff::CallPrice;
 use crate::wire;
-
-/// How a caller pays.
-#[derive(Clone, Copy, Debug)]
-pub struct Means {
-    /// Its limits for channels.
-    pub limits: Limits,
-    /// What a new channel can pay in all.
-    pub deposit: Msat,
-    /// Its budget.
-    pub budget: Budget,
-    /// How often a call is sent again whose answer does not come.
-    pub attempts: u32,
-    /// How long it waits for a new channel's funding to be deep enough.
-    pub patience: Duration,
-}
 
 /// A request to be paid for.
 #[derive(Clone, Debug)]
@@ -133,6 +120,16 @@ impl Caller {
     /// When the seller cannot be reached.
     pub async fn unpaid(&self, request: &Outgoing) -> Result<Response, ClientError> {
         self.send(request, None).await
+    }
+
+    /// Gets what is at an address, and pays for it. Plain HTTP only to this machine.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub async fn get(self: &Arc<Self>, url: &str) -> Result<Paid, ClientError> {
+        let url = client::address(url, false)?;
+        let (method, headers, body) = (Method::GET, HeaderMap::new(), Bytes::new());
+        self.call(&Outgoing { method, url, headers, body }).await
     }
 
     /// Sends a request and pays for it.

@@ -2,25 +2,28 @@
 //!
 //! The client never believes a total that the seller states: what was paid and spent comes from the buyer's own books.
 
+mod error;
+
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use bitcoin::consensus::encode::serialize_hex;
 use bitcoin::{Amount, FeeRate, Transaction};
 use farthing_node::books::OrderError;
-use farthing_node::buyer::calls::{Announcement, CallsError};
+use farthing_node::buyer::calls::Announcement;
 use farthing_node::buyer::{Buyer, CloseError, ProposeError};
 use farthing_protocol::lightspeed::Shape;
 use farthing_protocol::opening::{Limits, Offer};
-use farthing_protocol::payer::{self, Reject};
+use farthing_protocol::payer;
 use farthing_protocol::{ChannelId, Msat, commitment};
 use jiff::Timestamp;
 use reqwest::header::{AUTHORIZATION, RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
 use reqwest::{Response, StatusCode, Url};
 
 use crate::challenge::{BadChallenge, Challenge, Price};
+pub use crate::client::error::ClientError;
 use crate::manifest::{BadManifest, Manifest, Pieces};
-use crate::problem::{Body, Kind};
+use crate::problem::Body;
 use crate::wire::{
     self, AcceptedBody, ChainBody, ChainTaken, CloseBody, ClosedBody, ClosingBody, OpenBody, StandingAnswer,
     StandingBody,
@@ -72,160 +75,6 @@ pub struct Plan {
     pub confirmations: u32,
     /// The fee rate agreed for commitments.
     pub fee_rate: FeeRate,
-}
-
-/// Why buying did not go on.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ClientError {
-    /// The URL is not one of http or https, or has no host.
-    #[error("{0} is not an http or https address of a file")]
-    Url(String),
-    /// Plain HTTP to a public host.
-    #[error(
-        "{0} is plain http to another machine: use https, or --allow-http if you accept that others can listen"
-    )]
-    PlainHttp(String),
-    /// The seller cannot be reached, or the connection broke.
-    #[error("{url} cannot be reached")]
-    Network {
-        /// Whom.
-        url: String,
-        /// Why.
-        source: reqwest::Error,
-    },
-    /// The seller says no.
-    #[error("the seller refused: {detail} (HTTP {status})")]
-    Refused {
-        /// The HTTP status.
-        status: u16,
-        /// The kind of problem, if it is one of ours.
-        kind: Option<Kind>,
-        /// In the seller's words.
-        detail: String,
-        /// In how many seconds to try again, if the seller says so.
-        retry_after: Option<u64>,
-    },
-    /// The seller speaks something else.
-    #[error(transparent)]
-    BadChallenge(#[from] BadChallenge),
-    /// The file's manifest makes no sense.
-    #[error(transparent)]
-    BadManifest(#[from] BadManifest),
-    /// Calls are sold there, not a file.
-    #[error(
-        "no file is sold at this address: it is an API that asks for a payment with each call; use `farthing call`"
-    )]
-    NoFile,
-    /// A file is sold there, not calls.
-    #[error("a file is sold at this address, not calls: use `farthing buy`")]
-    NoCalls,
-    /// The seller answers with something else than agreed.
-    #[error("the seller's answer makes no sense: {0}")]
-    Nonsense(String),
-    /// No channel was proposed.
-    #[error(transparent)]
-    Propose(#[from] ProposeError),
-    /// Not bought, or not stored.
-    #[error(transparent)]
-    Order(#[from] OrderError<Reject>),
-    /// The channel was not closed.
-    #[error(transparent)]
-    Close(#[from] CloseError),
-    /// It costs more than allowed. Nothing was paid.
-    #[error(
-        "this costs {cost}, more than the {most} that you allow: nothing was paid; raise --max-cost to go on"
-    )]
-    OverCost {
-        /// What it costs.
-        cost: Msat,
-        /// What is allowed.
-        most: Msat,
-    },
-    /// The file costs less than allowed, but the first payment in a new channel is more. Nothing was paid.
-    #[error(
-        "the file costs {cost}, but the first payment in a new channel is {prepaid}, since less cannot be claimed on chain, \
-         and you allow {most}: nothing was paid; raise --max-cost to go on"
-    )]
-    OverPrepaid {
-        /// What the file costs.
-        cost: Msat,
-        /// What the first payment would be.
-        prepaid: Msat,
-        /// What is allowed.
-        most: Msat,
-    },
-    /// A file of ours cannot be written.
-    #[error("{path}: {source}")]
-    File {
-        /// Which.
-        path: String,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The seller raised its price, or changed the file, under way.
-    #[error("the seller now offers other terms: {0}; nothing more was paid")]
-    TermsChanged(&'static str),
-    /// Calls are still being served.
-    #[error("calls are still being served: close the channel when they are done")]
-    CallsRunning,
-    /// The budget for one call is used up in the middle of an answer.
-    #[error(
-        "the answer goes on, but {most} is the most that this call may cost: it was cut off, and cost {charged}; raise --max-cost"
-    )]
-    CutOff {
-        /// What was allowed.
-        most: Msat,
-        /// What it cost.
-        charged: Msat,
-    },
-    /// The call was sent again and again, and what became of it is not known.
-    #[error(
-        "no answer came, and it is not known whether the call was served: it costs {most} at most; closing the channel \
-         settles it"
-    )]
-    Unsettled {
-        /// What it may have cost.
-        most: Msat,
-    },
-    /// No chain was announced, or no call prepared.
-    #[error(transparent)]
-    Calls(#[from] CallsError),
-    /// A budget does not allow it. Nothing was paid.
-    #[error(
-        "this call costs {cost}, and of the budget {which} of {budget} only {left} is left: nothing was paid"
-    )]
-    OverBudget {
-        /// Which budget.
-        which: &'static str,
-        /// What it allows.
-        budget: Msat,
-        /// What is left of it.
-        left: Msat,
-        /// What the call costs.
-        cost: Msat,
-    },
-    /// The seller served the call but its answer was lost, and is not kept any more.
-    #[error(
-        "the call was served and cost {0}, but its answer was lost on the way and the seller keeps it no more"
-    )]
-    AnswerLost(Msat),
-    /// The seller sends wrong bytes again and again.
-    #[error("{0}: the seller was asked {1} times; nothing more is paid to it")]
-    WrongPieces(crate::manifest::WrongPiece, u32),
-}
-
-impl ClientError {
-    /// Whether the same request may succeed in a while.
-    pub fn is_transient(&self) -> bool {
-        match self {
-            Self::Network { .. } => true,
-            Self::Refused { kind, status, .. } => {
-                matches!(kind, Some(Kind::Unavailable | Kind::FundingNotDeep)) || *status >= 500
-            }
-            _final => false,
-        }
-    }
 }
 
 impl Client {
@@ -329,6 +178,8 @@ impl Client {
         let (client, offer, limits) = (self.clone(), offer.clone(), *limits);
         let peer = url.origin().ascii_serialization();
         let proposed = blocking(move || {
+            // The coins that came since the last look.
+            client.buyer.look()?;
             let plan = client.plan(&offer, &limits, cost)?;
             // A seller that closes alone takes the first payment, whatever was bought.
             let prepaid = Msat::from_amount(plan.prepaid).unwrap_or(Msat::new(u64::MAX));

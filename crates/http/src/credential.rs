@@ -114,6 +114,16 @@ impl Receipt {
         encoding::encode(self)
     }
 
+    /// [`Self::to_header`] of [`Self::new`], written in one go: every paid answer carries one.
+    pub fn header(channel: ChannelId, cost: Msat, now: Timestamp) -> String {
+        // Canonical: the keys in their order, and no character that JSON escapes.
+        let json = format!(
+            r#"{{"cost":"{}","method":"{METHOD}","reference":"{channel}","status":"success","timestamp":"{now}"}}"#,
+            cost.get()
+        );
+        encoding::encode_bytes(json.as_bytes())
+    }
+
     /// Reads a header's value.
     ///
     /// # Errors
@@ -148,6 +158,14 @@ pub mod channel_text {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_receipt_written_in_one_go_is_the_canonical_one() {
+        let (channel, now) = (ChannelId::from_bytes([0xAB; 32]), Timestamp::UNIX_EPOCH);
+        for cost in [0, 10, u64::MAX].map(Msat::new) {
+            assert_eq!(Receipt::header(channel, cost, now), Receipt::new(channel, cost, now).to_header());
+        }
+    }
 
     #[test]
     fn a_header_there_and_back_and_garbage_refused() {

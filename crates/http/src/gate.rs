@@ -34,6 +34,7 @@ use tower::{Layer, Service, ServiceExt as _};
 use crate::answers::{Answer, Answers};
 use crate::credential::Receipt;
 use crate::meter::{Meter, Meters};
+use crate::outlive::Outlive;
 use crate::problem::{Kind, Problem};
 use crate::tariff::{CallPrice, Tariff};
 use crate::till::{Till, authority};
@@ -212,8 +213,8 @@ impl Shared {
             Err(stop) => return self.stop(stop, price, &authority),
         };
         let running = Running { shared: self, admitted, has_ended: false };
-        // A task of its own goes on when the client leaves and this future is dropped.
-        match tokio::spawn(running.serve(inner, request)).await {
+        // It goes on when the client leaves and this future is dropped.
+        match Outlive::new(running.serve(inner, request)).await {
             Ok(response) => response,
             Err(error) => outcome(Problem::new(Kind::Unavailable, error).into_response(), wire::OPEN),
         }
@@ -356,7 +357,7 @@ pub(crate) fn digest(body: &[u8]) -> [u8; 32] {
 }
 
 pub(crate) fn receipt(channel: ChannelId, cost: Msat) -> Option<HeaderValue> {
-    HeaderValue::from_str(&Receipt::new(channel, cost, Timestamp::now()).to_header()).ok()
+    HeaderValue::try_from(Receipt::header(channel, cost, Timestamp::now())).ok()
 }
 
 /// The service's answer, or what came in its place.

@@ -19,6 +19,7 @@
 //! | [`meter`] | answers that are charged as they flow |
 //! | [`upstream`] | a service that hands requests on to another server: with the gate, a paying reverse proxy |
 //! | [`caller`] | pays for calls |
+//! | [`middleware`] | pays for the calls of a `reqwest` client |
 //! | [`proxy`] | a local address that pays for any program that speaks HTTP to it |
 
 pub mod answers;
@@ -31,6 +32,8 @@ pub mod encoding;
 pub mod gate;
 pub mod manifest;
 pub mod meter;
+pub mod middleware;
+mod outlive;
 pub mod problem;
 pub mod proxy;
 pub mod server;

@@ -1,7 +1,8 @@
 //! What a program that sells uses: offers, openings, charges, closings.
 
-use std::sync::{Arc, Mutex, mpsc};
-use std::thread::JoinHandle;
+mod calls;
+
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bitcoin::{Amount, FeeRate, ScriptBuf, Transaction};
@@ -9,8 +10,6 @@ use farthing_chain::{Chain, ChainError};
 use farthing_protocol::channel::BadParams;
 use farthing_protocol::closing::{self, Answer, BadSettlement, PublicNonce, Settlement};
 use farthing_protocol::keys::{KeyId, Seed};
-use farthing_protocol::lightspeed::call::Target;
-use farthing_protocol::lightspeed::{Call, CallNumber, ChainTerms, Rung};
 use farthing_protocol::opening::{Confirmations, Offer, Opening, Refusal};
 use farthing_protocol::payee::{self, Effect, Input, Policy, Reject};
 use farthing_protocol::session::CallKey;
@@ -22,8 +21,9 @@ use crate::entropy;
 use crate::home::{Home, Lock};
 use crate::machine::{Machine as _, Payee, PayeeRecord};
 use crate::publish::Publication;
+use crate::seller::calls::Batches;
 use crate::start::StartError;
-use crate::tabs::{AnnounceError, CallError, Durability, Standing, Tabs};
+use crate::tabs::{Durability, Tabs};
 use crate::wallet::{self, Balance, Wallet, WalletError};
 use crate::watch::{OnChain, Pace, Watch, WatchError, Watchable};
 
@@ -55,6 +55,26 @@ pub struct Terms {
     pub durability: Durability,
     /// The most that one payer's calls may come to between two rungs of a chain of words.
     pub most_exposure: Msat,
+}
+
+impl Default for Terms {
+    /// Channels of 10,000 sat to one bitcoin that live a day to a month; the payee closes 36 blocks before the expiry, serves
+    /// nothing before the first confirmation, and lets at most 2,000 sat be served between two rungs.
+    fn default() -> Self {
+        Self {
+            capacity: (Amount::from_sat(10_000), Amount::from_sat(100_000_000)),
+            fee_rate: (FeeRate::from_sat_per_vb_u32(1), FeeRate::from_sat_per_vb_u32(200)),
+            lifetime: (144, 4_320),
+            margin: 36,
+            confirmations: Confirmations { least: 1, one_more_per: Amount::from_sat(2_000_000) },
+            unconfirmed_cap: Msat::ZERO,
+            patience: 6,
+            finality: 6,
+            most_unfunded: 100,
+            durability: Durability::Call,
+            most_exposure: Msat::new(2_000_000),
+        }
+    }
 }
 
 /// Why an opening was not accepted. Nothing was stored.
@@ -234,110 +254,6 @@ impl Seller {
         self.books.purchases(id, vec![item]).await
     }
 
-    /// Admits a call: its cost is set aside until [`Self::end`].
-    ///
-    /// # Errors
-    /// When it is not to be served. Then it costs nothing.
-    pub async fn admit(&self, call: &Call, target: &Target<'_>, mac: &[u8; 32]) -> Result<(), CallError> {
-        match self.tabs.admit(call, target, mac) {
-            Err(CallError::Unknown(id)) if self.tabs.load(&self.books, id).await? => {
-                self.tabs.admit(call, target, mac)
-            }
-            admitted => admitted,
-        }
-    }
-
-    /// Refuses an authentic call that will not be served for a reason of the caller's. It is free for good.
-    ///
-    /// # Errors
-    /// When it is not authentic, or there is no such channel.
-    pub async fn refuse(&self, call: &Call, target: &Target<'_>, mac: &[u8; 32]) -> Result<(), CallError> {
-        self.tabs.load(&self.books, call.channel).await?;
-        self.tabs.refuse(call, target, mac)
-    }
-
-    /// What is spent in a channel, for a payer that has lost track: from now on no call up to `last` is served. `None` while
-    /// calls run.
-    ///
-    /// # Errors
-    /// When the channel pays for no calls, or the books cannot be asked.
-    pub async fn reconcile(&self, id: ChannelId, last: CallNumber) -> Result<Option<Msat>, CallError> {
-        self.tabs.load(&self.books, id).await?;
-        self.tabs.reconcile(id, last)
-    }
-
-    /// Ends a call that was admitted: served for at most what was set aside, or failed and free. What was charged.
-    pub fn end(&self, id: ChannelId, number: CallNumber, charged: Option<Msat>) -> Msat {
-        self.tabs.end(id, number, charged)
-    }
-
-    /// What a served call was charged; `None` when it was all that it stated.
-    pub fn other_cost(&self, id: ChannelId, number: CallNumber) -> Option<Msat> {
-        self.tabs.other_cost(id, number)
-    }
-
-    /// Sets more aside for a call that runs.
-    ///
-    /// # Errors
-    /// When the words do not cover it.
-    pub fn top_up(&self, id: ChannelId, number: CallNumber, by: Msat) -> Result<Msat, CallError> {
-        self.tabs.top_up(id, number, by)
-    }
-
-    /// Waits until the calls that have ended in a channel are stored, as far as [`Terms::durability`] asks for it. Only
-    /// then may their answers leave.
-    ///
-    /// # Errors
-    /// When they could not be stored.
-    pub async fn stored(&self, id: ChannelId) -> Result<(), OrderError<Reject>> {
-        self.tabs.stored(&self.books, id).await
-    }
-
-    /// Takes a chain of words with its rungs.
-    ///
-    /// # Errors
-    /// When a rung's signature does not fit, or too much would be at stake.
-    pub async fn announce(
-        &self,
-        id: ChannelId,
-        terms: ChainTerms,
-        rungs: Vec<Rung>,
-        payment: Payment,
-    ) -> Result<u32, AnnounceError> {
-        let most = self.terms.most_exposure;
-        self.tabs.announce(&self.books, id, (terms, rungs), payment, most).await?;
-        Ok(self.tabs.epoch())
-    }
-
-    /// Where a payer of calls stands; `None` if the channel pays for no calls.
-    ///
-    /// # Errors
-    /// When the books cannot be asked.
-    pub async fn standing(&self, id: ChannelId) -> Result<Option<Standing>, OrderError<Reject>> {
-        self.tabs.load(&self.books, id).await?;
-        Ok(self.books.setup(&id).and_then(|setup| self.tabs.standing(id, &setup)))
-    }
-
-    /// The epoch in which calls are served.
-    pub fn epoch(&self) -> u32 {
-        self.tabs.epoch()
-    }
-
-    /// Admits no more calls in a channel and waits for those that run. For a close that follows.
-    pub async fn drain(&self, id: ChannelId, patience: Duration) -> bool {
-        self.tabs.drain(id, patience).await
-    }
-
-    /// Admits calls again after a close that came to nothing.
-    pub fn undrain(&self, id: ChannelId) {
-        self.tabs.undrain(id);
-    }
-
-    /// The most that one payer's calls may come to between two rungs.
-    pub fn most_exposure(&self) -> Msat {
-        self.terms.most_exposure
-    }
-
     /// Signs this side's half of a cooperative close. Calls must have been drained. Blocks.
     ///
     /// # Errors
@@ -443,35 +359,6 @@ impl Seller {
         wallet.save(|write| self.books.write_blocking(vec![write]))?;
         *self.output.lock().expect("no holder of this lock panics") = output;
         Ok(())
-    }
-}
-
-/// Stores, again and again, the tabs of calls whose answers have left already.
-struct Batches {
-    ending: mpsc::Sender<()>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Batches {
-    fn start(tabs: Arc<Tabs>, books: Arc<Books<Payee>>, interval: Duration) -> Self {
-        let (ending, ended) = mpsc::channel();
-        let work = move || {
-            while ended.recv_timeout(interval) == Err(mpsc::RecvTimeoutError::Timeout) {
-                tabs.store_all(&books);
-            }
-            tabs.store_all(&books);
-        };
-        let thread = std::thread::Builder::new().name("payee batches".to_owned()).spawn(work);
-        Self { ending, thread: Some(thread.expect("the operating system starts a thread")) }
-    }
-}
-
-impl Drop for Batches {
-    fn drop(&mut self) {
-        let _ended_already = self.ending.send(());
-        if let Some(thread) = self.thread.take() {
-            let _panicked = thread.join();
-        }
     }
 }
 

@@ -15,7 +15,8 @@
 //! Setups, states and change sets are `postcard` with a leading version byte. What is read back is not trusted: it is
 //! decoded, and parameters are checked again.
 
-use std::collections::HashMap;
+mod followed;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +25,7 @@ use bdk_wallet::ChangeSet;
 use bdk_wallet::chain::Merge as _;
 use bitcoin::consensus::encode::{deserialize, serialize};
 use bitcoin::hashes::Hash as _;
-use bitcoin::{BlockHash, OutPoint, ScriptBuf, Transaction};
+use bitcoin::{BlockHash, OutPoint, Transaction};
 use farthing_protocol::lightspeed::Ladder;
 use farthing_protocol::{ChannelId, Msat, Params};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
@@ -32,17 +33,24 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::machine::{Machine, Role};
+pub use crate::store::followed::Followed;
+pub(crate) use crate::store::followed::locked_outputs;
 
 /// The layout this code writes, kept in `PRAGMA user_version`.
 const SCHEMA: i32 = 1;
 /// The encoding of a stored value.
 const ENCODING: u8 = 1;
 
+/// How many pages the log holds before they are copied into the database: 16 MiB. States are written again and again, so
+/// the more of them gather, the fewer are copied.
+const CHECKPOINT: u32 = 4_096;
+
+// The rows of channels are long; a table without row ids would keep most of each in a page of its own.
 const TABLES: &str = "
 CREATE TABLE channels (
     id BLOB PRIMARY KEY, role INTEGER NOT NULL, funding BLOB NOT NULL, parties BLOB NOT NULL, record BLOB NOT NULL,
     state BLOB NOT NULL, opened_at INTEGER NOT NULL, UNIQUE (role, funding)
-) STRICT, WITHOUT ROWID;
+) STRICT;
 CREATE TABLE purchases (
     channel BLOB NOT NULL, item BLOB NOT NULL, cost INTEGER NOT NULL, PRIMARY KEY (channel, item)
 ) STRICT, WITHOUT ROWID;
@@ -115,40 +123,6 @@ pub struct Spend {
     pub height: u32,
 }
 
-/// Outputs whose spends are noted, with the scripts of the two parties' wallets.
-#[derive(Debug, Default)]
-pub struct Followed(HashMap<OutPoint, [ScriptBuf; 2]>);
-
-impl Followed {
-    /// Takes in a transaction of a block: which of the outputs it spends. What it locks to a condition, instead of paying it
-    /// to either party's wallet, is followed from now on.
-    pub fn take_in(&mut self, transaction: &Transaction) -> Vec<OutPoint> {
-        let spent: Vec<OutPoint> = transaction
-            .input
-            .iter()
-            .map(|input| input.previous_output)
-            .filter(|outpoint| self.0.contains_key(outpoint))
-            .collect();
-        for outpoint in &spent {
-            let parties = self.0[outpoint].clone();
-            self.0.extend(locked_outputs(transaction, &parties).map(|locked| (locked, parties.clone())));
-        }
-        spent
-    }
-}
-
-/// The outputs of a transaction that pay neither party's wallet.
-pub(crate) fn locked_outputs(
-    transaction: &Transaction,
-    parties: &[ScriptBuf; 2],
-) -> impl Iterator<Item = OutPoint> {
-    let txid = transaction.compute_txid();
-    let outputs = transaction.output.iter().enumerate();
-    outputs
-        .filter(|(_, output)| !parties.contains(&output.script_pubkey))
-        .map(move |(vout, _)| OutPoint { txid, vout: vout as u32 })
-}
-
 /// Something to be written besides states, in the same durable write.
 #[derive(Debug)]
 pub enum Write {
@@ -183,6 +157,7 @@ impl Store {
         connection.busy_timeout(Duration::from_secs(10))?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT)?;
         let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         let found: i32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
         match found {

@@ -194,12 +194,12 @@ impl Tabs {
     /// Ends a call: served for `charged`, or failed and free. What was charged.
     pub fn end(&self, channel: ChannelId, number: CallNumber, charged: Option<Msat>) -> Msat {
         let Some(session) = self.session(channel) else { return Msat::ZERO };
-        let charged = {
-            let mut live = session.live();
-            live.dirty = true;
-            live.tab.end(number, charged)
-        };
-        session.ended.notify_waiters();
+        let mut live = session.live();
+        live.dirty = true;
+        let charged = live.tab.end(number, charged);
+        if live.draining {
+            session.ended.notify_waiters();
+        }
         charged
     }
 
@@ -427,14 +427,15 @@ impl Desk<Payee> for Tabs {
     }
 
     fn turned(&self, id: ChannelId, state: &payee::State, setup: &payee::Setup) {
-        match state.tab() {
-            Some(_) => {
+        match state.is_open() {
+            // Also while the first chain of a channel is being verified, before its tab is stored.
+            true => {
                 if let Some(session) = self.session(id) {
                     session.live().cap = state.cap(setup);
                 }
             }
             // Closing or closed: nothing is admitted any more.
-            None => {
+            false => {
                 let gone = self.sessions.write().expect("no holder of this lock panics").remove(&id);
                 if let Some(session) = gone {
                     let mut live = session.live();

@@ -20,6 +20,7 @@
 
 mod account;
 mod charge;
+mod ending;
 
 use bitcoin::{Amount, FeeRate, Transaction};
 use secp256k1::schnorr;
@@ -306,6 +307,14 @@ impl State {
         }
     }
 
+    /// Whether payments are taken at all.
+    pub fn is_open(&self) -> bool {
+        match self {
+            Self::AwaitingDepth(_) | Self::Open(_) => true,
+            Self::ClosingTogether(_) | Self::ClosingAlone(_) | Self::Closed(_) => false,
+        }
+    }
+
     /// What may be spent now: `None` for everything that is paid, or a cap while the funding is not deep enough, or nothing
     /// when the channel is not open.
     pub fn cap(&self, setup: &Setup) -> Option<Msat> {
@@ -449,35 +458,6 @@ impl State {
             // The commitment pays everything that was paid, so it never pays less than what is due.
             (Some(_) | None, false) => self.close_alone(setup),
         }
-    }
-
-    /// The ending, once everything that this side can get is deep enough.
-    fn ended(&self, setup: &Setup, sighting: &Sighting) -> Option<Self> {
-        let payee = &setup.channel.params().payee;
-        let mut ending = Ending::of(&setup.channel, payee, sighting, setup.policy.finality)?;
-        if let Self::ClosingAlone(ClosingAlone { claim: Claim::Rung(rung), .. }) = self
-            && ending.txid == rung.commitment(&setup.channel, &setup.keys).compute_txid()
-        {
-            ending.received = rung_received(setup, rung, sighting)?;
-        }
-        Some(Self::Closed(Closed { ledger: self.ledger(), ending: Some(ending) }))
-    }
-}
-
-/// What the claim of a published rung brought, once that cannot change any more. `None` while it can.
-fn rung_received(setup: &Setup, rung: &RungClaim, sighting: &Sighting) -> Option<Amount> {
-    let finality = setup.policy.finality;
-    match sighting.locked.iter().map(|locked| &locked.status).next()? {
-        Funding::Spent { by, confirmations } if *confirmations >= finality => {
-            Some(Channel::paid_to(by, &setup.channel.params().payee))
-        }
-        // Not worth its fee, and the payer may take it by now.
-        Funding::Confirmed { confirmations, .. }
-            if *confirmations >= finality.saturating_add(rung.delay.get().into()) =>
-        {
-            Some(Amount::ZERO)
-        }
-        Funding::Spent { .. } | Funding::Confirmed { .. } | Funding::Unseen | Funding::Unconfirmed(_) => None,
     }
 }
 

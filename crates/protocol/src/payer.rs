@@ -18,6 +18,7 @@
 
 mod account;
 pub mod call;
+mod ending;
 
 use bitcoin::{FeeRate, Transaction};
 use secp256k1::schnorr;
@@ -26,11 +27,10 @@ use serde::{Deserialize, Serialize};
 use crate::amount::Msat;
 use crate::channel::{Channel, Ending, SpendKind};
 use crate::closing::{self, BadSettlement, Settlement};
-use crate::hashlock::{self, Locked};
 use crate::keys::ChannelKeys;
 use crate::ledger::Ledger;
 use crate::lightspeed::purse::{Purse, Ticket, Unable};
-use crate::lightspeed::{ChainTerms, ladder};
+use crate::lightspeed::ChainTerms;
 use crate::opening::{self, Opening};
 pub use crate::payer::account::Account;
 use crate::payment::Payment;
@@ -374,7 +374,7 @@ impl State {
         let account = || account.clone();
         let ending = Ending::of(&setup.channel, &setup.channel.params().payer, &sighting, setup.finality);
         if let Some(ending) = ending {
-            return self.spent_for_good(setup, &account(), ending, &sighting);
+            return Self::spent_for_good(setup, &account(), ending, &sighting);
         }
         match sighting.funding {
             Funding::Unseen | Funding::Unconfirmed(_) => match self {
@@ -425,51 +425,6 @@ impl State {
                     Transition::to(Self::Closing(next))
                 }
             },
-        }
-    }
-
-    /// The funding's spend is deep enough. A rung that the payee published and did not claim in time is the payer's again,
-    /// and until that is settled the channel is not over.
-    fn spent_for_good(
-        &self,
-        setup: &Setup,
-        account: &Account,
-        mut ending: Ending,
-        sighting: &Sighting,
-    ) -> Transition<Self, Effect> {
-        let chains = account.purse().map_or(&[][..], Purse::chains);
-        let spender = match &sighting.funding {
-            Funding::Spent { by, .. } if ending.kind == SpendKind::Commitment => Some(by),
-            Funding::Spent { .. } | Funding::Unseen | Funding::Unconfirmed(_) | Funding::Confirmed { .. } => {
-                None
-            }
-        };
-        let rung = spender.and_then(|by| ladder::find(&setup.channel, &setup.keys, chains, by));
-        let (Some((scripts, value)), Some(locked)) = (rung, sighting.locked.first()) else {
-            return Transition::to(Self::Closed(Closed { ledger: account.ledger(), ending }));
-        };
-        let waits = Closing { account: account.clone(), settlement: None, transaction: None };
-        let waits = Transition::to(Self::Closing(waits));
-        match &locked.status {
-            Funding::Spent { by, confirmations } if *confirmations >= setup.finality => {
-                let back = Channel::paid_to(by, &setup.channel.params().payer);
-                ending.received = ending.received.checked_add(back).unwrap_or(ending.received);
-                Transition::to(Self::Closed(Closed { ledger: account.ledger(), ending }))
-            }
-            Funding::Confirmed { confirmations, .. }
-                if *confirmations >= u32::from(scripts.delay().get()) =>
-            {
-                let output = Locked { outpoint: locked.outpoint, value, scripts: &scripts };
-                match hashlock::take_back(&setup.channel, &setup.keys, &[output], sighting.fee_rate) {
-                    Ok(transaction) => waits.then(Effect::Broadcast(transaction)),
-                    Err(_not_worth_it) => {
-                        Transition::to(Self::Closed(Closed { ledger: account.ledger(), ending }))
-                    }
-                }
-            }
-            Funding::Spent { .. } | Funding::Confirmed { .. } | Funding::Unseen | Funding::Unconfirmed(_) => {
-                waits
-            }
         }
     }
 

@@ -140,7 +140,7 @@ fn use_up(calls: &mut Calls, shape: Shape) -> usize {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_session_never_stalls_and_charges_each_served_call_once(

@@ -51,10 +51,26 @@ pub fn at_every_point<S>(
     }
 }
 
+/// What a tended seller sells.
+#[derive(Clone)]
+enum Sold {
+    File(Goods),
+    Calls { upstream: String, price: &'static str },
+}
+
+impl Sold {
+    fn start(&self, person: &Person, address: &str) -> Result<Process> {
+        match self {
+            Self::File(goods) => person.start_selling(goods, address),
+            Self::Calls { upstream, price } => person.start_selling_calls(upstream, price, &[], address),
+        }
+    }
+}
+
 /// A seller that crashes once and is started again at the same address.
 pub struct TendedSeller {
     person: Person,
-    goods: Goods,
+    sold: Sold,
     address: String,
     process: Process,
     crashed: bool,
@@ -66,9 +82,26 @@ impl TendedSeller {
     /// # Errors
     /// When the program cannot be run.
     pub fn crashing_at(point: u64, person: &Person, goods: &Goods, address: &str) -> Result<Self> {
-        let process = person.crashing_at(point).start_selling(goods, address)?;
-        let (person, goods, address) = (person.clone(), goods.clone(), address.to_owned());
-        Ok(Self { person, goods, address, process, crashed: false })
+        Self::start(point, person, Sold::File(goods.clone()), address)
+    }
+
+    /// Starts a seller of calls to a service that crashes at a point.
+    ///
+    /// # Errors
+    /// When the program cannot be run.
+    pub fn of_calls(
+        point: u64,
+        person: &Person,
+        upstream: &str,
+        price: &'static str,
+        address: &str,
+    ) -> Result<Self> {
+        Self::start(point, person, Sold::Calls { upstream: upstream.to_owned(), price }, address)
+    }
+
+    fn start(point: u64, person: &Person, sold: Sold, address: &str) -> Result<Self> {
+        let process = sold.start(&person.crashing_at(point), address)?;
+        Ok(Self { person: person.clone(), sold, address: address.to_owned(), process, crashed: false })
     }
 
     /// Where it sells.
@@ -76,7 +109,8 @@ impl TendedSeller {
     /// # Errors
     /// When the file has no name.
     pub fn url(&self) -> Result<String> {
-        let name = self.goods.file.file_name().and_then(|name| name.to_str()).context("a name")?;
+        let Sold::File(goods) = &self.sold else { return Ok(format!("http://{}", self.address)) };
+        let name = goods.file.file_name().and_then(|name| name.to_str()).context("a name")?;
         Ok(format!("http://{}/{name}", self.address))
     }
 
@@ -91,7 +125,7 @@ impl TendedSeller {
     /// When it has ended otherwise.
     pub fn tend(&mut self) -> Result<()> {
         if self.process.has_ended()? {
-            let restarted = self.person.start_selling(&self.goods, &self.address)?;
+            let restarted = self.sold.start(&self.person, &self.address)?;
             let ended = std::mem::replace(&mut self.process, restarted).wait()?;
             ensure!(ended.has_crashed() && !self.crashed, "the seller ended: {ended:?}");
             self.crashed = true;

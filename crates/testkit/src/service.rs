@@ -34,18 +34,6 @@ impl Service {
         })
     }
 
-    /// A service that answers once the latch is open.
-    ///
-    /// # Errors
-    /// When there is no free port.
-    pub fn behind(latch: &Latch) -> Result<Self> {
-        let latch = latch.clone();
-        Self::answering(move |request| {
-            latch.pass();
-            Message::answer(200, request.target().as_bytes())
-        })
-    }
-
     /// Where it is.
     pub fn url(&self) -> String {
         format!("http://{}", self.0.address())
@@ -68,7 +56,8 @@ impl Latch {
         self.0.1.notify_all();
     }
 
-    fn pass(&self) {
+    /// Waits until it is open.
+    pub fn pass(&self) {
         let closed = self.0.0.lock().expect("no holder of this lock panics");
         let opened = self.0.1.wait_timeout_while(closed, PATIENCE, |is_open| !*is_open);
         drop(opened.expect("no holder of this lock panics"));

@@ -2,7 +2,6 @@
 
 use std::io::{Read as _, Write as _, stdin, stdout};
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use axum::http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
@@ -136,14 +135,7 @@ pub async fn caller(context: &Context, spending: &Spending, buyer: Arc<Buyer>) -
         day: spending.day_budget.map(|most| most.0),
         payee: spending.payee_budget.map(|most| most.0),
     };
-    let means = Means {
-        limits: context.limits(),
-        deposit: spending.deposit.0,
-        budget,
-        attempts: 8,
-        // Until a new channel's funding is in a block.
-        patience: Duration::from_secs(2 * 3_600),
-    };
+    let means = Means { limits: context.limits(), deposit: spending.deposit.0, budget, ..Means::default() };
     Ok(Caller::new(client, means).await?)
 }
 

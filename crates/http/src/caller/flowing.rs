@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use farthing_node::buyer::calls::Prepared;
 use farthing_protocol::{ChannelId, Msat};
+use futures_util::stream;
 use reqwest::header::HeaderMap;
 use reqwest::{Method, Response, StatusCode};
 use tokio::sync::Mutex;
@@ -86,6 +87,20 @@ impl Paid {
             }
             Body::Flowing(flow) => flow.chunk().await,
         }
+    }
+
+    /// The answer as `reqwest` has it. It is paid for while its body is read.
+    pub fn into_response(self) -> Response {
+        if let Body::Whole { response, .. } = self.body {
+            return response;
+        }
+        let (status, headers) = (self.status, self.headers.clone());
+        let parts = stream::try_unfold(self, |mut paid| async move {
+            Ok::<_, ClientError>(paid.chunk().await?.map(|part| (part, paid)))
+        });
+        let mut response = axum::http::Response::new(reqwest::Body::wrap_stream(parts));
+        (*response.status_mut(), *response.headers_mut()) = (status, headers);
+        response.into()
     }
 
     /// The whole body, at most `most` bytes of it.

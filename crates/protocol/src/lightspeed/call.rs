@@ -176,9 +176,15 @@ impl MacKey {
             sha256::HashEngine::from_midstate(sha256::Midstate::from_byte_array(midstate), 64)
         };
         let mut inner = engine(self.inner);
-        call.feed(|part| inner.input(part));
+        // Gathered first: to feed the engine in small parts costs more than to hash them.
+        let (mut head, mut length) = ([0; LENGTH_WITH_LAST], 0);
+        call.feed(|part| {
+            head[length..length + part.len()].copy_from_slice(part);
+            length += part.len();
+        });
         // Whether there is a last word must not be guessed from the lengths that follow.
-        inner.input(&[u8::from(call.last.is_some())]);
+        head[length] = u8::from(call.last.is_some());
+        inner.input(&head[..=length]);
         for text in [target.method, target.authority, target.uri] {
             inner.input(&(text.len() as u32).to_be_bytes());
             inner.input(text.as_bytes());

@@ -114,7 +114,11 @@ pub fn payee_of_calls() -> Payee {
     let mut payee = Payee::with(PREPAID, Msat::ZERO);
     let mut counter = Counter::of(SHAPE).and_next(SHAPE);
     counter.tab.begin(7);
-    counter.serves(&counter.call(3, 1, 23, sat(830)));
+    counter.serves(&counter.call(3, 1, 23, sat(829)));
+    // This one cost more than it stated.
+    counter.admits(&counter.call(4, 1, 23, Msat::ZERO));
+    counter.tab.top_up(number(7, 4), sat(1), None).expect("it is paid");
+    counter.tab.end(number(7, 4), Some(sat(1)));
     payee.takes(payee::Input::Fold(Box::new(counter.tab)));
     payee
 }

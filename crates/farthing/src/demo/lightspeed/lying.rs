@@ -56,6 +56,8 @@ pub fn play(stage: &Stage) -> anyhow::Result<Act> {
     let params = liar.buyer.params(channel).context("the channel")?;
     liar.announce(&payer, channel)?;
     let (served, refused) = Handle::current().block_on(liar.call_until_refused(channel))?;
+    eprintln!("DBG {served} {refused} {params:?}");
+    eprintln!("DBG {:?}", stage.await_spend(&params.funding)?);
     let (locked, left) = closed_alone(stage, &params.funding)?;
     stage.node().mine(7)?;
     drop(liar);

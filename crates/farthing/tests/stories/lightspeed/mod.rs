@@ -1,7 +1,12 @@
 //! Calls that are paid with a word each: the same sides, the same chain, and what stands behind the seller.
 
+mod budgets;
+mod crashes;
+mod killed;
 mod lost;
 mod parallel;
+mod prices;
+mod refused;
 mod sale;
 mod vanished;
 

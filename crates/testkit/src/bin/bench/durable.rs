@@ -6,7 +6,7 @@ use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use bitcoin::{Amount, Network};
@@ -57,7 +57,8 @@ pub fn measure(node: &RegtestNode, folder: &Folder) -> anyhow::Result<Durable> {
     let data = folder.path().join("durable");
     let (home, _words) = Home::init(&data, Network::Regtest)?;
     let terms = opened::terms(CAPACITY, 1 + MANY, Durability::Call);
-    let seller = Arc::new(Seller::start(&home, node.chain(), opened::pace(), terms)?);
+    let pace = opened::pace(Duration::from_secs(5));
+    let seller = Arc::new(Seller::start(&home, node.chain(), pace, terms)?);
     let runtime = Runtime::new()?;
     let channels = opened::open(node, &seller, CAPACITY, 1 + MANY)?;
     let mut lanes: Vec<Lane> =

@@ -21,10 +21,10 @@ use farthing_protocol::{Channel, ChannelId, Msat, Params};
 
 use crate::payer::{self, Payer};
 
-/// Looks at the chain now and then, as a seller does.
-pub fn pace() -> Pace {
+/// Looks at the chain that often.
+pub fn pace(interval: Duration) -> Pace {
     Pace {
-        interval: Duration::from_secs(5),
+        interval,
         target_blocks: 3,
         fallback_fee_rate: FeeRate::from_sat_per_vb_u32(2),
     }

@@ -32,6 +32,9 @@ use crate::stats::median;
 pub const PRICE: Msat = Msat::new(10);
 /// How long [`Durability::Batch`] waits here.
 pub const BATCH: Duration = Duration::from_millis(50);
+/// How often each seller looks at the chain, which asks for every channel: seldom, since the service that is open to all
+/// would wait for it as well.
+const LOOKS: Duration = Duration::from_secs(60);
 /// Channels of each seller.
 pub const CHANNELS: usize = 256;
 /// What the handler is busy for.
@@ -79,7 +82,7 @@ pub fn gated(
 ) -> anyhow::Result<Gated> {
     let (home, _words) = Home::init(folder, Network::Regtest)?;
     let terms = opened::terms(CAPACITY, CHANNELS, durability);
-    let seller = Arc::new(Seller::start(&home, node.chain(), opened::pace(), terms)?);
+    let seller = Arc::new(Seller::start(&home, node.chain(), opened::pace(LOOKS), terms)?);
     let mut callers = Vec::with_capacity(CHANNELS);
     for (id, payer) in opened::open(node, &seller, CAPACITY, CHANNELS)? {
         let (mut caller, announcement) = Caller::announce(payer, SHAPE)?;

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 
 use anyhow::{Context as _, bail, ensure};
 use bitcoin::hashes::Hash as _;
@@ -55,9 +56,18 @@ pub fn write(
 ) -> anyhow::Result<()> {
     let mut store = Store::open(database)?;
     for first in (0..channels).step_by(WRITE) {
+        let last = channels.min(first + WRITE);
+        let half = |range: std::ops::Range<usize>| range.map(|index| make(index as u64, shape)).collect::<Vec<_>>();
+        let middle = first.midpoint(last);
+        let made = thread::scope(|scope| {
+            let other = scope.spawn(|| half(middle..last));
+            let mut made = half(first..middle);
+            made.extend(other.join().expect("making channels does not panic"));
+            made
+        });
         let batch = store.batch()?;
-        for index in first..channels.min(first + WRITE) {
-            let (made, caller) = make(index as u64, shape)?;
+        for made in made {
+            let (made, caller) = made?;
             let Made { record, params, state, ladder } = made;
             batch.add_channel::<Payee>(caller.id(), &params, &record, &state, 0)?;
             batch.write(&Write::Ladder(caller.id(), Arc::new(ladder)))?;

@@ -1,0 +1,138 @@
+//! One side is killed while calls run, and comes back: nobody pays twice, and nothing that was served is lost.
+
+use anyhow::Result;
+use farthing_testkit::calls::curl;
+use farthing_testkit::message::Message;
+use farthing_testkit::people::free_address;
+use farthing_testkit::service::Latch;
+use farthing_testkit::wait::until;
+use farthing_testkit::{Person, Service};
+
+use super::{assert_closes_for, charged, people};
+
+/// A service that keeps calls of `/held` waiting until the latch is open, and fails calls of `/fails`.
+fn service(latch: &Latch) -> Result<Service> {
+    let latch = latch.clone();
+    Service::answering(move |request| match request.target() {
+        "/fails" => Message::answer(500, b"a fault"),
+        target => {
+            if target.starts_with("/held") {
+                latch.pass();
+            }
+            Message::answer(200, target.as_bytes())
+        }
+    })
+}
+
+/// So many requests have reached the service.
+fn await_requests(service: &Service, count: usize) -> Result<()> {
+    until("the calls reach the service", || Ok((service.requests().len() >= count).then_some(())))
+}
+
+#[test]
+fn a_seller_killed_while_it_serves_charges_the_call_once() -> Result<()> {
+    let (world, payee, payer) = people()?;
+    let (latch, address) = (Latch::default(), free_address()?);
+    let service = service(&latch)?;
+    let api = payee.sell_calls_at(&service.url(), "500sat/call", &[], &address)?;
+    let miner = world.miner();
+    payer.call(&api.at("/opens"), &[])?;
+    let calling = payer.start_calling(&api.at("/held"), &[])?;
+    await_requests(&service, 2)?;
+    api.kill()?;
+    latch.open();
+    let api = payee.sell_calls_at(&service.url(), "500sat/call", &[], &address)?;
+    calling.wait()?.success()?;
+
+    assert_eq!(payer.answer()?.body, b"/held");
+    assert_eq!((service.requests().len(), charged(&payee, &payer)?), (3, 1_000_000), "served twice, paid once");
+    drop(miner);
+    assert_closes_for(&world, &payee, &payer, 1_000)?;
+    api.kill()?;
+    assert_eq!(payee.balance()?, 1_000);
+    Ok(())
+}
+
+/// Three calls were answered, and then the seller is killed. What it still knows is theirs, in millisatoshi.
+fn killed_after_three_calls(payee: &Person, payer: &Person, address: &str) -> Result<(Service, u64)> {
+    let service = service(&Latch::default())?;
+    let api = payee.sell_calls_at(&service.url(), "500sat/call", &[], address)?;
+    for _ in 0..3 {
+        payer.call(&api.at("/item"), &[])?;
+    }
+    api.kill()?;
+    Ok((service, payee.channel()?.spent_msat))
+}
+
+#[test]
+fn a_seller_that_stores_each_call_loses_nothing_that_it_served() -> Result<()> {
+    let (world, payee, payer) = people()?;
+    let (miner, address) = (world.miner(), free_address()?);
+    let (service, known) = killed_after_three_calls(&payee, &payer, &address)?;
+    assert_eq!(known, 1_500_000);
+    let _api = payee.sell_calls_at(&service.url(), "500sat/call", &[], &address)?;
+    drop(miner);
+    assert_closes_for(&world, &payee, &payer, 1_500)
+}
+
+/// It forgets what it served since the last batch. The buyer does not, and pays it at the close; and what it has not paid for
+/// it cannot have, since its words count from where the seller remembers them.
+#[test]
+fn a_seller_that_stores_batches_forgets_the_last_one_and_the_buyer_pays_it_all_the_same() -> Result<()> {
+    let (world, payee, payer) = people()?;
+    let payee = payee.with("FARTHING_SELL__DURABILITY", "batch:60000ms");
+    let (miner, address) = (world.miner(), free_address()?);
+    let (service, known) = killed_after_three_calls(&payee, &payer, &address)?;
+    assert!(known < 1_500_000, "{known} was stored");
+    let api = payee.sell_calls_at(&service.url(), "500sat/call", &[], &address)?;
+    payer.call(&api.at("/item"), &[])?;
+    assert_eq!((service.requests().len(), payer.channel()?.spent_msat), (4, 2_000_000));
+    drop(miner);
+    assert_closes_for(&world, &payee, &payer, 2_000)
+}
+
+/// The buyer lost an answer as well, so it asks the seller what is spent. The seller knows of less than the buyer does.
+#[test]
+fn a_buyer_closes_with_a_seller_that_forgot_a_batch() -> Result<()> {
+    let (world, payee, payer) = people()?;
+    let payee = payee.with("FARTHING_SELL__DURABILITY", "batch:60000ms");
+    let (miner, address, latch) = (world.miner(), free_address()?, Latch::default());
+    let service = service(&latch)?;
+    let api = payee.sell_calls_at(&service.url(), "500sat/call", &[], &address)?;
+    for _ in 0..3 {
+        payer.call(&api.at("/item"), &[])?;
+    }
+    let calling = payer.start_calling(&api.at("/held"), &[])?;
+    await_requests(&service, 4)?;
+    calling.kill()?;
+    api.kill()?;
+    assert_eq!(payer.channel()?.spent_msat, 2_000_000, "the call without an answer counts until it is settled");
+    let _api = payee.sell_calls_at(&service.url(), "500sat/call", &[], &address)?;
+    drop(miner);
+    assert_closes_for(&world, &payee, &payer, 1_500)
+}
+
+#[test]
+fn a_proxy_killed_with_calls_outstanding_settles_for_what_was_served() -> Result<()> {
+    let (world, payee, payer) = people()?;
+    let latch = Latch::default();
+    let service = service(&latch)?;
+    let api = payee.sell_calls(&service.url(), "500sat/call", &[])?;
+    let miner = world.miner();
+    let proxy = payer.proxy(&api.at("/"), &[])?;
+    curl(&["--fail", &format!("{}/opens", proxy.url)])?;
+    curl(&[&format!("{}/fails", proxy.url)])?;
+    let held = format!("{}/held/[1-5]", proxy.url);
+    let waiting = std::thread::spawn(move || curl(&["--parallel", &held]));
+    await_requests(&service, 7)?;
+    proxy.process.kill()?;
+    latch.open();
+    assert!(waiting.join().expect("curl was run").is_err(), "the proxy left without an answer");
+    // The seller finishes what it began, also for a client that has left.
+    until("the seller has served", || Ok((payee.channel()?.spent_msat == 6 * 500_000).then_some(())))?;
+    assert_eq!(payer.channel()?.spent_msat, 6 * 500_000);
+    drop(miner);
+    assert_closes_for(&world, &payee, &payer, 3_000)?;
+    assert_eq!(charged(&payee, &payer)?, 3_000_000);
+    Ok(())
+}

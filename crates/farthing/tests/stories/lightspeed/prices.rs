@@ -1,0 +1,88 @@
+//! What a call costs: by its route, and nothing when it fails.
+
+use anyhow::Result;
+use farthing_testkit::Service;
+use farthing_testkit::message::Message;
+
+use super::{charged, people};
+
+#[test]
+fn the_price_is_that_of_the_route_and_the_list_says_so() -> Result<()> {
+    let (world, payee, payer) = people()?;
+    let service = Service::counting()?;
+    let routes = ["--route", "/free=0sat", "--route", "POST /v1/*=700sat", "--route", "/v1/*=300sat"];
+    let api = payee.sell_calls(&service.url(), "500sat/call", &routes)?;
+    let list = Message::request("GET", "/.well-known/farthing/prices", &api.address).send_to(&api.address)?;
+    let list: serde_json::Value = serde_json::from_slice(&list.body)?;
+    assert_eq!(
+        (&list["otherwise"], list["rules"].as_array().map(Vec::len)),
+        (&serde_json::json!("500000"), Some(3))
+    );
+
+    let _miner = world.miner();
+    payer.call(&api.at("/free"), &[])?;
+    assert!(payer.channels()?.is_empty(), "what is free needs no channel");
+    let mut cost = 0;
+    for (path, options, price) in [
+        ("/other", &[][..], 500_000),
+        ("/v1/item", &[], 300_000),
+        ("/v1/item", &["-d", "a body"], 700_000),
+        ("/v1/item", &["-X", "DELETE"], 300_000),
+        ("/free", &[], 0),
+    ] {
+        payer.call(&api.at(path), options)?;
+        cost += price;
+        assert_eq!(charged(&payee, &payer)?, cost, "after {path}");
+    }
+    assert_eq!(service.requests()[3].body, b"a body");
+    Ok(())
+}
+
+#[test]
+fn what_fails_is_free_and_comes_as_it_is() -> Result<()> {
+    let (world, payee, payer) = people()?;
+    let service = Service::answering(|request| {
+        let status = request.target().trim_start_matches('/').parse().unwrap_or(200);
+        Message::answer(status, request.target().as_bytes())
+    })?;
+    let api = payee.sell_calls(&service.url(), "500sat/call", &[])?;
+    let _miner = world.miner();
+    for status in [404, 500, 503, 429, 301] {
+        let answer = payer.call(&api.at(&format!("/{status}")), &[])?;
+        assert_eq!((answer.status(), answer.body), (status, format!("/{status}").into_bytes()));
+        assert_eq!(answer.header("payment-receipt").is_some(), status < 400);
+    }
+    assert_eq!(charged(&payee, &payer)?, 500_000, "the redirection was served");
+    Ok(())
+}
+
+#[test]
+fn the_service_never_sees_the_payment() -> Result<()> {
+    let (world, payee, payer) = people()?;
+    let service = Service::counting()?;
+    let api = payee.sell_calls(&service.url(), "500sat/call", &["--route", "/free=0sat"])?;
+    let _miner = world.miner();
+    payer.call(&api.at("/item"), &["-H", "x-own: kept"])?;
+    let free = Message::request("GET", "/free", &api.address).with("lightspeed", "a payment for nothing");
+    assert_eq!(free.send_to(&api.address)?.status(), 200);
+
+    let requests = service.requests();
+    assert_eq!(requests.len(), 2);
+    assert_eq!(requests[0].header("x-own"), Some("kept"));
+    assert!(requests.iter().all(|request| request.header("lightspeed").is_none()), "{requests:?}");
+    Ok(())
+}
+
+#[test]
+fn a_call_without_a_payment_does_not_reach_the_service() -> Result<()> {
+    let (_world, payee, _) = people()?;
+    let service = Service::counting()?;
+    let api = payee.sell_calls(&service.url(), "500sat/call", &[])?;
+    for method in ["GET", "HEAD", "POST"] {
+        let answer = Message::request(method, "/item", &api.address).send_to(&api.address)?;
+        assert_eq!((answer.status(), answer.header("cache-control")), (402, Some("no-store")));
+        assert!(answer.header("www-authenticate").is_some_and(|terms| terms.starts_with("Payment ")));
+    }
+    assert!(service.requests().is_empty());
+    Ok(())
+}

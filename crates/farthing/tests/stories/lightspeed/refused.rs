@@ -1,0 +1,189 @@
+//! Bad input over HTTP: each is refused with its own status, reaches no service, and costs nobody anything.
+
+use anyhow::{Context as _, Result, ensure};
+use bitcoin::Network;
+use bitcoin::hashes::{Hash as _, sha256};
+use farthing_http::encoding;
+use farthing_http::wire::{self, ChainBody};
+use farthing_node::home::Home;
+use farthing_node::machine::Payer;
+use farthing_node::store::StoredChannel;
+use farthing_protocol::hashlock::Delay;
+use farthing_protocol::keys::ChannelKeys;
+use farthing_protocol::lightspeed::call::{MacKey, Target};
+use farthing_protocol::lightspeed::{Call, Shape, Word, Words, ladder};
+use farthing_protocol::session::CallKey;
+use farthing_protocol::{Channel, ChannelId, Msat};
+use farthing_testkit::message::Message;
+use farthing_testkit::relay::Relay;
+use farthing_testkit::{Api, Person, Service, World};
+
+use super::{charged, people};
+
+const BODY: &str = "a body";
+
+/// One call of 500 sat was paid, and somebody has kept its request.
+struct Overheard {
+    world: World,
+    payee: Person,
+    payer: Person,
+    service: Service,
+    api: Api,
+    relay: Relay,
+    request: Message,
+    call: Call,
+}
+
+fn overheard() -> Result<Overheard> {
+    let (world, payee, payer) = people()?;
+    let service = Service::counting()?;
+    let api = payee.sell_calls(&service.url(), "500sat/call", &[])?;
+    let relay = Relay::recording(&api.address)?;
+    let miner = world.miner();
+    payer.call(&relay.url(&api.at("/item?q=1")), &["-d", BODY])?;
+    drop(miner);
+    let paid = relay.requests().into_iter().rfind(|request| request.header("lightspeed").is_some());
+    let request = paid.context("a paid call")?;
+    let bytes = encoding::decode_bytes(request.header("lightspeed").context("a payment")?)?;
+    let (call, _) = Call::from_bytes(&bytes)?;
+    Ok(Overheard { world, payee, payer, service, api, relay, request, call })
+}
+
+impl Overheard {
+    /// The buyer's channel, and its keys: for a buyer that does what no program of ours would.
+    fn insider(&self) -> Result<(StoredChannel<Payer>, ChannelKeys)> {
+        let home = Home::open(&self.payer.path(""), Network::Regtest)?;
+        let stored = home.store()?.channels::<Payer>()?.pop().context("a channel")?;
+        let keys = home.seed()?.channel_keys(stored.record.key);
+        Ok((stored, keys))
+    }
+
+    /// Another call than the one that was paid, properly signed by the buyer.
+    fn signed(&self, alter: impl FnOnce(&mut Call)) -> Result<Message> {
+        let (stored, keys) = self.insider()?;
+        let key = MacKey::new(&CallKey::agree(&keys, &stored.record.params.payee.session, stored.id));
+        let mut call = self.call;
+        alter(&mut call);
+        let target = Target {
+            method: "POST",
+            authority: self.request.header("host").context("a host")?,
+            uri: self.request.target(),
+            body: sha256::Hash::hash(BODY.as_bytes()).to_byte_array(),
+        };
+        let bytes = call.to_bytes(&key.mac(&call, &target));
+        Ok(self.request.clone().with("lightspeed", &encoding::encode_bytes(&bytes)))
+    }
+
+    fn assert_refused(&self, what: &str, status: u16, problem: &str, request: &Message) -> Result<()> {
+        let answer = request.send_to(&self.api.address)?;
+        let got = (answer.status(), answer.problem());
+        ensure!(got == (status, problem.to_owned()), "{what}: {got:?} {}", String::from_utf8_lossy(&answer.body));
+        ensure!(answer.header("payment-receipt").is_none(), "{what}: it has a receipt");
+        Ok(())
+    }
+
+    /// Only the first call was served, and the buyer may call on.
+    fn assert_unharmed(&self) -> Result<()> {
+        ensure!(self.service.requests().len() == 1, "the service was asked {:?}", self.service.requests());
+        ensure!(charged(&self.payee, &self.payer)? == 500_000, "something else was charged");
+        self.payer.call(&self.relay.url(&self.api.at("/next")), &[])?;
+        ensure!(charged(&self.payee, &self.payer)? == 1_000_000, "the next call is not charged once");
+        Ok(())
+    }
+}
+
+#[test]
+fn a_payment_that_was_overheard_buys_nothing_else() -> Result<()> {
+    let story = overheard()?;
+    let request = || story.request.clone();
+    let mut elsewhere = request();
+    elsewhere.start = elsewhere.start.replace("q=1", "q=2");
+    let mut changed = request();
+    changed.start = changed.start.replace("POST", "PUT");
+    for (what, request) in [
+        ("another address", elsewhere),
+        ("another method", changed),
+        ("another body", request().with_body(b"A body".to_vec())),
+        ("another host", request().with("host", "other.example")),
+    ] {
+        story.assert_refused(what, 402, "verification-failed", &request)?;
+    }
+    for _ in 0..3 {
+        let again = story.request.send_to(&story.api.address)?;
+        assert_eq!((again.status(), again.body), (200, b"/item?q=1 1".to_vec()), "the same gets the same");
+    }
+    story.assert_unharmed()
+}
+
+#[test]
+fn what_is_no_payment_is_refused() -> Result<()> {
+    let story = overheard()?;
+    let with = |header: &str| story.request.clone().with("lightspeed", header);
+    for (what, header) in [
+        ("garbage", "!!!".to_owned()),
+        ("nothing", String::new()),
+        ("too short", encoding::encode_bytes(&[1; 100])),
+        ("too long", "A".repeat(10_000)),
+    ] {
+        story.assert_refused(what, 402, "malformed-credential", &with(&header))?;
+    }
+    // The server may hang up before it has all of it.
+    if let Ok(answer) = with(&"A".repeat(1 << 20)).send_to(&story.api.address) {
+        assert_eq!(answer.status(), 431, "{answer:?}");
+    }
+    let stranger = story.signed(|call| call.channel = ChannelId::from_bytes([7; 32]))?;
+    story.assert_refused("another channel", 402, "channel-not-open", &stranger)?;
+    story.assert_unharmed()
+}
+
+#[test]
+fn a_buyer_that_lies_gets_nothing() -> Result<()> {
+    let story = overheard()?;
+    let other = Word::from_bytes([9; 32]);
+    for (counter, (what, status, problem, alter)) in (100..).zip([
+        (
+            "a higher index without its word",
+            402,
+            "verification-failed",
+            (|call, _| call.index += 1) as fn(&mut Call, Word),
+        ),
+        ("a wrong word", 402, "verification-failed", |call, other| (call.index, call.word) = (3, other)),
+        ("an index beyond the chain", 402, "verification-failed", |call, _| call.index = u32::MAX),
+        ("an index far ahead", 402, "verification-failed", |call, _| call.index = 70_000),
+        ("an unknown chain", 402, "verification-failed", |call, _| call.chain = 7),
+        ("less than the price", 402, "payment-insufficient", |call, _| call.cost = Msat::new(499_999)),
+        ("more than is paid", 402, "payment-insufficient", |call, _| call.cost = Msat::new(900_000)),
+        ("an epoch to come", 409, "call-void", |call, _| call.number.epoch += 5),
+        ("an epoch long past", 409, "call-forgotten", |call, _| call.number.epoch = 0),
+    ]) {
+        let request = story.signed(|call| {
+            call.number.counter = counter;
+            alter(call, other);
+        })?;
+        story.assert_refused(what, status, problem, &request)?;
+    }
+    story.assert_unharmed()
+}
+
+/// A seller keeps one chain that waits for the present one to end, and no more, whoever announces them.
+#[test]
+fn chains_that_are_announced_and_never_used_take_one_place() -> Result<()> {
+    let story = overheard()?;
+    let (stored, keys) = story.insider()?;
+    let channel = Channel::new(stored.record.params.clone())?;
+    let purse = stored.state.purse().context("it pays for calls")?;
+    let (next, base) = purse.next_chain()?;
+    let shape = Shape { unit: Msat::new(1_000), words: 10, rungs: 10, delay: Delay::blocks(36) };
+    for number in next..next + 6 {
+        let words = Words::draw(&keys, channel.id(), &shape, number);
+        let rungs = ladder::sign(&channel, &keys, &words, base)?;
+        let body = serde_json::to_vec(&ChainBody::new(*words.terms(), &rungs, &purse.plain()))?;
+        let request = Message::request("POST", &wire::chains_path(channel.id()), &story.api.address)
+            .with("content-type", "application/json");
+        let answer = request.with_body(body).send_to(&story.api.address)?;
+        let expected = if number == next { 200 } else { 400 };
+        ensure!(answer.status() == expected, "{number}: {}", String::from_utf8_lossy(&answer.body));
+    }
+    drop(stored);
+    story.assert_unharmed()
+}

@@ -1,0 +1,44 @@
+//! How a caller pays.
+
+use std::time::Duration;
+
+use bitcoin::{Amount, FeeRate};
+use farthing_protocol::Msat;
+use farthing_protocol::opening::Limits;
+
+use super::Budget;
+
+/// How a caller pays.
+#[derive(Clone, Copy, Debug)]
+pub struct Means {
+    /// Its limits for channels.
+    pub limits: Limits,
+    /// What a new channel can pay in all.
+    pub deposit: Msat,
+    /// Its budget.
+    pub budget: Budget,
+    /// How often a call is sent again whose answer does not come.
+    pub attempts: u32,
+    /// How long it waits for a new channel's funding to be deep enough.
+    pub patience: Duration,
+}
+
+impl Default for Means {
+    /// Up to 0.1 bitcoin in a channel and at most a week, 20,000 sat in a new one, and no budget.
+    fn default() -> Self {
+        let limits = Limits {
+            most_capacity: Amount::from_sat(10_000_000),
+            fee_rate: (FeeRate::from_sat_per_vb_u32(1), FeeRate::from_sat_per_vb_u32(200)),
+            most_lifetime: 1_008,
+            most_prepaid: Amount::from_sat(50_000),
+        };
+        Self {
+            limits,
+            deposit: Msat::new(20_000_000),
+            budget: Budget::default(),
+            attempts: 8,
+            // A new channel's funding must get into a block.
+            patience: Duration::from_secs(2 * 3_600),
+        }
+    }
+}

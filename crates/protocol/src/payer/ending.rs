@@ -1,0 +1,54 @@
+//! How a channel ends for the payer when the payee published a rung: what nobody claims in time is the payer's again.
+
+use super::{Account, Closed, Closing, Effect, Setup, State};
+use crate::channel::{Channel, Ending, SpendKind};
+use crate::hashlock::{self, Locked};
+use crate::lightspeed::{Purse, ladder};
+use crate::sighting::{Funding, Sighting};
+use crate::transition::Transition;
+
+impl State {
+    /// The funding's spend is deep enough. A rung that the payee published and did not claim in time is the payer's again,
+    /// and until that is settled the channel is not over.
+    pub(super) fn spent_for_good(
+        setup: &Setup,
+        account: &Account,
+        mut ending: Ending,
+        sighting: &Sighting,
+    ) -> Transition<Self, Effect> {
+        let chains = account.purse().map_or(&[][..], Purse::chains);
+        let spender = match &sighting.funding {
+            Funding::Spent { by, .. } if ending.kind == SpendKind::Commitment => Some(by),
+            Funding::Spent { .. } | Funding::Unseen | Funding::Unconfirmed(_) | Funding::Confirmed { .. } => {
+                None
+            }
+        };
+        let rung = spender.and_then(|by| ladder::find(&setup.channel, &setup.keys, chains, by));
+        let (Some((scripts, value)), Some(locked)) = (rung, sighting.locked.first()) else {
+            return Transition::to(Self::Closed(Closed { ledger: account.ledger(), ending }));
+        };
+        let waits = Closing { account: account.clone(), settlement: None, transaction: None };
+        let waits = Transition::to(Self::Closing(waits));
+        match &locked.status {
+            Funding::Spent { by, confirmations } if *confirmations >= setup.finality => {
+                let back = Channel::paid_to(by, &setup.channel.params().payer);
+                ending.received = ending.received.checked_add(back).unwrap_or(ending.received);
+                Transition::to(Self::Closed(Closed { ledger: account.ledger(), ending }))
+            }
+            Funding::Confirmed { confirmations, .. }
+                if *confirmations >= u32::from(scripts.delay().get()) =>
+            {
+                let output = Locked { outpoint: locked.outpoint, value, scripts: &scripts };
+                match hashlock::take_back(&setup.channel, &setup.keys, &[output], sighting.fee_rate) {
+                    Ok(transaction) => waits.then(Effect::Broadcast(transaction)),
+                    Err(_not_worth_it) => {
+                        Transition::to(Self::Closed(Closed { ledger: account.ledger(), ending }))
+                    }
+                }
+            }
+            Funding::Spent { .. } | Funding::Confirmed { .. } | Funding::Unseen | Funding::Unconfirmed(_) => {
+                waits
+            }
+        }
+    }
+}
