@@ -245,6 +245,10 @@ impl Caller {
         let channel = match self.channel(&mut payee, &request.url.origin().ascii_serialization()).await? {
             Some(channel) => channel,
             None => {
+                // Nothing is locked for a call that a budget does not allow.
+                let (origin, cost) = (request.url.origin().ascii_serialization(), self.most_at_first(&price));
+                self.take(&origin, cost).await?;
+                self.spending.give_back(&origin, cost);
                 let Means { limits, deposit, .. } = self.means;
                 let opened =
                     self.client.open_under(&request.url, (&challenge, &offer), &limits, deposit, deposit);

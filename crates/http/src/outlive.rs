@@ -58,7 +58,8 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(async {
             assert_eq!(Outlive::new(async { 7 }).await.unwrap(), 7);
-            let panicked = Outlive::new(async { assert!(std::hint::black_box(false), "a fault of the service") });
+            let panicked =
+                Outlive::new(async { assert!(std::hint::black_box(false), "a fault of the service") });
             assert!(panicked.await.is_err());
             let (done, is_done) = oneshot::channel();
             let work = Outlive::new(async move {

@@ -355,9 +355,10 @@ impl Tabs {
         channel: ChannelId,
         setup: &payee::Setup,
         mut tab: Tab,
-        ladders: Vec<Ladder>,
+        mut ladders: Vec<Ladder>,
         cap: Option<Msat>,
     ) {
+        ladders.shrink_to_fit();
         let key = CallKey::agree(&setup.keys, &setup.channel.params().payer.session, channel);
         tab.begin(self.epoch);
         let live =

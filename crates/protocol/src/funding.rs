@@ -13,7 +13,7 @@
 
 use bitcoin::opcodes::all::{OP_CHECKSIG, OP_CHECKSIGVERIFY, OP_CLTV};
 use bitcoin::script::Builder;
-use bitcoin::taproot::{LeafVersion, TapLeafHash, TaprootBuilder, TaprootSpendInfo};
+use bitcoin::taproot::{LeafVersion, TapLeafHash, TaprootBuilder};
 use bitcoin::{ScriptBuf, XOnlyPublicKey};
 use musig2::KeyAggContext;
 use secp256k1::{PublicKey, SECP256K1};
@@ -25,9 +25,16 @@ use crate::channel::Params;
 pub struct FundingOutput {
     commitment_leaf: ScriptBuf,
     refund_leaf: ScriptBuf,
-    spend_info: TaprootSpendInfo,
     script_pubkey: ScriptBuf,
+    // What is needed of the tree, not the tree itself: a payee keeps one for each of very many channels.
+    output_key: XOnlyPublicKey,
+    merkle_root: [u8; 32],
+    commitment_control: [u8; CONTROL_BLOCK],
+    refund_control: [u8; CONTROL_BLOCK],
 }
+
+/// Leaf version, internal key, and the other leaf's hash.
+const CONTROL_BLOCK: usize = 65;
 
 impl FundingOutput {
     pub(crate) fn new(params: &Params) -> Self {
@@ -51,8 +58,21 @@ impl FundingOutput {
             .expect("two leaves at depth one make a tree")
             .finalize(SECP256K1, internal)
             .expect("the tree is complete");
-        let script_pubkey = ScriptBuf::new_p2tr_tweaked(spend_info.output_key());
-        Self { commitment_leaf, refund_leaf, spend_info, script_pubkey }
+        let control_block = |leaf: &ScriptBuf| {
+            let block = spend_info.control_block(&(leaf.clone(), LeafVersion::TapScript));
+            let block = block.expect("the leaf is one of the two in the tree").serialize();
+            block.try_into().expect("a leaf at depth one has one sibling")
+        };
+        let root = spend_info.merkle_root().expect("the tree has leaves");
+        Self {
+            script_pubkey: ScriptBuf::new_p2tr_tweaked(spend_info.output_key()),
+            output_key: spend_info.output_key().to_x_only_public_key(),
+            merkle_root: *AsRef::<[u8; 32]>::as_ref(&root),
+            commitment_control: control_block(&commitment_leaf),
+            refund_control: control_block(&refund_leaf),
+            commitment_leaf,
+            refund_leaf,
+        }
     }
 
     /// The script that the funding transaction pays.
@@ -71,12 +91,11 @@ impl FundingOutput {
     }
 
     pub(crate) fn output_key(&self) -> XOnlyPublicKey {
-        self.spend_info.output_key().to_x_only_public_key()
+        self.output_key
     }
 
     pub(crate) fn merkle_root(&self) -> [u8; 32] {
-        let root = self.spend_info.merkle_root().expect("the tree has leaves");
-        *AsRef::<[u8; 32]>::as_ref(&root)
+        self.merkle_root
     }
 
     pub(crate) fn leaf_hash(leaf: &ScriptBuf) -> TapLeafHash {
@@ -84,10 +103,9 @@ impl FundingOutput {
     }
 
     pub(crate) fn control_block(&self, leaf: &ScriptBuf) -> Vec<u8> {
-        self.spend_info
-            .control_block(&(leaf.clone(), LeafVersion::TapScript))
-            .expect("the leaf is one of the two in the tree")
-            .serialize()
+        let control =
+            if *leaf == self.commitment_leaf { self.commitment_control } else { self.refund_control };
+        control.to_vec()
     }
 }
 

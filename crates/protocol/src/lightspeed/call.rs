@@ -12,7 +12,7 @@
 //! Numbers are big-endian. A word pays for every word below it, so whoever reads one in a log could spend it on another
 //! request; the MAC's key is never sent ([`crate::session`]).
 
-use bitcoin::hashes::{Hash, HashEngine, Hmac, HmacEngine, cmp, sha256};
+use bitcoin::hashes::{Hash, HashEngine, cmp, sha256};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
@@ -20,6 +20,7 @@ use crate::amount::Msat;
 use crate::channel::ChannelId;
 use crate::lightspeed::word::Word;
 use crate::session::{CallKey, NotAuthentic};
+use crate::tagged;
 
 /// The length of a call that carries one word, in bytes.
 pub const LENGTH: usize = 124;
@@ -130,7 +131,7 @@ impl Reader<'_> {
     }
 }
 
-/// The key of a channel's calls, its two pads absorbed once: a MAC then takes four compressions.
+/// The key of a channel's calls, its two pads absorbed once: the MAC of a short request then takes four compressions.
 #[derive(Zeroize, ZeroizeOnDrop)]
 pub struct MacKey {
     inner: [u8; 32],
@@ -159,7 +160,7 @@ impl MacKey {
 
     /// The MAC of a call with its request.
     pub fn mac(&self, call: &Call, target: &Target<'_>) -> [u8; 32] {
-        self.hmac(call, target).to_byte_array()
+        self.hmac(call, target)
     }
 
     /// Checks a call's MAC, in constant time.
@@ -171,31 +172,57 @@ impl MacKey {
         if cmp::fixed_time_eq(&expected, mac) { Ok(()) } else { Err(NotAuthentic) }
     }
 
-    fn hmac(&self, call: &Call, target: &Target<'_>) -> Hmac<sha256::Hash> {
+    fn hmac(&self, call: &Call, target: &Target<'_>) -> [u8; 32] {
         let engine = |midstate: [u8; 32]| {
             sha256::HashEngine::from_midstate(sha256::Midstate::from_byte_array(midstate), 64)
         };
-        let mut inner = engine(self.inner);
-        // Gathered first: to feed the engine in small parts costs more than to hash them.
-        let (mut head, mut length) = ([0; LENGTH_WITH_LAST], 0);
-        call.feed(|part| {
-            head[length..length + part.len()].copy_from_slice(part);
-            length += part.len();
-        });
+        let mut inner = Message { engine: engine(self.inner), gathered: [0; MESSAGE], length: 0 };
+        call.feed(|part| inner.input(part));
         // Whether there is a last word must not be guessed from the lengths that follow.
-        head[length] = u8::from(call.last.is_some());
-        inner.input(&head[..=length]);
+        inner.input(&[u8::from(call.last.is_some())]);
         for text in [target.method, target.authority, target.uri] {
             inner.input(&(text.len() as u32).to_be_bytes());
             inner.input(text.as_bytes());
         }
         inner.input(&target.body);
-        Hmac::from_engine(HmacEngine::from_inner_engines(inner, engine(self.outer)))
+        tagged::finish::<64>(engine(self.outer), &inner.digest())
+    }
+}
+
+/// How much of a message is gathered before it is hashed: all of it for most requests.
+const MESSAGE: usize = 448;
+
+/// What a MAC covers, gathered: to feed the engine in small parts takes longer than to hash them.
+struct Message {
+    engine: sha256::HashEngine,
+    gathered: [u8; MESSAGE],
+    length: usize,
+}
+
+impl Message {
+    fn input(&mut self, part: &[u8]) {
+        if part.len() > MESSAGE - self.length {
+            self.engine.input(&self.gathered[..self.length]);
+            self.length = 0;
+        }
+        match self.gathered.get_mut(self.length..self.length + part.len()) {
+            Some(room) => {
+                room.copy_from_slice(part);
+                self.length += part.len();
+            }
+            None => self.engine.input(part), // nothing is gathered now
+        }
+    }
+
+    fn digest(self) -> [u8; 32] {
+        tagged::finish::<512>(self.engine, &self.gathered[..self.length])
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use bitcoin::hashes::{Hmac, HmacEngine};
+
     use super::*;
     use crate::testing;
 
@@ -248,6 +275,24 @@ mod tests {
         let expected = Hmac::<sha256::Hash>::from_engine(engine).to_byte_array();
         assert_eq!(key(true).mac(&call(), &TARGET), expected);
         assert_eq!(key(false).verify(&call(), &TARGET, &expected), Ok(()));
+    }
+
+    #[test]
+    fn a_long_request_has_the_same_mac_as_in_one_piece() {
+        let channel = testing::channel();
+        let shared = CallKey::agree(&testing::payer_keys(), &channel.params().payee.session, channel.id());
+        for length in [0, 250, 280, 290, 300, 447, 448, 449, 5_000] {
+            let uri = "x".repeat(length);
+            let mut engine = HmacEngine::<sha256::Hash>::new(&shared.derive("farthing/lightspeed"));
+            call().feed(|part| engine.input(part));
+            engine.input(&[0, 0, 0, 0, 3]);
+            engine.input(b"GET\0\0\0\x09a.example");
+            engine.input(&(length as u32).to_be_bytes());
+            engine.input(uri.as_bytes());
+            engine.input(&TARGET.body);
+            let expected = Hmac::<sha256::Hash>::from_engine(engine).to_byte_array();
+            assert_eq!(key(true).mac(&call(), &Target { uri: &uri, ..TARGET }), expected, "{length}");
+        }
     }
 
     #[test]

@@ -156,12 +156,10 @@ pub enum Unable {
         /// What the payee says.
         got: Msat,
     },
-    /// The payee claims to have earned more, or less, than the calls allow.
-    #[error("the seller says that {got} is spent; by the calls that were sent it is from {least} to {most}")]
+    /// The payee claims to have earned more than the calls allow.
+    #[error("the seller says that {got} is spent; by the calls that were sent it is {most} at most")]
     WrongSum {
-        /// What answered calls cost.
-        least: Msat,
-        /// What they cost with those outstanding.
+        /// What answered calls cost, with those outstanding.
         most: Msat,
         /// What the payee says.
         got: Msat,
@@ -229,14 +227,15 @@ impl Purse {
         &self.chains
     }
 
-    /// What the words that are left on the chains which the payee has taken still pay.
+    /// What the words that are left on the chains which the payee has taken still pay. Nothing without a chain, whatever was
+    /// paid before: a call needs one.
     pub fn left(&self) -> Msat {
         let end = match (&self.next, &self.position) {
             (Some(next), _) if next.is_taken => {
                 next.base.checked_add(next.terms.shape.worth(next.terms.shape.words)).unwrap_or(next.base)
             }
             (_, Some(position)) => position.end(),
-            (_, None) => self.plain.total,
+            (_, None) => return Msat::ZERO,
         };
         let taken = self.spent.checked_add(self.outstanding()).unwrap_or(end);
         end.saturating_sub(taken)
@@ -395,15 +394,15 @@ impl Purse {
         Ok(())
     }
 
-    /// The payee says what is spent in all, now that nothing runs any more. Taken only when the calls that were sent allow
-    /// it.
+    /// The payee says what is spent in all, now that nothing runs any more. Never more than the calls that were sent allow. A
+    /// payee that forgot what it had not stored says less than was answered; then what was answered counts.
     pub(crate) fn reconcile(&mut self, stated: Msat) -> Result<(), Unable> {
-        let (least, most) = (self.spent, self.ledger().spent);
-        if !(least..=most).contains(&stated) {
-            return Err(Unable::WrongSum { least, most, got: stated });
+        let most = self.ledger().spent;
+        if stated > most {
+            return Err(Unable::WrongSum { most, got: stated });
         }
         self.outstanding.clear();
-        self.spent = stated;
+        self.spent = self.spent.max(stated);
         // It can have served that much only with the words for it.
         if let Some(position) = &mut self.position {
             let words = position.terms.shape.words_for(stated.saturating_sub(position.base)).unwrap_or(0);

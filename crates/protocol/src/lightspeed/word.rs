@@ -10,7 +10,7 @@
 use std::fmt;
 use std::sync::LazyLock;
 
-use bitcoin::hashes::{Hash, HashEngine, sha256};
+use bitcoin::hashes::{Hash, sha256};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
@@ -38,9 +38,7 @@ impl Word {
 
     /// `w_{i-1}` of `w_i`.
     pub fn before(&self) -> Self {
-        let mut engine = STEP.clone();
-        engine.input(&self.0);
-        Self(sha256::Hash::from_engine(engine).to_byte_array())
+        Self(tagged::finish::<64>(STEP.clone(), &self.0))
     }
 
     /// `w_{i-steps}` of `w_i`.

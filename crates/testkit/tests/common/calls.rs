@@ -14,7 +14,7 @@ use super::{MARGIN, Story, wait};
 /// What a claim weighs, in virtual bytes.
 pub const CLAIM: u64 = 154;
 /// What taking a rung back weighs, in virtual bytes.
-pub const TAKE_BACK: u64 = 138;
+pub const TAKE_BACK: u64 = 137;
 /// The first payment of a channel at 2 sat/vB, which its first chain stands on.
 pub const PREPAID: u64 = 552;
 /// How long the seller has to claim a rung, in blocks.

@@ -56,8 +56,6 @@ pub fn play(stage: &Stage) -> anyhow::Result<Act> {
     let params = liar.buyer.params(channel).context("the channel")?;
     liar.announce(&payer, channel)?;
     let (served, refused) = Handle::current().block_on(liar.call_until_refused(channel))?;
-    eprintln!("DBG {served} {refused} {params:?}");
-    eprintln!("DBG {:?}", stage.await_spend(&params.funding)?);
     let (locked, left) = closed_alone(stage, &params.funding)?;
     stage.node().mine(7)?;
     drop(liar);
@@ -146,18 +144,23 @@ impl Liar {
     async fn call_until_refused(&self, id: ChannelId) -> anyhow::Result<(u64, String)> {
         let authority = self.url.trim_start_matches("http://");
         let target = Target { method: "GET", authority, uri: "/", body: NO_BODY };
-        for served in 0.. {
+        let (mut served, deadline) = (0, Instant::now() + PATIENCE);
+        loop {
             let prepared = self.buyer.call(id, PRICE, &target).await?;
             let number = prepared.call.number;
             let answer = self.get(Some(encoding::encode_bytes(&prepared.bytes))).await?;
-            if answer.status() != StatusCode::OK {
-                self.buyer.answered(id, number, None, PRICE).await?;
+            let is_served = answer.status() == StatusCode::OK;
+            self.buyer.answered(id, number, is_served.then_some(PRICE), PRICE).await?;
+            if is_served {
+                served += 1;
+            } else if answer.headers().contains_key("retry-after") && Instant::now() < deadline {
+                // The seller has not seen the newest block yet.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            } else {
                 let problem: serde_json::Value = serde_json::from_slice(answer.body())?;
                 return Ok((served, problem["detail"].as_str().unwrap_or_default().to_owned()));
             }
-            self.buyer.answered(id, number, Some(PRICE), PRICE).await?;
         }
-        unreachable!("a chain of 100 words does not pay for so many calls")
     }
 
     async fn get(&self, call: Option<String>) -> anyhow::Result<Response<Bytes>> {

@@ -27,12 +27,12 @@ fn play(calls: u64) -> anyhow::Result<Report> {
     let started = Instant::now();
     eprintln!("Starting a private Bitcoin chain …");
     let stage = Stage::new()?;
-    if std::env::var_os("DBG").is_some() {
-        eprintln!("{:?}", lying::play(&stage)?.outcome);
-    }
     let ladder = ladder::play(&stage, calls)?;
     let acts =
         [acts::payee_gone(&stage)?, acts::payer_gone(&stage)?, lying::play(&stage)?, acts::crash(&stage)?];
+    for act in acts.iter().filter(|act| !act.ok) {
+        eprintln!("FAILED: {}: {}", act.title, act.outcome);
+    }
     let flat = flat::play(&stage)?;
     Ok(Report::new(ladder, flat, acts, started.elapsed()))
 }

@@ -30,10 +30,13 @@ impl Stage {
     /// Each has what so many calls come to, less what the buyer's channels cost on the chain.
     fn assert_balances(&self, since: u32, payee: &Person, payer: &Person, calls: u64) -> Result<()> {
         let due = calls * PRICE_SAT;
-        let spent = |channels: Vec<ChannelRow>| channels.iter().map(|channel| channel.spent_msat).sum::<u64>();
+        let spent =
+            |channels: Vec<ChannelRow>| channels.iter().map(|channel| channel.spent_msat).sum::<u64>();
         let counts = (spent(payee.channels()?), spent(payer.channels()?));
         ensure!(counts == (due * 1_000, due * 1_000), "{calls} calls came to {counts:?}");
         let accounts = Accounts::since(&self.world, since)?;
+        let funded = payer.channels()?.iter().filter(|channel| channel.state != "abandoned").count();
+        ensure!(funded == 1, "{funded} channels were funded");
         let mut fees = 0;
         for channel in payer.channels()?.iter().filter(|channel| channel.state != "abandoned") {
             let end = accounts.spender(&channel.funding)?.compute_txid();
@@ -128,7 +131,8 @@ fn calls_in_which_the_seller_crashes() -> Result<()> {
         seller.until("the seller sees the end", || all_ended(&payee))?;
         let crashed = seller.has_crashed();
         seller.kill()?;
-        let paid = payee.channels()?.iter().map(|channel| channel.spent_msat).sum::<u64>() / 1_000 / PRICE_SAT;
+        let paid =
+            payee.channels()?.iter().map(|channel| channel.spent_msat).sum::<u64>() / 1_000 / PRICE_SAT;
         ensure!((2..=3).contains(&paid), "{paid} calls are paid");
         stage.assert_balances(since, &payee, &payer, paid)?;
         Ok(crashed)

@@ -45,7 +45,11 @@ fn a_seller_killed_while_it_serves_charges_the_call_once() -> Result<()> {
     calling.wait()?.success()?;
 
     assert_eq!(payer.answer()?.body, b"/held");
-    assert_eq!((service.requests().len(), charged(&payee, &payer)?), (3, 1_000_000), "served twice, paid once");
+    assert_eq!(
+        (service.requests().len(), charged(&payee, &payer)?),
+        (3, 1_000_000),
+        "served twice, paid once"
+    );
     drop(miner);
     assert_closes_for(&world, &payee, &payer, 1_000)?;
     api.kill()?;
@@ -106,7 +110,11 @@ fn a_buyer_closes_with_a_seller_that_forgot_a_batch() -> Result<()> {
     await_requests(&service, 4)?;
     calling.kill()?;
     api.kill()?;
-    assert_eq!(payer.channel()?.spent_msat, 2_000_000, "the call without an answer counts until it is settled");
+    assert_eq!(
+        payer.channel()?.spent_msat,
+        2_000_000,
+        "the call without an answer counts until it is settled"
+    );
     let _api = payee.sell_calls_at(&service.url(), "500sat/call", &[], &address)?;
     drop(miner);
     assert_closes_for(&world, &payee, &payer, 1_500)

@@ -10,10 +10,9 @@ use farthing_protocol::payee::{self, Effect, Input, Policy};
 use farthing_protocol::session::{Call, CallKey};
 use farthing_protocol::sighting::{Funding, Sighting};
 use farthing_protocol::{Channel, Msat, Params, Payment};
-use rustix::time::{ClockId, clock_gettime};
 
 use crate::payer::{self, Payer, unsaved};
-use crate::stats::median;
+use crate::stats::{median, thread_time_us};
 
 /// Rounds, in each of which all parts take their turn.
 const ROUNDS: usize = 151;
@@ -214,9 +213,4 @@ fn time_of<T>(work: impl FnOnce() -> T) -> (f64, T) {
     let start = thread_time_us();
     let result = work();
     ((thread_time_us() - start) / PAYMENTS as f64, result)
-}
-
-fn thread_time_us() -> f64 {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    time.tv_sec as f64 * 1e6 + time.tv_nsec as f64 / 1e3
 }

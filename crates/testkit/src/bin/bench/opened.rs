@@ -23,11 +23,7 @@ use crate::payer::{self, Payer};
 
 /// Looks at the chain that often.
 pub fn pace(interval: Duration) -> Pace {
-    Pace {
-        interval,
-        target_blocks: 3,
-        fallback_fee_rate: FeeRate::from_sat_per_vb_u32(2),
-    }
+    Pace { interval, target_blocks: 3, fallback_fee_rate: FeeRate::from_sat_per_vb_u32(2) }
 }
 
 /// Opens channels of that capacity with the seller: one transaction funds them all, and is in a block when this returns.

@@ -8,7 +8,6 @@
 use std::collections::VecDeque;
 use std::hint::black_box;
 use std::path::Path;
-use std::time::Instant;
 
 use anyhow::ensure;
 use farthing_node::tabs::Tabs;
@@ -19,7 +18,7 @@ use farthing_protocol::{ChannelId, Msat};
 
 use super::caller::Caller;
 use super::session::{self, Sessions};
-use crate::stats::median;
+use crate::stats::{median, thread_time_us};
 
 /// Sessions that take turns.
 pub const SESSIONS: usize = 64;
@@ -152,9 +151,9 @@ fn accept(tabs: &Tabs, calls: &[u8], running: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How often a second.
+/// How often in a second of this thread's processor time.
 fn rate(times: usize, work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<f64> {
-    let start = Instant::now();
+    let start = thread_time_us();
     work()?;
-    Ok(times as f64 / start.elapsed().as_secs_f64())
+    Ok(times as f64 * 1e6 / (thread_time_us() - start))
 }

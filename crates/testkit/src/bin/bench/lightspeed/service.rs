@@ -20,13 +20,12 @@ use farthing_node::tabs::Durability;
 use farthing_protocol::Msat;
 use farthing_protocol::hashlock::Delay;
 use farthing_protocol::lightspeed::Shape;
-use rustix::time::{ClockId, clock_gettime};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
 use super::caller::{Announcement, Caller};
 use crate::opened;
-use crate::stats::median;
+use crate::stats::{median, thread_time_us};
 
 /// What a call costs: one word.
 pub const PRICE: Msat = Msat::new(10);
@@ -119,9 +118,9 @@ fn steps() -> u64 {
     if STEPS.load(Ordering::Relaxed) == 0 {
         const PROBE: u64 = 1_000_000;
         let probe = |_| {
-            let start = thread_us();
+            let start = thread_time_us();
             work(PROBE);
-            PROBE as f64 / (thread_us() - start)
+            PROBE as f64 / (thread_time_us() - start)
         };
         STEPS.store((median((0..21).map(probe)) * WORK_US) as u64, Ordering::Relaxed);
     }
@@ -137,9 +136,4 @@ fn work(steps: u64) {
         state ^= state << 17;
     }
     black_box(state);
-}
-
-fn thread_us() -> f64 {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    time.tv_sec as f64 * 1e6 + time.tv_nsec as f64 / 1e3
 }

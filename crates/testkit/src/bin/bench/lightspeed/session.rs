@@ -57,7 +57,8 @@ pub fn write(
     let mut store = Store::open(database)?;
     for first in (0..channels).step_by(WRITE) {
         let last = channels.min(first + WRITE);
-        let half = |range: std::ops::Range<usize>| range.map(|index| make(index as u64, shape)).collect::<Vec<_>>();
+        let half =
+            |range: std::ops::Range<usize>| range.map(|index| make(index as u64, shape)).collect::<Vec<_>>();
         let middle = first.midpoint(last);
         let made = thread::scope(|scope| {
             let other = scope.spawn(|| half(middle..last));
