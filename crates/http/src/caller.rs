@@ -213,7 +213,9 @@ impl Caller {
             let entries = self.client.buyer().channels().await?;
             let usable = entries.into_iter().find(|entry| {
                 let open = matches!(entry.state, payer::State::AwaitingFunding(_) | payer::State::Open(_));
-                entry.record.peer == origin && open && entry.state.purse().is_some()
+                // One that has paid nothing yet was opened for calls, and the process ended before it announced a chain.
+                let is_for_calls = entry.state.purse().is_some() || entry.state.ledger().newest.is_none();
+                entry.record.peer == origin && open && is_for_calls
             });
             payee.channel = usable.map(|entry| entry.id);
         }

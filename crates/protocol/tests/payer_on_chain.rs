@@ -114,11 +114,11 @@ fn it_takes_everything_back_from_the_expiry_on_and_not_before() {
         assert_valid(&payer.setup.channel, refund);
         assert_eq!(refund.lock_time.to_consensus_u32(), EXPIRY);
         let back = Channel::paid_to(refund, &payer.setup.channel.params().payer);
-        assert_eq!(back, Amount::from_sat(100_000 - 275));
+        assert_eq!(back, Amount::from_sat(100_000 - 276));
         payer.sees(EXPIRY + 5, spent(refund, FINALITY - 1));
         assert_eq!(state_of(&payer), "refunding");
         payer.sees(EXPIRY + 6, spent(refund, FINALITY));
-        assert_ending(&payer, SpendKind::Refund, refund, 100_000 - 275);
+        assert_ending(&payer, SpendKind::Refund, refund, 100_000 - 276);
     }
 }
 

@@ -213,7 +213,7 @@ fn each_end_pays_what_it_should() {
         assert_eq!(story(&costs, &[], vec![], end), expected, "{end:?}");
     }
     let unused = story(&[], &[], vec![], End::Margin);
-    assert_eq!((unused.payee, unused.payer), (sat(0), sat(100_000 - 275)));
+    assert_eq!((unused.payee, unused.payer), (sat(0), sat(100_000 - 276)));
     let little = story(&[1], &[], vec![], End::Together);
     assert_eq!((little.payee, little.payer), (sat(330), sat(100_000 - 330 - 462)));
 }

@@ -203,7 +203,7 @@ mod tests {
         assert!(testing::spends(&flat::spent(&batch, &of), refund));
         assert!(refund.input.iter().all(|input| input.sequence == Sequence::from_height(40)));
         let back = Channel::paid_to(refund, &channel.params().payer);
-        assert_eq!(back + RATE * refund.weight(), terms().unit * 4);
+        assert_eq!(back + RATE.fee_vb(refund.vsize() as u64).unwrap(), terms().unit * 4);
     }
 
     #[test]

@@ -34,6 +34,9 @@ pub enum BadShape {
     /// No rungs, more than words, or more than anybody should verify.
     #[error("a chain has from 1 to {MOST_RUNGS} rungs and no more than words, not {0}")]
     Rungs(u32),
+    /// With a delay of zero nobody could ever take a rung back.
+    #[error("a rung must be claimable for a block at least")]
+    Delay,
     /// A word is worth nothing, or the chain more than will exist.
     #[error("a word worth {0} makes no chain")]
     Unit(Msat),
@@ -50,6 +53,9 @@ impl Shape {
         }
         if !(1..=MOST_RUNGS.min(self.words)).contains(&self.rungs) {
             return Err(BadShape::Rungs(self.rungs));
+        }
+        if self.delay.get() == 0 {
+            return Err(BadShape::Delay);
         }
         match self.unit.checked_mul(self.words.into()) {
             Some(worth) if worth > Msat::ZERO => Ok(()),
@@ -138,6 +144,7 @@ mod tests {
             (Shape { words: MOST_WORDS + 1, ..good }, BadShape::Words(MOST_WORDS + 1)),
             (Shape { rungs: 0, ..good }, BadShape::Rungs(0)),
             (Shape { rungs: 101, ..good }, BadShape::Rungs(101)),
+            (Shape { delay: Delay::blocks(0), ..good }, BadShape::Delay),
             (Shape { unit: Msat::ZERO, ..good }, BadShape::Unit(Msat::ZERO)),
             (Shape { unit: Msat::new(u64::MAX), ..good }, BadShape::Unit(Msat::new(u64::MAX))),
         ];
