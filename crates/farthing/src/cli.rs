@@ -261,8 +261,8 @@ pub struct DemoArguments {
     /// The file that `channel` sells [default: this program].
     #[arg(long)]
     pub file: Option<PathBuf>,
-    /// How many calls `lightspeed` makes in one channel.
-    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(10_000..=10_000_000))]
+    /// How many calls `lightspeed` makes in one channel. With fewer than 20,000 there would be no rung to close with.
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(20_000..=10_000_000))]
     pub calls: u64,
 }
 

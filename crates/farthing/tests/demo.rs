@@ -6,8 +6,8 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 #[test]
-fn ten_thousand_calls_are_closed_with_two_transactions_and_every_act_ends_well() -> Result<()> {
-    let calls = 10_000;
+fn twenty_thousand_calls_are_closed_with_two_transactions_and_every_act_ends_well() -> Result<()> {
+    let calls = 20_000;
     let output = Command::new(env!("CARGO_BIN_EXE_farthing"))
         .args(["demo", "lightspeed", "--json", "--calls", &calls.to_string()])
         .output()?;

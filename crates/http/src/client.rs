@@ -308,7 +308,8 @@ impl Client {
     pub async fn announce(&self, id: ChannelId, peer: &Url, shape: Shape) -> Result<(), ClientError> {
         let buyer = self.buyer.clone();
         let Announcement { terms, rungs, payment } = blocking(move || Ok(buyer.announce(id, shape)?)).await?;
-        let body = ChainBody::new(terms, &rungs, &payment);
+        let key = self.buyer.call_key(id).ok_or(OrderError::NoChannel(id))?;
+        let body = ChainBody::new(terms, &rungs, &payment).signed(&key, id, &authority(peer));
         let url = join(peer, &wire::chains_path(id))?;
         let response = self.send(self.http.post(url).json(&body)).await?;
         match succeeded(response).await {

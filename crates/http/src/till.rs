@@ -111,10 +111,14 @@ async fn open(
 async fn chain(
     State(till): State<Arc<Till>>,
     UrlPath(id): UrlPath<String>,
+    uri: Uri,
+    headers: HeaderMap,
     body: Result<Json<ChainBody>, JsonRejection>,
 ) -> Result<Json<ChainTaken>, Problem> {
     let body = read(body)?;
     let id = channel(&id)?;
+    // Before anything is looked at: whoever could announce for another would take its numbers away.
+    till.verify(id, &body.mac, &body.call(id, &authority(&headers, &uri), uri.path()))?;
     let (rungs, payment) = body.read().map_err(|error| Problem::new(Kind::BadRequest, error))?;
     let taken = till.seller.announce(id, body.terms, rungs, payment).await;
     let epoch = taken.map_err(|error| match &error {

@@ -4,7 +4,7 @@ use bitcoin::{Amount, FeeRate};
 use farthing_protocol::closing::{Answer, PublicNonce, Settlement};
 use farthing_protocol::lightspeed::{CallNumber, ChainTerms, Rung};
 use farthing_protocol::opening::Opening;
-use farthing_protocol::session::Call;
+use farthing_protocol::session::{Call, CallKey};
 use farthing_protocol::{ChannelId, Msat, Payment};
 use secp256k1::schnorr;
 use serde::{Deserialize, Serialize};
@@ -65,7 +65,7 @@ pub const EPOCH: &str = "lightspeed-epoch";
 /// The header that says what a paid answer cost.
 pub const RECEIPT: &str = "payment-receipt";
 
-/// `POST` [`chains_path`]: announces a chain. The rungs' signatures show who does.
+/// `POST` [`chains_path`]: announces a chain.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ChainBody {
@@ -75,6 +75,9 @@ pub struct ChainBody {
     pub rungs: String,
     /// The newest plain payment, 72 bytes, in base64url.
     pub payment: String,
+    /// Shows that the payer announces it: the rungs' signatures cover neither the anchor nor the number.
+    #[serde(with = "hex_array")]
+    pub mac: [u8; 32],
 }
 
 /// A body that does not decode.
@@ -94,6 +97,29 @@ impl ChainBody {
             terms,
             rungs: encoding::encode_bytes(&bytes),
             payment: encoding::encode_bytes(&payment.to_bytes()),
+            mac: [0; 32],
+        }
+    }
+
+    /// The announcement with its MAC, as the payer sends it to that host.
+    #[must_use]
+    pub fn signed(self, key: &CallKey, channel: ChannelId, authority: &str) -> Self {
+        let mac = key.mac(&self.call(channel, authority, &chains_path(channel)));
+        Self { mac, ..self }
+    }
+
+    /// The call that its MAC covers: all of the announcement is the item.
+    pub fn call<'a>(&self, channel: ChannelId, authority: &'a str, target: &'a str) -> Call<'a> {
+        let all = encoding::canonical(&(&self.terms, &self.rungs, &self.payment));
+        Call {
+            channel,
+            item: *blake3::hash(&all).as_bytes(),
+            cost: Msat::ZERO,
+            total: Msat::ZERO,
+            method: "POST",
+            authority,
+            target,
+            challenge: "chain",
         }
     }
 

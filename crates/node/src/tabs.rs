@@ -293,6 +293,11 @@ impl Tabs {
         }
         let number = terms.number;
         let taken = self.verify_and_take(books, (channel, &session, &setup), (terms, rungs), most).await;
+        let taken = match taken {
+            // Another copy of it was taken meanwhile.
+            Err(_) if session.live().tab.has_taken(number) => Ok(()),
+            taken => taken,
+        };
         if taken.is_err() {
             // The payer hears that and announces another, so a late copy of this one must not be taken after all.
             session.live().tab.refuse_chain(number);

@@ -93,7 +93,7 @@ fn act(calls: &mut Calls, action: Action, shape: Shape) {
         Action::LoseDown(which) => {
             if !calls.down.is_empty() {
                 let which = which % calls.down.len();
-                drop(calls.down.swap_remove(which));
+                calls.down.swap_remove(which);
             }
         }
         // The payer's retry is a copy of what is under way.

@@ -35,7 +35,7 @@ fn the_readme_shows_what_is_run_here() {
 /// Blocks come as long as somebody waits for one.
 fn mine_until(node: &RegtestNode, is_done: &AtomicBool) {
     while !is_done.load(Ordering::Relaxed) {
-        node.mine(1).unwrap();
+        node.mine(1).expect("the node mines");
         std::thread::park_timeout(Duration::from_millis(200));
     }
 }

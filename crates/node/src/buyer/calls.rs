@@ -1,6 +1,7 @@
 //! Paying for calls: chains of words, calls, and what they turned out to cost.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use farthing_protocol::lightspeed::call::{MacKey, Target};
@@ -236,11 +237,14 @@ impl Buyer {
 
     fn mac(&self, id: ChannelId, call: &Call, target: &Target<'_>) -> Result<[u8; 32], CallsError> {
         let mut stock = self.words.lock().expect("no holder of this lock panics");
-        if !stock.keys.contains_key(&id) {
-            let key = self.call_key(id).ok_or(OrderError::NoChannel(id))?;
-            stock.keys.insert(id, MacKey::new(&key));
-        }
-        Ok(stock.keys[&id].mac(call, target))
+        let key = match stock.keys.entry(id) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => {
+                let key = self.call_key(id).ok_or(OrderError::NoChannel(id))?;
+                place.insert(MacKey::new(&key))
+            }
+        };
+        Ok(key.mac(call, target))
     }
 
     async fn word(&self, id: ChannelId, chain: u32, index: u32) -> Result<Word, CallsError> {

@@ -65,7 +65,7 @@ impl Seller {
         self.tabs.top_up(id, number, by)
     }
 
-    /// Waits until the calls that have ended in a channel are stored, as far as [`Terms::durability`] asks for it. Only
+    /// Waits until the calls that have ended in a channel are stored, as far as [`super::Terms::durability`] asks for it. Only
     /// then may their answers leave.
     ///
     /// # Errors

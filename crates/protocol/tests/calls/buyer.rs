@@ -51,18 +51,18 @@ impl Buyer {
             high: Msat::ZERO,
             widest: Msat::ZERO,
         };
-        buyer.takes(payer::Input::Accepted(accepted)).unwrap();
+        buyer.takes(payer::Input::Accepted(accepted)).expect("the payee signed");
         let output = buyer.setup.channel.funding_txout();
         let confirmed = Funding::Confirmed { output, confirmations: 3 };
-        buyer.takes(payer::Input::Sighted(at(TIP, confirmed))).unwrap();
-        buyer.takes(payer::Input::Buy { cost: Msat::new(1_500) }).unwrap();
+        buyer.takes(payer::Input::Sighted(at(TIP, confirmed))).expect("a look fits");
+        buyer.takes(payer::Input::Buy { cost: Msat::new(1_500) }).expect("the capacity covers it");
         buyer
     }
 
     fn takes(&mut self, input: payer::Input) -> Result<Vec<Effect>, payer::Reject> {
         let transition = self.state.handle(&self.setup, input)?;
         let (state, effects) = commit(transition);
-        self.disk = postcard::to_stdvec(&state).unwrap();
+        self.disk = postcard::to_stdvec(&state).expect("every state has an encoding");
         self.state = state;
         self.high = self.high.max(self.state.ledger().spent);
         Ok(effects)
@@ -71,7 +71,7 @@ impl Buyer {
     /// A new process. It repeats what was not answered.
     pub fn restart(&mut self) -> Vec<Up> {
         self.words.clear();
-        self.state = postcard::from_bytes(&self.disk).unwrap();
+        self.state = postcard::from_bytes(&self.disk).expect("what was written");
         self.unanswered()
     }
 
@@ -90,8 +90,14 @@ impl Buyer {
     }
 
     fn words(&mut self, number: u32) -> &mut Words {
-        let (terms, _) =
-            self.state.purse().unwrap().chains().iter().find(|(terms, _)| terms.number == number).unwrap();
+        let (terms, _) = self
+            .state
+            .purse()
+            .expect("it was announced")
+            .chains()
+            .iter()
+            .find(|(terms, _)| terms.number == number)
+            .expect("it was announced");
         let (keys, id) = (&self.setup.keys, self.setup.channel.id());
         self.words.entry(number).or_insert_with(|| Words::draw(keys, id, &terms.shape, number))
     }
@@ -114,14 +120,14 @@ impl Buyer {
     fn sends(&mut self, input: Input, tops_up: Option<(CallNumber, Msat)>) -> Result<Logged, payer::Reject> {
         let effects = self.takes(payer::Input::Call(input))?;
         let [Effect::Call(ticket)] = effects[..] else { panic!("a call, not {effects:?}") };
-        let last = ticket.last.map(|(chain, index)| self.words(chain).word(index).unwrap());
+        let last = ticket.last.map(|(chain, index)| self.words(chain).word(index).expect("on the chain"));
         let call = Call {
             channel: self.setup.channel.id(),
             number: ticket.number,
             cost: ticket.cost,
             chain: ticket.chain,
             index: ticket.index,
-            word: self.words(ticket.chain).word(ticket.index).unwrap(),
+            word: self.words(ticket.chain).word(ticket.index).expect("on the chain"),
             last,
         };
         let bytes = call.to_bytes(&self.key.mac(&call, &TARGET));
@@ -148,7 +154,7 @@ impl Buyer {
         let prepaid = self.plain();
         self.words(terms.number);
         let words = &self.words[&terms.number];
-        let rungs = ladder::sign(&self.setup.channel, &self.setup.keys, words, base).unwrap();
+        let rungs = ladder::sign(&self.setup.channel, &self.setup.keys, words, base).expect("it fits");
         self.no_lock_is_a_word(terms, &rungs);
         Up::Chain { terms, rungs, prepaid }
     }
@@ -157,7 +163,7 @@ impl Buyer {
     fn no_lock_is_a_word(&mut self, terms: ChainTerms, rungs: &[Rung]) {
         let words = self.words(terms.number);
         for index in 0..=terms.shape.words {
-            let word = words.word(index).unwrap();
+            let word = words.word(index).expect("on the chain");
             assert!(rungs.iter().all(|rung| rung.lock != *word.as_bytes()));
         }
     }

@@ -66,16 +66,16 @@ pub struct Seller {
 
 impl Seller {
     pub fn new(setup: payee::Setup, opening: &schnorr::Signature, durability: Durability) -> Self {
-        let (state, _) = commit(payee::accept(&setup, opening).unwrap());
+        let (state, _) = commit(payee::accept(&setup, opening).expect("the payer signed"));
         let confirmed = Funding::Confirmed { output: setup.channel.funding_txout(), confirmations: 3 };
         let look = payee::Input::Sighted(at(TIP, confirmed));
-        let (state, _) = commit(state.handle(&setup, look).unwrap());
+        let (state, _) = commit(state.handle(&setup, look).expect("a look fits"));
         let memory = Disk { state, ladders: Vec::new(), receipts: BTreeMap::new(), epoch: 1 };
         Self {
             key: payee_key(&setup.channel),
             setup,
             durability,
-            disk: postcard::to_stdvec(&memory.state).unwrap(),
+            disk: postcard::to_stdvec(&memory).expect("every state has an encoding"),
             memory,
             tab: None,
             running: Vec::new(),
@@ -115,7 +115,7 @@ impl Seller {
             assert_eq!(effects, [Effect::Answer]);
             self.memory.state = state;
         }
-        self.disk = postcard::to_stdvec(&self.memory).unwrap();
+        self.disk = postcard::to_stdvec(&self.memory).expect("every state has an encoding");
     }
 
     /// A new process: another epoch, and nothing that was not stored.
@@ -124,7 +124,7 @@ impl Seller {
         if self.tab.is_none() {
             return;
         }
-        self.memory = postcard::from_bytes(&self.disk).unwrap();
+        self.memory = postcard::from_bytes(&self.disk).expect("what was written");
         self.memory.epoch += 1;
         self.tab = self.memory.state.tab().cloned();
         let tab = self.tab.as_mut().expect("stored with the first chain");
@@ -142,7 +142,7 @@ impl Seller {
             tab.begin(self.memory.epoch);
             self.tab = Some(tab);
         }
-        let tab = self.tab.as_mut().unwrap();
+        let tab = self.tab.as_mut().expect("it was made above");
         if tab.has_taken(chain) {
             return Down::Taken { chain, epoch: self.memory.epoch };
         }
@@ -207,7 +207,7 @@ impl Seller {
             return None;
         }
         let (number, cost) = self.running.swap_remove(which % self.running.len());
-        let tab = self.tab.as_mut().unwrap();
+        let tab = self.tab.as_mut().expect("a call runs");
         let before = tab.spent();
         let End::Served { discount } = end else {
             if let End::Crash = end {
@@ -237,10 +237,10 @@ impl Seller {
         let receipts: Msat = self.memory.receipts.values().copied().sum();
         assert_eq!(
             tab.spent(),
-            receipts.checked_add(Msat::new(1_500)).unwrap(),
+            receipts.checked_add(Msat::new(1_500)).expect("small numbers"),
             "the sum of what was served"
         );
-        let taken = tab.spent().checked_add(tab.numbers().pending()).unwrap();
+        let taken = tab.spent().checked_add(tab.numbers().pending()).expect("small numbers");
         assert!(taken <= tab.paid(), "serves what was not paid for");
         assert!(tab.uncovered() <= tab.exposure(&self.setup.channel), "more at stake than was said");
         if self.durability == Durability::Call {

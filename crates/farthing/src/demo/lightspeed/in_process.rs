@@ -50,7 +50,7 @@ pub fn play(
     let pace = Pace::for_network(Network::Regtest);
     let buyer = Buyer::start(&payer.home()?, stage.chain(), pace, 6)?;
     let seller = Seller::start(&payee.home()?, stage.chain(), pace, terms())?;
-    let counted = Handle::current().block_on(async {
+    Handle::current().block_on(async {
         let entries = buyer.channels().await?;
         let channel = entries.first().context("the channel that paid for the calls over HTTP")?.id;
         let purse = buyer.purse(channel).await?.context("the channel pays for calls")?;
@@ -61,8 +61,7 @@ pub fn play(
         // Both end here and not in an async thread: they wait for their own threads.
         spawn_blocking(move || drop(scene)).await?;
         counted
-    });
-    counted
+    })
 }
 
 struct Scene {

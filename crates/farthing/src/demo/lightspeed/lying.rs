@@ -125,7 +125,9 @@ impl Liar {
         let mut rungs = announced.rungs;
         let truthful = LIE as usize - 1;
         rungs[truthful..].copy_from_slice(&other[truthful..]);
-        let body = ChainBody::new(announced.terms, &rungs, &announced.payment);
+        let key = self.buyer.call_key(id).context("the channel's key")?;
+        let authority = self.url.trim_start_matches("http://").trim_end_matches('/');
+        let body = ChainBody::new(announced.terms, &rungs, &announced.payment).signed(&key, id, authority);
         Handle::current().block_on(async {
             let deadline = Instant::now() + PATIENCE;
             let taken: ChainTaken = loop {

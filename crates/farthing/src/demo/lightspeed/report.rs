@@ -174,7 +174,7 @@ impl Report {
             (
                 "in one process",
                 format!(
-                    "{} calls, {:.0} a second, {}",
+                    "{} calls, {:.0} a second, durability {}",
                     counted.calls - over_http,
                     counted.in_process_calls_per_second,
                     counted.durability

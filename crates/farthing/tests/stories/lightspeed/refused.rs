@@ -175,19 +175,52 @@ fn chains_that_are_announced_and_never_used_take_one_place() -> Result<()> {
     let story = overheard()?;
     let (stored, keys) = story.insider()?;
     let channel = Channel::new(stored.record.params.clone())?;
+    let key = CallKey::agree(&keys, &channel.params().payee.session, channel.id());
     let purse = stored.state.purse().context("it pays for calls")?;
     let (next, base) = purse.next_chain()?;
     let shape = Shape { unit: Msat::new(1_000), words: 10, rungs: 10, delay: Delay::blocks(36) };
     for number in next..next + 6 {
         let words = Words::draw(&keys, channel.id(), &shape, number);
         let rungs = ladder::sign(&channel, &keys, &words, base)?;
-        let body = serde_json::to_vec(&ChainBody::new(*words.terms(), &rungs, &purse.plain()))?;
+        let body = ChainBody::new(*words.terms(), &rungs, &purse.plain());
+        let body = serde_json::to_vec(&body.signed(&key, channel.id(), &story.api.address))?;
         let request = Message::request("POST", &wire::chains_path(channel.id()), &story.api.address)
             .with("content-type", "application/json");
         let answer = request.with_body(body).send_to(&story.api.address)?;
         let expected = if number == next { 200 } else { 400 };
         ensure!(answer.status() == expected, "{number}: {}", String::from_utf8_lossy(&answer.body));
     }
+    drop(stored);
+    story.assert_unharmed()
+}
+
+/// Whoever knows a channel's name and saw its rungs can announce nothing for its payer.
+#[test]
+fn a_chain_that_somebody_else_announces_is_refused_and_takes_no_number_away() -> Result<()> {
+    let story = overheard()?;
+    let (stored, keys) = story.insider()?;
+    let channel = Channel::new(stored.record.params.clone())?;
+    let purse = stored.state.purse().context("it pays for calls")?;
+    let (next, base) = purse.next_chain()?;
+    let shape = Shape { unit: Msat::new(1_000), words: 10, rungs: 10, delay: Delay::blocks(36) };
+    let words = Words::draw(&keys, channel.id(), &shape, next);
+    let rungs = ladder::sign(&channel, &keys, &words, base)?;
+    let key = CallKey::agree(&keys, &channel.params().payee.session, channel.id());
+    let announce = |body: &ChainBody| {
+        let request = Message::request("POST", &wire::chains_path(channel.id()), &story.api.address)
+            .with("content-type", "application/json");
+        request.with_body(serde_json::to_vec(body)?).send_to(&story.api.address)
+    };
+    let unsigned = ChainBody::new(*words.terms(), &rungs, &purse.plain());
+    let own = unsigned.clone().signed(&key, channel.id(), &story.api.address);
+    let mut last = own.clone();
+    last.terms.number = u32::MAX;
+    let mut other_anchor = own.clone();
+    other_anchor.terms.anchor = Word::from_bytes([7; 32]);
+    for body in [&unsigned, &last, &other_anchor] {
+        ensure!(announce(body)?.status() == 400, "{body:?}");
+    }
+    ensure!(announce(&own)?.status() == 200, "the payer's own is taken after that");
     drop(stored);
     story.assert_unharmed()
 }
