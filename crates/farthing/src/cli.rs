@@ -102,7 +102,7 @@ pub struct SellArguments {
     /// The file.
     #[arg(required_unless_present = "upstream", conflicts_with = "upstream")]
     pub file: Option<PathBuf>,
-    /// The server to put a price on, for example http://localhost:8000.
+    /// The server to put a price on: its plain http address.
     #[arg(long, value_name = "URL")]
     pub upstream: Option<String>,
     /// The price: 100msat/KiB for a file, 10msat/call for a server; 0 gives it away.
@@ -180,7 +180,7 @@ pub struct CallArguments {
 /// Arguments of `proxy`.
 #[derive(Debug, Args)]
 pub struct ProxyArguments {
-    /// The API to call, for example https://api.example/v1.
+    /// The address of the API to call, with https.
     pub url: String,
     /// Where to listen.
     #[arg(long, default_value = "127.0.0.1:8403")]

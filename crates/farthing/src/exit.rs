@@ -41,6 +41,7 @@ impl Failure {
                 }
                 Some(
                     ClientError::Network { .. }
+                    | ClientError::Watch(WatchError::Chain(_))
                     | ClientError::Propose(ProposeError::Chain(_))
                     | ClientError::Close(CloseError::Chain(_)),
                 ) => return Self::Network,

@@ -85,7 +85,7 @@ fn a_claim_may_confirm_later_than_its_commitment() {
     let id = three_calls(&story);
     let (_, commitment) = story.rung(id);
     story.close_alone(id);
-    story.node.mine_with(&[commitment.clone()]).unwrap();
+    story.node.mine_with(std::slice::from_ref(&commitment)).unwrap();
     story.look();
     assert!(story.spender_of_rung(&commitment).is_some());
 
@@ -106,7 +106,7 @@ fn a_claim_that_pays_too_little_by_now_is_replaced() {
     let (_, commitment) = story.rung(id);
     story.close_alone(id);
     let first = story.spender_of_rung(&commitment).unwrap();
-    story.node.mine_with(&[commitment.clone()]).unwrap();
+    story.node.mine_with(std::slice::from_ref(&commitment)).unwrap();
 
     story.fees_become(10);
 
@@ -123,7 +123,7 @@ fn a_reorganisation_takes_the_claim_back_and_both_and_they_confirm_again() {
         let id = three_calls(&story);
         let (_, commitment) = story.rung(id);
         story.close_alone(id);
-        story.node.mine_with(&[commitment.clone()]).unwrap();
+        story.node.mine_with(std::slice::from_ref(&commitment)).unwrap();
         story.mine(1);
         assert_eq!(story.seller().balance().confirmed, sat(PAID - 2 * CLAIM));
 
