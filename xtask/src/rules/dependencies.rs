@@ -160,9 +160,9 @@ mod tests {
             ("rusqlite", "farthing-node", "farthing"),
             ("bdk_wallet", "farthing-node", "farthing-chain"),
             ("snow", "farthing-node", "farthing-protocol"),
-            ("axum", "farthing-http", "farthing"),
-            ("axum-extra", "farthing-http", "farthing"),
-            ("reqwest", "farthing-http", "farthing-testkit"),
+            ("axum", "farthing-http", "farthing-node"),
+            ("axum-extra", "farthing", "farthing-protocol"),
+            ("reqwest", "farthing-testkit", "farthing-chain"),
             ("clap", "farthing", "farthing-node"),
         ] {
             assert!(only_where_allowed(&package(home, crate_, None)).is_empty(), "{crate_} in {home}");
