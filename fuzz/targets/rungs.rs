@@ -72,7 +72,7 @@ fn judge(chain: &fixture::Chain, terms: ChainTerms, base: Msat, rungs: Vec<Rung>
     let mut tab = Tab::new(fixture::prepayment(), Msat::ZERO);
     if tab.announce(&ladder).is_ok() {
         assert_eq!(base, fixture::prepayment().total);
-        assert!(tab.has_taken(terms.number));
+        assert!(tab.has_taken(&terms));
         assert!(tab.announce(&ladder).is_err(), "a chain is taken once");
     }
 }

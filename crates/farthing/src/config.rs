@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use bitcoin::{Amount, FeeRate, Network};
 use farthing_chain::{Chain, RpcAuth, RpcConfig};
+use farthing_http::caller::Means;
 use farthing_node::home::Home;
 use farthing_node::seller;
 use farthing_node::tabs::Durability;
@@ -76,17 +77,19 @@ struct Sell {
 #[serde(try_from = "String", into = "String")]
 struct DurabilitySetting(Durability);
 
-impl TryFrom<String> for DurabilitySetting {
-    type Error = String;
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` is no durability: write \"call\", or for example \"batch:50ms\"")]
+struct BadDurability(String);
 
-    fn try_from(text: String) -> Result<Self, String> {
+impl TryFrom<String> for DurabilitySetting {
+    type Error = BadDurability;
+
+    fn try_from(text: String) -> Result<Self, BadDurability> {
         let millis = || text.strip_prefix("batch:")?.strip_suffix("ms")?.parse::<u64>().ok();
         match (text.as_str(), millis()) {
             ("call", _) => Ok(Self(Durability::Call)),
             (_, Some(millis @ 1..=60_000)) => Ok(Self(Durability::Batch(Duration::from_millis(millis)))),
-            (_, Some(_) | None) => {
-                Err(format!("`{text}` is no durability: write \"call\", or for example \"batch:50ms\""))
-            }
+            (_, Some(_) | None) => Err(BadDurability(text)),
         }
     }
 }
@@ -102,19 +105,20 @@ impl From<DurabilitySetting> for String {
 
 impl Default for Sell {
     fn default() -> Self {
+        let terms = seller::Terms::default();
         Self {
-            capacity: (10_000, 100_000_000),
-            fee_rate: (1, 200),
-            lifetime: (144, 4_320),
-            margin: 36,
-            confirmations: 1,
-            one_more_confirmation_per: 2_000_000,
-            unconfirmed_cap: 0,
-            patience: 6,
-            finality: 6,
-            most_unfunded: 100,
-            durability: DurabilitySetting(Durability::Call),
-            most_exposure: 2_000,
+            capacity: (terms.capacity.0.to_sat(), terms.capacity.1.to_sat()),
+            fee_rate: sat_per_vb(terms.fee_rate),
+            lifetime: terms.lifetime,
+            margin: terms.margin,
+            confirmations: terms.confirmations.least,
+            one_more_confirmation_per: terms.confirmations.one_more_per.to_sat(),
+            unconfirmed_cap: terms.unconfirmed_cap.get() / 1_000,
+            patience: terms.patience,
+            finality: terms.finality,
+            most_unfunded: terms.most_unfunded,
+            durability: DurabilitySetting(terms.durability),
+            most_exposure: terms.most_exposure.get() / 1_000,
         }
     }
 }
@@ -134,11 +138,12 @@ struct Buy {
 
 impl Default for Buy {
     fn default() -> Self {
+        let limits = Means::default().limits;
         Self {
-            most_capacity: 10_000_000,
-            fee_rate: (1, 200),
-            most_lifetime: 1_008,
-            most_prepaid: 50_000,
+            most_capacity: limits.most_capacity.to_sat(),
+            fee_rate: sat_per_vb(limits.fee_rate),
+            most_lifetime: limits.most_lifetime,
+            most_prepaid: limits.most_prepaid.to_sat(),
             in_flight: 2,
             patience_seconds: 30,
             finality: 6,
@@ -282,6 +287,11 @@ impl Context {
             bytes_per_second: None,
         }
     }
+}
+
+fn sat_per_vb((least, most): (FeeRate, FeeRate)) -> (u32, u32) {
+    let whole = |rate: FeeRate| u32::try_from(rate.to_sat_per_vb_floor()).unwrap_or(u32::MAX);
+    (whole(least), whole(most))
 }
 
 fn fee_rates((least, most): (u32, u32)) -> (FeeRate, FeeRate) {

@@ -38,7 +38,6 @@ use crate::challenge::Challenge;
 use crate::client::{self, Client, ClientError};
 use crate::encoding;
 use crate::gate::digest;
-use crate::problem::Kind;
 use crate::tariff::CallPrice;
 use crate::wire;
 
@@ -172,10 +171,7 @@ impl Caller {
             self.spending.give_back(&origin, cost.saturating_sub(spent));
             match sent {
                 // The price has changed, or the channel is closing: ask once more.
-                Err(ClientError::Refused {
-                    kind: Some(Kind::PaymentInsufficient | Kind::ChannelNotOpen),
-                    ..
-                }) if may_ask => {
+                Err(error) if may_ask && error.says_start_over() => {
                     may_ask = false;
                     let mut payee = payee.lock().await;
                     *payee = Payee::default();
@@ -308,7 +304,7 @@ impl Caller {
                     return Ok(Paid::free(response, Some(channel)));
                 }
                 Outcome::Refused => buyer.answered(channel, number, None, cost).await?,
-                Outcome::Forgotten | Outcome::Open => return Err(ClientError::Unsettled { most: cost }),
+                Outcome::Forgotten | Outcome::Open => return Err(client::unsettled(cost, response).await),
             }
             if let Some(epoch) = header(&response, wire::EPOCH).and_then(|epoch| epoch.parse().ok()) {
                 buyer.epoch(channel, epoch).await?;

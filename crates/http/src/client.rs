@@ -394,6 +394,16 @@ pub(crate) async fn succeeded(response: Response) -> Result<Response, ClientErro
     Err(ClientError::Refused { status: status.as_u16(), kind, detail, retry_after })
 }
 
+/// What is to be said of a call that was not settled.
+pub(crate) async fn unsettled(most: Msat, response: Response) -> ClientError {
+    let status = response.status();
+    let last = match succeeded(response).await {
+        Ok(_success) => format!("{status}, without a word on the payment"),
+        Err(refused) => refused.to_string(),
+    };
+    ClientError::Unsettled { most, last }
+}
+
 pub(crate) async fn json<T: serde::de::DeserializeOwned>(response: Response) -> Result<T, ClientError> {
     const MOST: usize = 64 * 1024;
     let url = response.url().clone();

@@ -26,6 +26,7 @@ use axum::{Json, Router};
 use bitcoin::hashes::{Hash as _, sha256};
 use farthing_node::books::OrderError;
 use farthing_node::seller::Seller;
+use farthing_node::tabs::Ended;
 use farthing_protocol::lightspeed::CallNumber;
 use farthing_protocol::{ChannelId, Msat};
 use jiff::Timestamp;
@@ -50,7 +51,8 @@ pub struct Manner {
     pub shadow: bool,
     /// The largest body of a paid request, in bytes: it is read before the call is admitted, since the payment covers it.
     pub most_body: usize,
-    /// How long the service may take to begin its answer. A call that takes longer is free.
+    /// How long the service may take to begin its answer, and to end one that is short enough to be kept. A call that takes
+    /// longer is free.
     pub patience: Duration,
     /// The largest answer that is kept for a retry, in bytes. A retry of a call with a larger one gets the receipt.
     pub most_answer: usize,
@@ -170,17 +172,31 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Ends it: served for `charged`, or failed and free. What was charged.
-    pub(crate) fn end(mut self, charged: Option<Msat>) -> Msat {
+    fn new(shared: Arc<Shared>, admitted: Admitted) -> Self {
+        Self { shared, admitted, has_ended: false }
+    }
+
+    /// It was served for `charged`. Its answer leaves once this is stored.
+    pub(crate) fn served(mut self, charged: Msat) -> Ended {
+        self.end(Some(charged))
+    }
+
+    fn end(&mut self, charged: Option<Msat>) -> Ended {
         self.has_ended = true;
         self.shared.till.seller().end(self.admitted.channel, self.admitted.number, charged)
+    }
+
+    /// What the payer hears of a call that failed: it is free.
+    fn failed(mut self, response: Response) -> Response {
+        let _nothing_to_store = self.end(None);
+        outcome(response, wire::FREE)
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
         if !self.has_ended {
-            self.shared.till.seller().end(self.admitted.channel, self.admitted.number, None);
+            let _nothing_to_store = self.end(None);
         }
     }
 }
@@ -212,7 +228,7 @@ impl Shared {
             Ok(admitted) => admitted,
             Err(stop) => return self.stop(stop, price, &authority),
         };
-        let running = Running { shared: self, admitted, has_ended: false };
+        let running = Running::new(self, admitted);
         // It goes on when the client leaves and this future is dropped.
         match Outlive::new(running.serve(inner, request)).await {
             Ok(response) => response,
@@ -221,7 +237,7 @@ impl Shared {
     }
 
     /// The routes that are the gate's own.
-    async fn own(&self, request: Request) -> Response {
+    async fn own(self: Arc<Self>, request: Request) -> Response {
         match request.uri().path() {
             wire::PRICES => match &self.tariff {
                 Tariff::List(list) => Json(list.as_ref()).into_response(),
@@ -243,7 +259,7 @@ impl Shared {
 
 impl Shared {
     /// `POST` [`wire::TOP_UP`]: sets more aside for a call that runs, paid by the words of the call that this request carries.
-    async fn top_up(&self, mut request: Request) -> Response {
+    async fn top_up(self: Arc<Self>, mut request: Request) -> Response {
         let header = request.headers_mut().remove(&LIGHTSPEED);
         let (parts, body) = request.into_parts();
         let authority = authority(&parts.headers, &parts.uri);
@@ -252,29 +268,25 @@ impl Shared {
             Ok(admitted) => admitted,
             Err(stop) => return self.stop(stop, free, &authority),
         };
+        let running = Running::new(self.clone(), admitted);
         let body = body::to_bytes(request.into_body(), self.manner.most_body).await.unwrap_or_default();
-        let seller = self.till.seller();
-        let raised = match serde_json::from_slice::<TopUpBody>(&body) {
-            Ok(TopUpBody { number, by_msat }) => seller
-                .top_up(admitted.channel, number, Msat::new(by_msat))
-                .map(|aside| (number, aside))
-                .map_err(|error| Problem::new(Kind::PaymentInsufficient, error)),
-            Err(error) => Err(Problem::new(Kind::BadRequest, error)),
+        let asked: TopUpBody = match serde_json::from_slice(&body) {
+            Ok(asked) => asked,
+            Err(error) => return running.failed(Problem::new(Kind::BadRequest, error).into_response()),
         };
-        match raised {
-            Ok((number, aside)) => {
-                seller.end(admitted.channel, admitted.number, Some(Msat::ZERO));
-                self.meters.raise(admitted.channel, number, aside);
-                let mut response = Json(TopUpAnswer { aside_msat: aside.get() }).into_response();
-                let receipt = receipt(admitted.channel, Msat::ZERO);
-                response.headers_mut().extend(receipt.map(|value| (RECEIPT.clone(), value)));
-                response
+        let raised = self.till.seller().top_up(admitted.channel, asked.number, Msat::new(asked.by_msat));
+        let aside = match raised {
+            Ok(aside) => aside,
+            Err(error) => {
+                return running.failed(Problem::new(Kind::PaymentInsufficient, error).into_response());
             }
-            Err(problem) => {
-                seller.end(admitted.channel, admitted.number, None);
-                outcome(problem.into_response(), wire::FREE)
-            }
-        }
+        };
+        let ended = running.served(Msat::ZERO);
+        self.meters.raise(admitted.channel, asked.number, aside);
+        let mut response = Json(TopUpAnswer { aside_msat: aside.get() }).into_response();
+        let receipt = receipt(admitted.channel, Msat::ZERO);
+        response.headers_mut().extend(receipt.map(|value| (RECEIPT.clone(), value)));
+        once_stored(ended, response).await
     }
 }
 
@@ -289,39 +301,34 @@ impl Running {
         B::Error: Into<axum::BoxError>,
     {
         let manner = self.shared.manner;
-        let response = match tokio::time::timeout(manner.patience, respond(inner, request)).await {
-            Ok(response) => response,
-            Err(_elapsed) => {
-                self.end(None);
-                let detail = "the service behind took too long; this call costs nothing";
-                return outcome(Problem::new(Kind::Unavailable, detail).into_response(), wire::FREE);
-            }
+        let until = tokio::time::Instant::now() + manner.patience;
+        let Ok(response) = tokio::time::timeout_at(until, respond(inner, request)).await else {
+            return self.failed(too_slow());
         };
         if response.status().as_u16() >= 400 {
-            self.end(None);
-            return outcome(response, wire::FREE);
+            return self.failed(response);
         }
         if self.admitted.price.is_metered() {
             return Meter::start(self, response);
         }
-        let (parts, body) = response.into_parts();
-        let size = body.size_hint().upper().filter(|size| *size <= manner.most_answer as u64);
+        let (mut parts, body) = response.into_parts();
+        let is_short = body.size_hint().upper().is_some_and(|size| size <= manner.most_answer as u64);
         // A short answer is read to its end before anything is charged for it, and kept.
-        let body = match size {
-            Some(_) => match body::to_bytes(body, manner.most_answer).await {
-                Ok(bytes) => Ok(bytes),
-                Err(error) => {
-                    self.end(None);
-                    return outcome(Problem::new(Kind::Unavailable, error).into_response(), wire::FREE);
+        let body = if is_short {
+            match tokio::time::timeout_at(until, body::to_bytes(body, manner.most_answer)).await {
+                Ok(Ok(bytes)) => Ok(bytes),
+                Ok(Err(error)) => {
+                    return self.failed(Problem::new(Kind::Unavailable, error).into_response());
                 }
-            },
-            None => Err(body),
+                Err(_elapsed) => return self.failed(too_slow()),
+            }
+        } else {
+            Err(body)
         };
         let shared = self.shared.clone();
         let Admitted { channel, number, mac, price, .. } = self.admitted;
-        let charged = self.end(Some(price.call));
-        let mut parts = parts;
-        parts.headers.extend(receipt(channel, charged).map(|value| (RECEIPT.clone(), value)));
+        let ended = self.served(price.call);
+        parts.headers.extend(receipt(channel, ended.charged).map(|value| (RECEIPT.clone(), value)));
         parts.headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("private"));
         let response = match body {
             Ok(bytes) => {
@@ -332,17 +339,27 @@ impl Running {
             }
             Err(streaming) => Response::from_parts(parts, streaming),
         };
-        match shared.till.seller().stored(channel).await {
-            Ok(()) => response,
-            // The channel is closed and the call is not in what was settled.
-            Err(error @ (OrderError::Rejected(_) | OrderError::NoChannel(_))) => {
-                outcome(Problem::new(Kind::ChannelNotOpen, error).into_response(), wire::REFUSED)
-            }
-            Err(error) => {
-                outcome(Problem::new(Kind::Unavailable, error).retry_after(1).into_response(), wire::OPEN)
-            }
+        once_stored(ended, response).await
+    }
+}
+
+/// An answer, once the call that it is for is stored.
+async fn once_stored(ended: Ended, response: Response) -> Response {
+    match ended.stored().await {
+        Ok(()) => response,
+        // The channel is closed and the call is not in what was settled.
+        Err(error @ (OrderError::Rejected(_) | OrderError::NoChannel(_))) => {
+            outcome(Problem::new(Kind::ChannelNotOpen, error).into_response(), wire::REFUSED)
+        }
+        Err(error) => {
+            outcome(Problem::new(Kind::Unavailable, error).retry_after(1).into_response(), wire::OPEN)
         }
     }
+}
+
+fn too_slow() -> Response {
+    let detail = "the service behind took too long; this call costs nothing";
+    Problem::new(Kind::Unavailable, detail).into_response()
 }
 
 /// Says what became of a call that has no receipt.

@@ -30,6 +30,7 @@ pub mod credential;
 pub mod download;
 pub mod encoding;
 pub mod gate;
+mod hops;
 pub mod manifest;
 pub mod meter;
 pub mod middleware;

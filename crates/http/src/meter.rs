@@ -14,6 +14,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use bytes::Bytes;
+use farthing_node::tabs::Ended;
 use farthing_protocol::lightspeed::CallNumber;
 use farthing_protocol::{ChannelId, Msat};
 use futures_util::{Stream, StreamExt as _, stream};
@@ -162,28 +163,28 @@ impl Meter {
     /// Charges what has flowed, and sees to it that it is stored before the answer ends.
     async fn finish(&mut self) -> Result<(), CutOff> {
         let Some(running) = self.running.take() else { return Ok(()) };
-        let (shared, call) = (running.shared.clone(), self.call);
-        self.charge(running);
-        let stored = shared.till.seller().stored(call.channel).await;
+        let stored = self.charge(running).stored().await;
         stored.map_err(|error| CutOff::Unstored(error.to_string()))
     }
 
-    fn charge(&self, running: Running) {
+    fn charge(&self, running: Running) -> Ended {
         let shared = running.shared.clone();
-        let charged = running.end(Some(self.flowed.cost(&self.call.price)));
+        let ended = running.served(self.flowed.cost(&self.call.price));
         shared.meters.forget(&self.call);
         // What the payer gets who sends the call again: the receipt, without the answer.
-        let headers: HeaderMap =
-            receipt(self.call.channel, charged).map(|value| (RECEIPT.clone(), value)).into_iter().collect();
+        let receipt = receipt(self.call.channel, ended.charged);
+        let headers: HeaderMap = receipt.map(|value| (RECEIPT.clone(), value)).into_iter().collect();
         let (mac, status, body) = (self.call.mac, StatusCode::NO_CONTENT, Bytes::new());
         shared.answers.keep(self.call.channel, self.call.number, Answer { mac, status, headers, body });
+        ended
     }
 }
 
 impl Drop for Meter {
     fn drop(&mut self) {
         if let Some(running) = self.running.take() {
-            self.charge(running);
+            // Nobody waits for it, but it is stored all the same.
+            let _stored_later = self.charge(running);
         }
     }
 }

@@ -5,27 +5,15 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::{self, Body};
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::stream;
 use reqwest::Url;
 
 use crate::caller::{Caller, Outgoing};
 use crate::client::ClientError;
+use crate::hops;
 use crate::problem::{Kind, Problem};
-
-/// Headers that belong to one connection, or that the other side sets anew.
-pub(crate) const OWN: [HeaderName; 9] = [
-    header::HOST,
-    header::CONNECTION,
-    header::CONTENT_LENGTH,
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
 
 /// The largest body of a request, in bytes.
 const MOST_BODY: usize = 16 << 20;
@@ -50,12 +38,12 @@ async fn pass(State(proxy): State<Arc<Proxy>>, request: Request) -> Response {
     let base = url.path().trim_end_matches('/').to_owned();
     url.set_path(&format!("{base}{}", parts.uri.path()));
     url.set_query(parts.uri.query());
-    let outgoing = Outgoing { method: parts.method, url, headers: forwarded(&parts.headers), body };
+    let outgoing = Outgoing { method: parts.method, url, headers: handed_on(&parts.headers), body };
     match proxy.caller.call(&outgoing).await {
         Ok(paid) => {
             let mut response = Response::new(Body::empty());
             *response.status_mut() = paid.status();
-            *response.headers_mut() = without_own(paid.headers());
+            *response.headers_mut() = handed_on(paid.headers());
             let parts = stream::try_unfold(paid, |mut paid| async move {
                 Ok::<_, ClientError>(paid.chunk().await?.map(|part| (part, paid)))
             });
@@ -76,13 +64,11 @@ async fn pass(State(proxy): State<Arc<Proxy>>, request: Request) -> Response {
     }
 }
 
-/// A request's headers without those of its connection.
-pub fn forwarded(headers: &HeaderMap) -> HeaderMap {
-    without_own(headers)
-}
-
-fn without_own(headers: &HeaderMap) -> HeaderMap {
+/// Headers without those of the connection, and without those that the other side sets anew.
+fn handed_on(headers: &HeaderMap) -> HeaderMap {
     let mut headers = headers.clone();
-    OWN.iter().for_each(|name| drop(headers.remove(name)));
+    hops::strip(&mut headers);
+    headers.remove(header::HOST);
+    headers.remove(header::CONTENT_LENGTH);
     headers
 }

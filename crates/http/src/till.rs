@@ -165,11 +165,10 @@ async fn close(
     let id = channel(&id)?;
     let mut scratch = String::new();
     till.verify(id, &body.mac, &body.call(id, &authority(&headers, &uri), uri.path(), &mut scratch))?;
-    if !till.seller.drain(id, DRAIN).await {
-        till.seller.undrain(id);
+    let Some(_drained) = till.seller.drain(id, DRAIN).await else {
         let detail = "calls of this channel are still being served: ask again when they are done";
         return Err(Problem::new(Kind::Unavailable, detail).retry_after(5));
-    }
+    };
     let (seller, settlement, nonce) = (till.seller.clone(), body.settlement(), PublicNonce(body.nonce));
     let answer = blocking(move || seller.settle(id, settlement, &nonce)).await?;
     let answer = answer.map_err(|error| match &error {

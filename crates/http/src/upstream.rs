@@ -14,16 +14,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use tower::Service;
 
-/// Headers that belong to one connection and go no further (RFC 9110, section 7.6.1).
-const HOP_BY_HOP: [HeaderName; 7] = [
-    header::CONNECTION,
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
+use crate::hops;
 
 /// A server that requests are handed on to, over HTTP/1.1.
 #[derive(Clone)]
@@ -101,14 +92,14 @@ impl Service<Request> for Upstream {
         Box::pin(async move {
             *request.uri_mut() = target.ok_or(UpstreamError::Path)?;
             let headers = request.headers_mut();
-            HOP_BY_HOP.iter().for_each(|name| drop(headers.remove(name)));
+            hops::strip(headers);
             if let Some(host) = headers.remove(header::HOST) {
                 headers.entry(HeaderName::from_static("x-forwarded-host")).or_insert(host);
             }
             let proto = HeaderName::from_static("x-forwarded-proto");
             headers.entry(proto).or_insert(HeaderValue::from_static("http"));
             let mut response = client.request(request).await?.map(Body::new);
-            HOP_BY_HOP.iter().for_each(|name| drop(response.headers_mut().remove(name)));
+            hops::strip(response.headers_mut());
             Ok(response)
         })
     }

@@ -80,6 +80,9 @@ pub trait Desk<M: Machine>: Send + Sync {
     /// What was drawn could not be stored.
     fn not_stored(&self, id: ChannelId);
 
+    /// What was drawn was refused: the channel takes no account any more.
+    fn not_taken(&self, id: ChannelId);
+
     /// A channel's new state was stored.
     fn turned(&self, id: ChannelId, state: &M::State, setup: &M::Setup);
 }
@@ -105,6 +108,8 @@ impl<M: Machine> Desk<M> for NoDesk {
     }
 
     fn not_stored(&self, _id: ChannelId) {}
+
+    fn not_taken(&self, _id: ChannelId) {}
 
     fn turned(&self, _id: ChannelId, _state: &M::State, _setup: &M::Setup) {}
 }

@@ -265,8 +265,7 @@ impl Seller {
         nonce: &PublicNonce,
     ) -> Result<Answer, SettleError> {
         let height = self.chain.tip()?.height;
-        let outcome = self.books.handle_blocking(id, Input::Settle { settlement, height });
-        let outcome = outcome.inspect_err(|_| self.tabs.undrain(id))?;
+        let outcome = self.books.handle_blocking(id, Input::Settle { settlement, height })?;
         let setup = self.books.setup(&id).ok_or(OrderError::NoChannel(id))?;
         let agreed = outcome.effects.into_iter().find_map(|effect| match effect {
             Effect::Cosign(settlement) => Some(settlement),

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use farthing_protocol::lightspeed::call::{MacKey, Target};
 use farthing_protocol::lightspeed::ladder::BadLadder;
+use farthing_protocol::lightspeed::numbers::Standing as NumberStanding;
 use farthing_protocol::lightspeed::tab::{BadPay, Refused};
 use farthing_protocol::lightspeed::{Call, CallNumber, ChainTerms, Ladder, Rung, Tab};
 use farthing_protocol::payee::{self, Input, Reject};
@@ -103,6 +104,8 @@ pub struct Standing {
 struct Session {
     mac: MacKey,
     live: Mutex<Live>,
+    /// Held while a chain is taken: of two under one number, only one may ever be stored.
+    announcing: tokio::sync::Mutex<()>,
     /// Told whenever a call ends.
     ended: Notify,
 }
@@ -118,6 +121,65 @@ struct Live {
     /// The books were asked to draw it.
     asked: bool,
     waiting: Vec<FoldReply<Payee>>,
+}
+
+impl Live {
+    /// Somebody waits until the tab as it is now is stored. Whether the books are still to be asked.
+    fn wait(&mut self) -> (oneshot::Receiver<Result<(), OrderError<Reject>>>, bool) {
+        let (reply, answer) = oneshot::channel();
+        self.waiting.push(reply);
+        self.dirty = true;
+        (answer, !std::mem::replace(&mut self.asked, true))
+    }
+}
+
+/// A call that has ended. Its answer may leave once [`Self::stored`] says so.
+#[must_use = "an answer leaves only when the call is stored"]
+#[derive(Debug)]
+pub struct Ended {
+    /// What was charged.
+    pub charged: Msat,
+    storing: Storing,
+    /// Whether the books are still to be asked to store it.
+    pub(crate) asks: bool,
+}
+
+#[derive(Debug)]
+enum Storing {
+    /// Nothing is to be waited for.
+    Done,
+    /// Its tab was handed to the books, or will be.
+    Waits(oneshot::Receiver<Result<(), OrderError<Reject>>>),
+    /// The channel closed before the call ended: it is in nothing that was settled.
+    Gone(ChannelId),
+}
+
+impl Ended {
+    /// Waits until the call is stored, as far as the durability asks for it.
+    ///
+    /// # Errors
+    /// When it could not be stored, or the channel is closed. Then the answer must not leave.
+    pub async fn stored(self) -> Result<(), OrderError<Reject>> {
+        match self.storing {
+            Storing::Done => Ok(()),
+            Storing::Waits(answer) => answer.await.unwrap_or(Err(OrderError::Ended)),
+            Storing::Gone(channel) => Err(OrderError::NoChannel(channel)),
+        }
+    }
+}
+
+/// A channel that admits no calls, for a close that follows. Dropped, it admits them again, unless it is closed by then.
+pub struct Drained<'a> {
+    tabs: &'a Tabs,
+    channel: ChannelId,
+}
+
+impl Drop for Drained<'_> {
+    fn drop(&mut self) {
+        if let Some(session) = self.tabs.session(self.channel) {
+            session.live().draining = false;
+        }
+    }
 }
 
 impl Session {
@@ -152,7 +214,9 @@ impl Tabs {
         let session = self.session(call.channel).ok_or(CallError::Unknown(call.channel))?;
         session.mac.verify(call, target, mac)?;
         let mut live = session.live();
-        if live.draining {
+        // What was served before still has its answer.
+        if live.draining && live.tab.numbers().standing(call.number) == NumberStanding::New {
+            live.tab.refuse(call.number);
             return Err(CallError::Closing);
         }
         let Live { tab, ladders, cap, dirty, .. } = &mut *live;
@@ -191,16 +255,26 @@ impl Tabs {
         self.session(channel)?.live().tab.numbers().other_cost(number)
     }
 
-    /// Ends a call: served for `charged`, or failed and free. What was charged.
-    pub fn end(&self, channel: ChannelId, number: CallNumber, charged: Option<Msat>) -> Msat {
-        let Some(session) = self.session(channel) else { return Msat::ZERO };
+    /// Ends a call: served for `charged`, or failed and free. Whoever draws the tab from now on also learns that somebody
+    /// waits for this call, so no close can settle it and leave its answer behind.
+    pub fn end(&self, channel: ChannelId, number: CallNumber, charged: Option<Msat>) -> Ended {
+        let Some(session) = self.session(channel) else {
+            return Ended { charged: Msat::ZERO, storing: Storing::Gone(channel), asks: false };
+        };
         let mut live = session.live();
         live.dirty = true;
+        let was_served = charged.is_some();
         let charged = live.tab.end(number, charged);
         if live.draining {
             session.ended.notify_waiters();
         }
-        charged
+        match self.durability {
+            Durability::Call if was_served => {
+                let (answer, asks) = live.wait();
+                Ended { charged, storing: Storing::Waits(answer), asks }
+            }
+            Durability::Call | Durability::Batch(_) => Ended { charged, storing: Storing::Done, asks: false },
+        }
     }
 
     /// Sets more aside for a call that runs.
@@ -227,14 +301,8 @@ impl Tabs {
 
     async fn store_now(&self, books: &Books<Payee>, channel: ChannelId) -> Result<(), OrderError<Reject>> {
         let session = self.session(channel).ok_or(OrderError::NoChannel(channel))?;
-        let (reply, answer) = oneshot::channel();
-        let was_asked = {
-            let mut live = session.live();
-            live.waiting.push(reply);
-            live.dirty = true;
-            std::mem::replace(&mut live.asked, true)
-        };
-        if !was_asked {
+        let (answer, asks) = session.live().wait();
+        if asks {
             books.fold(channel);
         }
         answer.await.unwrap_or(Err(OrderError::Ended))
@@ -288,16 +356,12 @@ impl Tabs {
             self.begin(books, channel, payment).await?;
         }
         let session = self.session(channel).ok_or(AnnounceError::Unknown(channel))?;
-        if session.live().tab.has_taken(terms.number) {
+        let _one_at_a_time = session.announcing.lock().await;
+        if session.live().tab.has_taken(&terms) {
             return Ok(()); // the answer to the first announcement was lost
         }
         let number = terms.number;
         let taken = self.verify_and_take(books, (channel, &session, &setup), (terms, rungs), most).await;
-        let taken = match taken {
-            // Another copy of it was taken meanwhile.
-            Err(_) if session.live().tab.has_taken(number) => Ok(()),
-            taken => taken,
-        };
         if taken.is_err() {
             // The payer hears that and announces another, so a late copy of this one must not be taken after all.
             session.live().tab.refuse_chain(number);
@@ -324,6 +388,7 @@ impl Tabs {
             Ladder::verify(&verifying.channel, terms, base, rungs, least_delay)
         });
         let ladder = verified.await.map_err(|_| OrderError::Ended)??;
+        session.live().tab.expects(&ladder)?;
         // The rungs are stored before a word of theirs counts.
         books.write(vec![Write::Ladder(channel, Arc::new(ladder.clone()))]).await?;
         let mut live = session.live();
@@ -368,15 +433,21 @@ impl Tabs {
         tab.begin(self.epoch);
         let live =
             Live { tab, ladders, cap, draining: false, dirty: false, asked: false, waiting: Vec::new() };
-        let session = Session { mac: MacKey::new(&key), live: Mutex::new(live), ended: Notify::new() };
+        let session = Session {
+            mac: MacKey::new(&key),
+            live: Mutex::new(live),
+            announcing: tokio::sync::Mutex::default(),
+            ended: Notify::new(),
+        };
         let mut sessions = self.sessions.write().expect("no holder of this lock panics");
         sessions.entry(channel).or_insert_with(|| Arc::new(session));
     }
 
-    /// Admits no more calls in a channel and waits until those that run have ended, at most for `patience`. Whether they
-    /// have.
-    pub async fn drain(&self, channel: ChannelId, patience: Duration) -> bool {
-        let Some(session) = self.session(channel) else { return true };
+    /// Admits no more calls in a channel and waits until those that run have ended, at most for `patience`. `None` when they
+    /// have not; then calls are admitted again.
+    pub async fn drain(&self, channel: ChannelId, patience: Duration) -> Option<Drained<'_>> {
+        let guard = Drained { tabs: self, channel };
+        let Some(session) = self.session(channel) else { return Some(guard) };
         session.live().draining = true;
         let drained = async {
             loop {
@@ -387,14 +458,7 @@ impl Tabs {
                 ended.await;
             }
         };
-        tokio::time::timeout(patience, drained).await.is_ok()
-    }
-
-    /// Admits calls again after a close that came to nothing.
-    pub fn undrain(&self, channel: ChannelId) {
-        if let Some(session) = self.session(channel) {
-            session.live().draining = false;
-        }
+        tokio::time::timeout(patience, drained).await.is_ok().then_some(guard)
     }
 
     /// Where a payer stands.
@@ -407,6 +471,17 @@ impl Tabs {
             uncovered: live.tab.uncovered(),
             exposure: live.tab.exposure(&setup.channel),
         })
+    }
+
+    /// Admits nothing in a channel any more.
+    fn close(&self, channel: ChannelId) {
+        let gone = self.sessions.write().expect("no holder of this lock panics").remove(&channel);
+        if let Some(session) = gone {
+            let mut live = session.live();
+            live.draining = true;
+            // Their calls are not in what was settled.
+            live.waiting.drain(..).for_each(|reply| drop(reply.send(Err(OrderError::NoChannel(channel)))));
+        }
     }
 
     fn session(&self, channel: ChannelId) -> Option<Arc<Session>> {
@@ -432,6 +507,11 @@ impl Desk<Payee> for Tabs {
         }
     }
 
+    fn not_taken(&self, id: ChannelId) {
+        // It was taken from the books while the channel closed: whatever it admits is in nothing that is settled.
+        self.close(id);
+    }
+
     fn turned(&self, id: ChannelId, state: &payee::State, setup: &payee::Setup) {
         match state.is_open() {
             // Also while the first chain of a channel is being verified, before its tab is stored.
@@ -441,15 +521,7 @@ impl Desk<Payee> for Tabs {
                 }
             }
             // Closing or closed: nothing is admitted any more.
-            false => {
-                let gone = self.sessions.write().expect("no holder of this lock panics").remove(&id);
-                if let Some(session) = gone {
-                    let mut live = session.live();
-                    live.draining = true;
-                    // Their calls are not in what was settled.
-                    live.waiting.drain(..).for_each(|reply| drop(reply.send(Err(OrderError::NoChannel(id)))));
-                }
-            }
+            false => self.close(id),
         }
     }
 }

@@ -256,7 +256,12 @@ fn a_chain_number_is_never_used_again() {
     assert_eq!(announce(&mut counter, 2, end), Err(BadPay::Number { expected: 3, got: 2 }));
     counter.takes(ladder(SHAPE, 4, end));
     assert_eq!(announce(&mut counter, 5, after(100)), Err(BadPay::Waiting(4)));
-    assert!(counter.tab.has_taken(1) && counter.tab.has_taken(4) && !counter.tab.has_taken(2));
+    let has_taken = |shape, chain| counter.tab.has_taken(ladder(shape, chain, end).terms());
+    assert!(has_taken(SHAPE, 1) && has_taken(SHAPE, 4) && !has_taken(SHAPE, 2));
+    assert!(
+        !has_taken(Shape { words: SHAPE.words - 1, ..SHAPE }, 4),
+        "another chain under a number that is taken"
+    );
     // Not even when a payment has voided it.
     counter.tab.pay(&channel(), payment(sat(5_000))).unwrap();
     for chain in [1, 2, 4] {

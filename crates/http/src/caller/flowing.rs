@@ -184,13 +184,14 @@ impl Flow {
         }
     }
 
-    /// Sets more aside, as far as the budget goes.
+    /// Sets more aside, as far as the budget goes and the seller takes it. If it does not, the answer flows as far as it is
+    /// paid for.
     async fn top_up(&mut self, ahead: Msat) -> Result<(), ClientError> {
         let most = self.caller.means.budget.call.unwrap_or(Msat::new(u64::MAX));
         let by = ahead.min(most.saturating_sub(self.aside));
         let origin = self.request.url.origin().ascii_serialization();
         if by == Msat::ZERO || self.caller.spending.take_for_running(&origin, by).is_err() {
-            return Ok(()); // the answer flows as far as it is paid for
+            return Ok(());
         }
         let number = self.prepared.call.number;
         let body = TopUpBody { number, by_msat: by.get() };
@@ -203,15 +204,25 @@ impl Flow {
         let authority = client::authority(&request.url);
         let wanted = Wanted::TopUp(number, by);
         let covered = target(&request, &authority);
-        let prepared =
-            self.caller.prepare(&self.payee, self.channel, wanted, &covered, &self.request).await?;
+        let prepared = self.caller.prepare(&self.payee, self.channel, wanted, &covered, &self.request).await;
+        let prepared = match prepared {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                tracing::debug!(%error, "the answer was not topped up");
+                self.caller.spending.give_back(&origin, by);
+                return Ok(());
+            }
+        };
         self.aside = self.aside.saturating_add(by);
-        let (_response, outcome) = self.caller.send_until_settled(&request, &prepared).await?;
-        let charged = match outcome {
-            Outcome::Served(_) => Some(Msat::ZERO),
+        let charged = match self.caller.send_until_settled(&request, &prepared).await {
+            Ok((_response, Outcome::Served(_))) => Some(Msat::ZERO),
             // The answer has ended meanwhile, or is refused: what was revealed is credit for later calls.
-            Outcome::Free | Outcome::Refused => None,
-            Outcome::Metered | Outcome::Forgotten | Outcome::Open => return Ok(()),
+            Ok((_response, Outcome::Free | Outcome::Refused)) => None,
+            Ok((_response, Outcome::Metered | Outcome::Forgotten | Outcome::Open)) => return Ok(()),
+            Err(error) => {
+                tracing::debug!(%error, "what became of a top-up is not known");
+                return Ok(());
+            }
         };
         self.caller.client.buyer().answered(self.channel, prepared.call.number, charged, Msat::ZERO).await?;
         Ok(())
@@ -251,12 +262,12 @@ async fn settle(
     prepared: &Prepared,
     aside: Msat,
 ) -> Result<Msat, ClientError> {
-    let (_response, outcome) = caller.send_until_settled_at_most(request, prepared, aside).await?;
+    let (response, outcome) = caller.send_until_settled_at_most(request, prepared, aside).await?;
     let charged = match outcome {
         Outcome::Served(cost) => Some(cost),
         Outcome::Free | Outcome::Refused => None,
         Outcome::Metered | Outcome::Forgotten | Outcome::Open => {
-            return Err(ClientError::Unsettled { most: aside });
+            return Err(client::unsettled(aside, response).await);
         }
     };
     caller.client.buyer().answered(channel, prepared.call.number, charged, aside).await?;

@@ -121,12 +121,14 @@ pub enum ClientError {
     },
     /// The call was sent again and again, and what became of it is not known.
     #[error(
-        "no answer came, and it is not known whether the call was served: it costs {most} at most; closing the channel \
-         settles it"
+        "it is not known whether the call was served: it costs {most} at most, and closing the channel settles it; the last \
+         answer: {last}"
     )]
     Unsettled {
         /// What it may have cost.
         most: Msat,
+        /// What the seller, or whoever stands between, answered last.
+        last: String,
     },
     /// No chain was announced, or no call prepared.
     #[error(transparent)]
@@ -156,6 +158,19 @@ pub enum ClientError {
 }
 
 impl ClientError {
+    /// Whether what was known of the seller, its price or the channel to it, is true no more.
+    pub(crate) fn says_start_over(&self) -> bool {
+        match self {
+            Self::Refused { kind, .. } => {
+                matches!(kind, Some(Kind::PaymentInsufficient | Kind::ChannelNotOpen))
+            }
+            Self::Calls(CallsError::Order(error)) => {
+                matches!(error, OrderError::Rejected(Reject::NotOpen(_)) | OrderError::NoChannel(_))
+            }
+            _other => false,
+        }
+    }
+
     /// Whether the same request may succeed in a while.
     pub fn is_transient(&self) -> bool {
         match self {

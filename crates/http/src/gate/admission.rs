@@ -23,6 +23,9 @@ use crate::wire;
 
 /// Why a request does not reach the service.
 pub(super) enum Stop {
+    /// It carries no call that is known to be the payer's own. Says nothing of any call: who stands between payer and seller
+    /// can damage a request, and its payer must not take the call for free because of that.
+    Unheard(Problem),
     /// It is free, and its number will never be served.
     Refused(Problem),
     /// It is not settled: the same call may be sent again.
@@ -33,12 +36,6 @@ pub(super) enum Stop {
     Again(Box<Answer>),
     /// It was served, and only the receipt is left.
     Served(Box<Response>),
-}
-
-impl From<Problem> for Stop {
-    fn from(problem: Problem) -> Self {
-        Self::Refused(problem)
-    }
 }
 
 impl Shared {
@@ -52,15 +49,18 @@ impl Shared {
         authority: &str,
     ) -> Result<(Admitted, Request), Stop> {
         let Some(header) = header else {
-            return Err(Problem::new(Kind::PaymentRequired, format!("this costs {price}")).into());
+            return Err(Stop::Unheard(Problem::new(Kind::PaymentRequired, format!("this costs {price}"))));
         };
-        let (call, mac) = read_call(&header)?;
+        let (call, mac) = read_call(&header).map_err(Stop::Unheard)?;
         let body = if body.is_end_stream() {
             bytes::Bytes::new()
         } else {
             let most = self.manner.most_body;
-            let too_large = |_| Problem::new(Kind::BadRequest, format!("the body is above {most} bytes"));
-            body::to_bytes(body, most).await.map_err(too_large)?
+            let unread = |error| {
+                let detail = format!("the body was not read ({error}); the most is {most} bytes");
+                Stop::Unheard(Problem::new(Kind::BadRequest, detail))
+            };
+            body::to_bytes(body, most).await.map_err(unread)?
         };
         let uri = parts.uri.path_and_query().map_or("/", |path| path.as_str());
         let target = Target { method: parts.method.as_str(), authority, uri, body: digest(&body) };
@@ -68,7 +68,7 @@ impl Shared {
         if call.cost < price.call {
             seller.refuse(&call, &target, &mac).await.map_err(|error| self.refusal(&call, error))?;
             let detail = format!("this costs {price}, and {} is the most that it may cost", call.cost);
-            return Err(Problem::new(Kind::PaymentInsufficient, detail).into());
+            return Err(Stop::Refused(Problem::new(Kind::PaymentInsufficient, detail)));
         }
         match seller.admit(&call, &target, &mac).await {
             Ok(()) => {}
@@ -101,7 +101,9 @@ impl Shared {
     fn refusal(&self, call: &Call, error: CallError) -> Stop {
         let kind = match &error {
             CallError::Unknown(_) | CallError::Closing => Kind::ChannelNotOpen,
-            CallError::NotAuthentic(_) => Kind::VerificationFailed,
+            CallError::NotAuthentic(_) => {
+                return Stop::Unheard(Problem::new(Kind::VerificationFailed, error));
+            }
             CallError::Refused(refused) => match refused {
                 Refused::Served(_) => Kind::AlreadyServed,
                 Refused::Running(_) => {
@@ -112,10 +114,10 @@ impl Shared {
                 }
                 Refused::Void { .. } => Kind::CallVoid,
                 Refused::TooMany => {
-                    return Problem::new(Kind::TooManyCalls, error).retry_after(1).into();
+                    return Stop::Refused(Problem::new(Kind::TooManyCalls, error).retry_after(1));
                 }
                 Refused::NotDeepEnough { .. } => {
-                    return Problem::new(Kind::FundingNotDeep, error).retry_after(1).into();
+                    return Stop::Refused(Problem::new(Kind::FundingNotDeep, error).retry_after(1));
                 }
                 Refused::LyingRung { .. } => {
                     tracing::warn!(channel = %call.channel, %error, "closing the channel");
@@ -132,7 +134,7 @@ impl Shared {
             },
             _ours => return Stop::Open(Problem::new(Kind::Unavailable, error).retry_after(1)),
         };
-        Problem::new(kind, error).into()
+        Stop::Refused(Problem::new(kind, error))
     }
 
     fn refuse(&self, problem: Problem, price: CallPrice, authority: &str) -> Response {
@@ -151,6 +153,7 @@ impl Shared {
         match stop {
             Stop::Again(answer) => answer.respond(),
             Stop::Served(response) => *response,
+            Stop::Unheard(problem) => self.refuse(problem, price, authority),
             Stop::Open(problem) => outcome(problem.into_response(), wire::OPEN),
             Stop::Forgotten(problem) => outcome(problem.into_response(), wire::FORGOTTEN),
             Stop::Refused(problem) => {

@@ -209,8 +209,10 @@ impl<M: Machine> Keeper<M> {
 
     /// Takes in the account that the desk has, if it is newer.
     fn fold(&mut self, id: ChannelId, batch: &mut DraftBatch<M>) {
-        if let Some(Drawn { input, waiting }) = self.desk.draw(id) {
-            self.handle(id, input, Whom::All(waiting), batch);
+        if let Some(Drawn { input, waiting }) = self.desk.draw(id)
+            && !self.handle(id, input, Whom::All(waiting), batch)
+        {
+            self.desk.not_taken(id);
         }
     }
 

@@ -12,7 +12,7 @@ use farthing_protocol::{ChannelId, Msat, Payment};
 use super::Seller;
 use crate::books::{Books, OrderError};
 use crate::machine::Payee;
-use crate::tabs::{AnnounceError, CallError, Standing, Tabs};
+use crate::tabs::{AnnounceError, CallError, Drained, Ended, Standing, Tabs};
 
 impl Seller {
     /// Admits a call: its cost is set aside until [`Self::end`].
@@ -47,9 +47,14 @@ impl Seller {
         self.tabs.reconcile(id, last)
     }
 
-    /// Ends a call that was admitted: served for at most what was set aside, or failed and free. What was charged.
-    pub fn end(&self, id: ChannelId, number: CallNumber, charged: Option<Msat>) -> Msat {
-        self.tabs.end(id, number, charged)
+    /// Ends a call that was admitted: served for at most what was set aside, or failed and free. The answer of a call that was
+    /// served leaves only after [`Ended::stored`].
+    pub fn end(&self, id: ChannelId, number: CallNumber, charged: Option<Msat>) -> Ended {
+        let ended = self.tabs.end(id, number, charged);
+        if ended.asks {
+            self.books.fold(id);
+        }
+        ended
     }
 
     /// What a served call was charged; `None` when it was all that it stated.
@@ -65,7 +70,7 @@ impl Seller {
         self.tabs.top_up(id, number, by)
     }
 
-    /// Waits until the calls that have ended in a channel are stored, as far as [`super::Terms::durability`] asks for it. Only
+    /// Waits until all calls that have ended in a channel are stored, as far as [`super::Terms::durability`] asks for it. Only
     /// then may their answers leave.
     ///
     /// # Errors
@@ -104,14 +109,10 @@ impl Seller {
         self.tabs.epoch()
     }
 
-    /// Admits no more calls in a channel and waits for those that run. For a close that follows.
-    pub async fn drain(&self, id: ChannelId, patience: Duration) -> bool {
+    /// Admits no more calls in a channel, for a close that follows, and waits for those that run: `None` when they have not
+    /// ended in time.
+    pub async fn drain(&self, id: ChannelId, patience: Duration) -> Option<Drained<'_>> {
         self.tabs.drain(id, patience).await
-    }
-
-    /// Admits calls again after a close that came to nothing.
-    pub fn undrain(&self, id: ChannelId) {
-        self.tabs.undrain(id);
     }
 
     /// The most that one payer's calls may come to between two rungs.

@@ -161,19 +161,26 @@ impl Tab {
         }
     }
 
-    /// Whether a chain of that number was taken and is not over. An announcement that comes again is answered as the first
-    /// was, or the payer would drop a chain that waits here.
-    pub fn has_taken(&self, number: u32) -> bool {
-        let present = self.position.map(|position| position.terms.number);
-        let next = self.next.map(|next| next.number);
-        present == Some(number) || next == Some(number)
+    /// Whether this very chain was taken and is not over. An announcement that comes again is answered as the first was, or
+    /// the payer would drop a chain that waits here.
+    pub fn has_taken(&self, terms: &ChainTerms) -> bool {
+        self.is_current(terms.number, |taken| taken == terms)
     }
 
-    /// Takes a verified chain. The first begins at once; another waits until the one before is paid out.
+    fn is_current(&self, number: u32, holds: impl Fn(&ChainTerms) -> bool) -> bool {
+        let present = self.position.as_ref().map(|position| &position.terms);
+        [present, self.next.as_ref()]
+            .into_iter()
+            .flatten()
+            .any(|taken| taken.number == number && holds(taken))
+    }
+
+    /// Whether [`Self::announce`] would take a chain. To be asked before its rungs are stored, or those of another chain under
+    /// its number would be lost.
     ///
     /// # Errors
     /// When it is not the next one.
-    pub fn announce(&mut self, ladder: &Ladder) -> Result<(), BadPay> {
+    pub fn expects(&self, ladder: &Ladder) -> Result<(), BadPay> {
         let (expected, base) = self.next_chain()?;
         let got = ladder.terms().number;
         // The number of a chain that was refused is never used again, so the payer may have skipped some.
@@ -183,7 +190,16 @@ impl Tab {
         if ladder.base() != base {
             return Err(BadPay::Base { expected: base, got: ladder.base() });
         }
-        self.chains = got;
+        Ok(())
+    }
+
+    /// Takes a verified chain. The first begins at once; another waits until the one before is paid out.
+    ///
+    /// # Errors
+    /// When it is not the next one.
+    pub fn announce(&mut self, ladder: &Ladder) -> Result<(), BadPay> {
+        self.expects(ladder)?;
+        self.chains = ladder.terms().number;
         match self.position {
             None => self.position = Some(Position::at_the_start_of(ladder)),
             Some(_) => self.next = Some(*ladder.terms()),
@@ -194,7 +210,7 @@ impl Tab {
     /// Takes note that a chain was refused. Its payer hears that and announces another, so a copy of the announcement that
     /// comes late must not be taken after all. To be stored before the refusal leaves.
     pub fn refuse_chain(&mut self, number: u32) {
-        if !self.has_taken(number) {
+        if !self.is_current(number, |_| true) {
             self.chains = self.chains.max(number);
         }
     }
@@ -319,17 +335,15 @@ impl Tab {
                 return Ok(());
             }
             let mut ladders = ladders.into_iter();
-            let ladder = ladders.find(|ladder| ladder.terms().number == call.chain).ok_or(unknown)?;
+            let ladder = ladders.find(|ladder| *ladder.terms() == position.terms).ok_or(unknown)?;
             return self.reveal(ladder, call.index, call.word);
         }
-        if self.next.is_none_or(|next| next.number != call.chain) {
-            return Err(unknown);
-        }
+        let announced = self.next.filter(|next| next.number == call.chain).ok_or(unknown.clone())?;
         let (mut present, mut next) = (None, None);
         for ladder in ladders {
-            if ladder.terms().number == position.terms.number {
+            if *ladder.terms() == position.terms {
                 present = Some(ladder);
-            } else if ladder.terms().number == call.chain {
+            } else if *ladder.terms() == announced {
                 next = Some(ladder);
             }
         }

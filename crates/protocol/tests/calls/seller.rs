@@ -143,7 +143,7 @@ impl Seller {
             self.tab = Some(tab);
         }
         let tab = self.tab.as_mut().expect("it was made above");
-        if tab.has_taken(chain) {
+        if tab.has_taken(&terms) {
             return Down::Taken { chain, epoch: self.memory.epoch };
         }
         let taken = tab.next_chain().ok().filter(|_| !refuse).and_then(|(_, base)| {

@@ -49,8 +49,9 @@ impl Story {
         let prepared = wait(self.buyer().call(id, cost, &TARGET)).unwrap();
         let (call, mac) = Call::from_bytes(&prepared.bytes).unwrap();
         wait(self.seller().admit(&call, &TARGET, &mac))?;
-        let charged = self.seller().end(id, call.number, Some(cost));
-        wait(self.seller().stored(id)).unwrap();
+        let ended = self.seller().end(id, call.number, Some(cost));
+        let charged = ended.charged;
+        wait(ended.stored()).unwrap();
         wait(self.buyer().answered(id, call.number, Some(charged), call.cost)).unwrap();
         Ok(charged)
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use bitcoin::{Amount, FeeRate, Network};
+use bitcoin::Network;
 use farthing_node::buyer::Buyer;
 use farthing_node::buyer::calls::CallsError;
 use farthing_node::seller::{Seller, Terms};
@@ -14,7 +14,6 @@ use farthing_node::tabs::{Durability, Standing};
 use farthing_node::watch::Pace;
 use farthing_protocol::lightspeed::call::Target;
 use farthing_protocol::lightspeed::{Call, Purse, Shape};
-use farthing_protocol::opening::Confirmations;
 use farthing_protocol::{ChannelId, Msat};
 use tokio::runtime::Handle;
 use tokio::task::{JoinSet, spawn_blocking};
@@ -114,8 +113,9 @@ impl Scene {
         let prepared = buyer.call(*channel, *price, &TARGET).await?;
         let (call, mac) = Call::from_bytes(&prepared.bytes)?;
         seller.admit(&call, &TARGET, &mac).await?;
-        let charged = seller.end(*channel, call.number, Some(*price));
-        seller.stored(*channel).await?;
+        let ended = seller.end(*channel, call.number, Some(*price));
+        let charged = ended.charged;
+        ended.stored().await?;
         Ok(buyer.answered(*channel, call.number, Some(charged), call.cost).await?)
     }
 
@@ -140,17 +140,6 @@ impl Scene {
 
 /// The terms of `farthing sell`; those of this channel were agreed when it was opened.
 fn terms() -> Terms {
-    Terms {
-        capacity: (Amount::from_sat(10_000), Amount::from_sat(100_000_000)),
-        fee_rate: (FeeRate::from_sat_per_vb_u32(1), FeeRate::from_sat_per_vb_u32(200)),
-        lifetime: (20, 1_000),
-        margin: 6,
-        confirmations: Confirmations { least: 1, one_more_per: Amount::from_sat(2_000_000) },
-        unconfirmed_cap: Msat::ZERO,
-        patience: 6,
-        finality: 6,
-        most_unfunded: 100,
-        durability: Durability::Call,
-        most_exposure: Msat::new(2_000_000),
-    }
+    // As in the configuration of the people in the demo.
+    Terms { lifetime: (20, 1_000), margin: 6, durability: Durability::Call, ..Terms::default() }
 }

@@ -74,7 +74,24 @@ impl Overheard {
         Ok(self.request.clone().with("lightspeed", &encoding::encode_bytes(&bytes)))
     }
 
+    /// It is refused as a call of the payer's, which is free for good.
     fn assert_refused(&self, what: &str, status: u16, problem: &str, request: &Message) -> Result<()> {
+        self.assert_answer(what, status, problem, Some("refused"), request)
+    }
+
+    /// It is refused, and nothing is said of any call: whoever stands between could have damaged it.
+    fn assert_unheard(&self, what: &str, problem: &str, request: &Message) -> Result<()> {
+        self.assert_answer(what, 402, problem, None, request)
+    }
+
+    fn assert_answer(
+        &self,
+        what: &str,
+        status: u16,
+        problem: &str,
+        outcome: Option<&str>,
+        request: &Message,
+    ) -> Result<()> {
         let answer = request.send_to(&self.api.address)?;
         let got = (answer.status(), answer.problem());
         ensure!(
@@ -82,6 +99,7 @@ impl Overheard {
             "{what}: {got:?} {}",
             String::from_utf8_lossy(&answer.body)
         );
+        ensure!(answer.header("lightspeed") == outcome, "{what}: {:?}", answer.header("lightspeed"));
         ensure!(answer.header("payment-receipt").is_none(), "{what}: it has a receipt");
         Ok(())
     }
@@ -110,7 +128,7 @@ fn a_payment_that_was_overheard_buys_nothing_else() -> Result<()> {
         ("another body", request().with_body(b"A body".to_vec())),
         ("another host", request().with("host", "other.example")),
     ] {
-        story.assert_refused(what, 402, "verification-failed", &request)?;
+        story.assert_unheard(what, "verification-failed", &request)?;
     }
     for _ in 0..3 {
         let again = story.request.send_to(&story.api.address)?;
@@ -129,7 +147,7 @@ fn what_is_no_payment_is_refused() -> Result<()> {
         ("too short", encoding::encode_bytes(&[1; 100])),
         ("too long", "A".repeat(10_000)),
     ] {
-        story.assert_refused(what, 402, "malformed-credential", &with(&header))?;
+        story.assert_unheard(what, "malformed-credential", &with(&header))?;
     }
     // The server may hang up before it has all of it.
     if let Ok(answer) = with(&"A".repeat(1 << 20)).send_to(&story.api.address) {
@@ -190,6 +208,45 @@ fn chains_that_are_announced_and_never_used_take_one_place() -> Result<()> {
         let expected = if number == next { 200 } else { 400 };
         ensure!(answer.status() == expected, "{number}: {}", String::from_utf8_lossy(&answer.body));
     }
+    drop(stored);
+    story.assert_unharmed()
+}
+
+/// Several chains under one number, all signed, at the same time and afterwards: one is taken, and the rungs that the seller
+/// has are that chain's.
+#[test]
+fn of_chains_under_one_number_the_seller_keeps_the_rungs_of_the_one_it_took() -> Result<()> {
+    let story = overheard()?;
+    let (stored, keys) = story.insider()?;
+    let channel = Channel::new(stored.record.params.clone())?;
+    let key = CallKey::agree(&keys, &channel.params().payee.session, channel.id());
+    let purse = stored.state.purse().context("it pays for calls")?;
+    let (next, base) = purse.next_chain()?;
+    let announce = |words: u32| -> Result<u16> {
+        let shape = Shape { unit: Msat::new(1_000), words, rungs: 10, delay: Delay::blocks(36) };
+        let words = Words::draw(&keys, channel.id(), &shape, next);
+        let body =
+            ChainBody::new(*words.terms(), &ladder::sign(&channel, &keys, &words, base)?, &purse.plain());
+        let body = serde_json::to_vec(&body.signed(&key, channel.id(), &story.api.address))?;
+        let request = Message::request("POST", &wire::chains_path(channel.id()), &story.api.address)
+            .with("content-type", "application/json");
+        Ok(request.with_body(body).send_to(&story.api.address)?.status())
+    };
+    let sizes = [10, 20, 30, 40, 50, 60];
+    let at_once: Vec<u16> = std::thread::scope(|scope| {
+        let threads: Vec<_> = sizes.iter().map(|words| scope.spawn(move || announce(*words))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("it does not panic")).collect::<Result<_>>()
+    })?;
+    let one_by_one: Vec<u16> = sizes.iter().map(|words| announce(*words)).collect::<Result<_>>()?;
+    for answers in [&at_once, &one_by_one] {
+        let taken = answers.iter().filter(|status| **status == 200).count();
+        ensure!(taken == 1, "each answers {at_once:?}, then {one_by_one:?}");
+    }
+    ensure!(at_once == one_by_one, "what was taken is taken");
+    let taken = sizes[at_once.iter().position(|status| *status == 200).context("one was taken")?];
+    let kept = Home::open(&story.payee.path(""), Network::Regtest)?.store()?.ladders(channel.id(), next)?;
+    let kept: Vec<u32> = kept.iter().map(|ladder| ladder.terms().shape.words).collect();
+    ensure!(kept == [taken], "{taken} words were taken, and the rungs are for {kept:?}");
     drop(stored);
     story.assert_unharmed()
 }

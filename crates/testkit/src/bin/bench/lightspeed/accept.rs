@@ -142,11 +142,11 @@ fn accept(tabs: &Tabs, calls: &[u8], running: usize) -> anyhow::Result<()> {
         if started.len() > running
             && let Some((channel, number)) = started.pop_front()
         {
-            ensure!(tabs.end(channel, number, Some(COST)) == COST, "a call that ran was charged");
+            ensure!(tabs.end(channel, number, Some(COST)).charged == COST, "a call that ran was charged");
         }
     }
     for (channel, number) in started {
-        ensure!(tabs.end(channel, number, Some(COST)) == COST, "a call that ran was charged");
+        ensure!(tabs.end(channel, number, Some(COST)).charged == COST, "a call that ran was charged");
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use bitcoin::hashes::Hash as _;
@@ -79,10 +80,13 @@ pub fn write(
     Ok(())
 }
 
+/// Nobody waits for a call to be stored: what is measured is what comes before.
+const DURABILITY: Durability = Durability::Batch(Duration::from_millis(50));
+
 /// Opens the books over a database, with all its channels.
 pub fn open(database: &Path) -> anyhow::Result<Sessions> {
     let store = Store::open(database)?;
-    let tabs = Arc::new(Tabs::new(store.begin_epoch()?, Durability::Call));
+    let tabs = Arc::new(Tabs::new(store.begin_epoch()?, DURABILITY));
     let (books, resumed) = Books::<Payee>::open(store, &seed(), tabs.clone())?;
     ensure!(resumed.is_empty(), "an open channel has nothing to do again");
     Ok(Sessions { tabs, runtime: Runtime::new()?, books })
