@@ -35,6 +35,7 @@ impl Failure {
                 Some(
                     ClientError::OverCost { .. }
                     | ClientError::OverPrepaid { .. }
+                    | ClientError::CutOff { .. }
                     | ClientError::OverBudget { .. },
                 ) => {
                     return Self::OverCost;

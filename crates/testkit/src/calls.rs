@@ -116,7 +116,7 @@ impl Person {
     /// When there is none.
     pub fn answer(&self) -> Result<Message> {
         let file = std::fs::File::open(self.path(ANSWER)).context("no call was answered")?;
-        Message::read(&mut BufReader::new(file), false)?.context("the answer is empty")
+        Message::read_saved(&mut BufReader::new(file))?.context("the answer is empty")
     }
 
     /// Starts to pay for what others call through a local address.

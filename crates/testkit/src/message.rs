@@ -92,6 +92,26 @@ impl Message {
 
     /// Reads one message, or nothing when the other side has closed the connection.
     pub(crate) fn read(from: &mut impl BufRead, bodiless: bool) -> Result<Option<Self>> {
+        let Some(mut message) = Self::read_head(from)? else { return Ok(None) };
+        if message.header("transfer-encoding").is_some() {
+            bail!("a message in chunks, which nobody here reads: {message:?}");
+        }
+        let length: usize = message.header("content-length").unwrap_or("0").parse()?;
+        if !bodiless {
+            message.body.resize(length, 0);
+            from.read_exact(&mut message.body)?;
+        }
+        Ok(Some(message))
+    }
+
+    /// Reads an answer from a file that holds nothing else, as `call -i -o` writes it: its body is the rest of the file.
+    pub(crate) fn read_saved(from: &mut impl BufRead) -> Result<Option<Self>> {
+        let Some(mut message) = Self::read_head(from)? else { return Ok(None) };
+        from.read_to_end(&mut message.body)?;
+        Ok(Some(message))
+    }
+
+    fn read_head(from: &mut impl BufRead) -> Result<Option<Self>> {
         let start = line(from)?;
         if start.is_empty() {
             return Ok(None);
@@ -104,14 +124,6 @@ impl Message {
             }
             let (name, value) = line.split_once(':').context("a header without a colon")?;
             message.headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
-        }
-        if message.header("transfer-encoding").is_some() {
-            bail!("a message in chunks, which nobody here sends: {message:?}");
-        }
-        let length: usize = message.header("content-length").unwrap_or("0").parse()?;
-        if !bodiless {
-            message.body.resize(length, 0);
-            from.read_exact(&mut message.body)?;
         }
         Ok(Some(message))
     }

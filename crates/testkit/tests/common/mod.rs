@@ -109,7 +109,7 @@ impl Default for Setting {
 
 /// The stage. Either side may be off.
 pub struct Story {
-    seller: Option<Seller>,
+    seller: Option<Arc<Seller>>,
     buyer: Option<Buyer>,
     pub setting: Setting,
     pub node: RegtestNode,
@@ -141,7 +141,7 @@ impl Story {
         story
     }
 
-    pub fn seller(&self) -> &Seller {
+    pub fn seller(&self) -> &Arc<Seller> {
         self.seller.as_ref().expect("the seller is on")
     }
 
@@ -157,7 +157,8 @@ impl Story {
     pub fn start_seller(&mut self) {
         self.stop_seller();
         let Setting { pace, terms, .. } = self.setting;
-        self.seller = Some(Seller::start(&self.home("seller"), self.chain.clone(), pace, terms).unwrap());
+        let seller = Seller::start(&self.home("seller"), self.chain.clone(), pace, terms).unwrap();
+        self.seller = Some(Arc::new(seller));
     }
 
     pub fn stop_seller(&mut self) {

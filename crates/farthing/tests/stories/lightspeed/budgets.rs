@@ -75,14 +75,16 @@ fn a_proxy_stops_at_its_budget() -> Result<()> {
 }
 
 #[test]
-fn what_one_seller_may_get_counts_over_all_processes() -> Result<()> {
-    let shop = shop()?;
-    let _miner = shop.world.miner();
-    let call = || shop.payer.try_to_call(&shop.api.at("/item"), &["--payee-budget", "1250sat"]);
-    call()?.success()?;
-    call()?.success()?;
-    let said = call()?.failure(2)?;
-    assert!(said.contains("250") && said.contains("nothing was paid"), "{said}");
-    assert_eq!(charged(&shop.payee, &shop.payer)?, 1_000_000);
+fn what_one_seller_may_get_and_what_a_day_may_cost_count_over_all_processes() -> Result<()> {
+    for option in ["--payee-budget", "--day-budget"] {
+        let shop = shop()?;
+        let _miner = shop.world.miner();
+        let call = || shop.payer.try_to_call(&shop.api.at("/item"), &[option, "1250sat"]);
+        call()?.success()?;
+        call()?.success()?;
+        let said = call()?.failure(2)?;
+        ensure!(said.contains("250") && said.contains("nothing was paid"), "{option}: {said}");
+        ensure!(charged(&shop.payee, &shop.payer)? == 1_000_000, "{option}");
+    }
     Ok(())
 }

@@ -4,6 +4,7 @@ mod budgets;
 mod crashes;
 mod killed;
 mod lost;
+mod metered;
 mod parallel;
 mod prices;
 mod refused;

@@ -1,0 +1,197 @@
+//! A gate before services that stall, that are asked for too much at once, and whose client leaves in the middle.
+#![allow(clippy::unwrap_used, reason = "a test helper may panic like the test that calls it")]
+
+mod common;
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::{Body, HttpBody};
+use axum::extract::Request;
+use axum::response::Response;
+use bytes::Bytes;
+use common::calls::*;
+use common::*;
+use farthing_http::credential::Receipt;
+use farthing_http::encoding;
+use farthing_http::gate::{Gate, Gated, Manner};
+use farthing_http::tariff::{CallPrice, Tariff};
+use farthing_protocol::lightspeed::call::{MacKey, Target};
+use farthing_protocol::lightspeed::tab::MOST_RUNNING;
+use farthing_protocol::lightspeed::{Call, CallNumber, Words};
+use farthing_protocol::{ChannelId, Msat};
+use http_body::{Frame, SizeHint};
+use http_body_util::BodyExt as _;
+use tokio::sync::Semaphore;
+use tower::{Layer as _, ServiceExt as _, service_fn};
+
+const TARGET: Target<'_> =
+    Target { method: "GET", authority: "seller", uri: "/item", body: SHA256_OF_NOTHING };
+const SHA256_OF_NOTHING: [u8; 32] = [
+    0xe3, 0xb0, 0xc4, 0x42, 0x98, 0xfc, 0x1c, 0x14, 0x9a, 0xfb, 0xf4, 0xc8, 0x99, 0x6f, 0xb9, 0x24, 0x27,
+    0xae, 0x41, 0xe4, 0x64, 0x9b, 0x93, 0x4c, 0xa4, 0x95, 0x99, 0x1b, 0x78, 0x52, 0xb8, 0x55,
+];
+const PRICE: Msat = Msat::new(1_000);
+
+/// A body that says how long it is, and never comes.
+struct Stalled;
+
+impl HttpBody for Stalled {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Pending
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(5)
+    }
+}
+
+fn request(header: &[u8]) -> Request {
+    let builder = Request::builder().uri(TARGET.uri).header("host", TARGET.authority);
+    builder.header("lightspeed", encoding::encode_bytes(header)).body(Body::empty()).unwrap()
+}
+
+/// A call of that price, as the buyer sends it.
+fn prepared(story: &Story, id: ChannelId, cost: Msat) -> Request {
+    request(&wait(story.buyer().call(id, cost, &TARGET)).unwrap().bytes)
+}
+
+fn spent(story: &Story, id: ChannelId) -> Msat {
+    wait(story.seller().standing(id)).unwrap().expect("it pays for calls").spent
+}
+
+fn header<'a>(response: &'a Response, name: &str) -> Option<&'a str> {
+    response.headers().get(name).map(|value| value.to_str().unwrap())
+}
+
+/// Runs on a runtime with a clock, as a server does.
+fn run<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(future)
+}
+
+#[test]
+fn a_service_that_stalls_in_the_middle_of_its_answer_is_given_up_and_costs_nothing() {
+    let story = Story::begin();
+    let id = story.open_for_calls(rungs(1, 50));
+    let manner = Manner { patience: Duration::from_millis(100), ..Manner::default() };
+    let gate = Gate::with_manner(story.seller().clone(), Tariff::per_call(PRICE), manner);
+    let service =
+        gate.layer(service_fn(async |_: Request| Ok::<_, Infallible>(Response::new(Body::new(Stalled)))));
+
+    let answer = run(service.oneshot(prepared(&story, id, PRICE))).unwrap();
+
+    assert_eq!((answer.status().as_u16(), header(&answer, "lightspeed")), (503, Some("free")));
+    assert_eq!(spent(&story, id), Msat::ZERO);
+    let drained = run(story.seller().drain(id, Duration::ZERO));
+    assert!(drained.is_some(), "nothing is left running");
+}
+
+/// Signs calls as no honest buyer would: any number of them, all with the same word.
+struct Flood {
+    mac: MacKey,
+    call: Call,
+}
+
+impl Flood {
+    fn new(story: &Story, id: ChannelId) -> Self {
+        let entry = wait(story.buyer().channels()).unwrap().pop().unwrap();
+        let keys = story.home("buyer").seed().unwrap().channel_keys(entry.record.key);
+        let purse = wait(story.buyer().purse(id)).unwrap().unwrap();
+        let terms = purse.chains().first().unwrap().0;
+        let mut words = Words::draw(&keys, id, &terms.shape, terms.number);
+        let index = terms.shape.words;
+        let number = CallNumber { epoch: story.seller().epoch(), counter: 0 };
+        let word = words.word(index).unwrap();
+        let call = Call { channel: id, number, cost: PRICE, chain: terms.number, index, word, last: None };
+        Self { mac: MacKey::new(&story.buyer().call_key(id).unwrap()), call }
+    }
+
+    fn request(&self, counter: u64) -> Request {
+        let mut call = self.call;
+        call.number.counter = counter;
+        request(&call.to_bytes(&self.mac.mac(&call, &TARGET)))
+    }
+}
+
+#[test]
+fn more_calls_at_once_than_a_payer_may_have_are_told_to_wait() {
+    let story = Story::begin();
+    let id = story.open_for_calls(rungs(30, 100));
+    let flood = Flood::new(&story, id);
+    let gate = Gate::new(story.seller().clone(), Tariff::per_call(PRICE));
+    let (go_on, may_go_on) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let waiting = (go_on.clone(), may_go_on.clone());
+    let service = gate.layer(service_fn(move |_: Request| {
+        let (begun, may_go_on) = (waiting.0.clone(), waiting.1.clone());
+        async move {
+            begun.add_permits(1);
+            let _one = may_go_on.acquire().await;
+            Ok::<_, Infallible>(Response::new(Body::from("done")))
+        }
+    }));
+    run(async {
+        let most = MOST_RUNNING as u64;
+        let mut running = tokio::task::JoinSet::new();
+        for counter in 1..=most {
+            running.spawn(service.clone().oneshot(flood.request(counter)));
+        }
+        drop(go_on.acquire_many(most as u32).await);
+        let refused = service.clone().oneshot(flood.request(most + 1)).await.unwrap();
+        let said =
+            (refused.status().as_u16(), header(&refused, "retry-after"), header(&refused, "lightspeed"));
+        assert_eq!(said, (429, Some("1"), Some("refused")));
+
+        may_go_on.add_permits(MOST_RUNNING);
+        while let Some(answer) = running.join_next().await {
+            assert_eq!(answer.unwrap().unwrap().status(), 200);
+        }
+        let after = service.clone().oneshot(flood.request(most + 2)).await.unwrap();
+        assert_eq!(after.status(), 200);
+    });
+    assert_eq!(spent(&story, id), Msat::new((MOST_RUNNING as u64 + 1) * 1_000));
+}
+
+/// A service that answers in parts of 1 KiB for ever.
+type Endless = Gated<tower::util::BoxCloneSyncService<Request, Response, Infallible>>;
+
+fn endless(story: &Story) -> Endless {
+    let price = CallPrice { call: Msat::ZERO, kib: PRICE, event: Msat::ZERO };
+    let gate = Gate::new(story.seller().clone(), Tariff::list(Vec::new(), price));
+    let service = service_fn(async |_: Request| {
+        let parts = std::iter::repeat_with(|| Ok::<_, Infallible>(Bytes::from(vec![b'x'; 1_024])));
+        Ok(Response::new(Body::from_stream(futures_util::stream::iter(parts))))
+    });
+    gate.layer(tower::util::BoxCloneSyncService::new(service))
+}
+
+#[test]
+fn a_client_that_leaves_pays_what_has_flowed_and_gets_its_receipt_later() {
+    let mut story = Story::begin();
+    let id = story.open_for_calls(rungs(1, 50));
+    let bytes = wait(story.buyer().call(id, Msat::new(50_000), &TARGET)).unwrap().bytes;
+    let service = endless(&story);
+    run(async {
+        let mut answer = service.oneshot(request(&bytes)).await.unwrap();
+        for _ in 0..7 {
+            let part = answer.body_mut().frame().await.unwrap().unwrap();
+            assert_eq!(part.into_data().unwrap().len(), 1_024);
+        }
+    });
+    assert_eq!(spent(&story, id), Msat::new(7_000));
+    // Nobody waited for it to be stored, and it is all the same.
+    story.start_seller();
+    assert_eq!(spent(&story, id), Msat::new(7_000));
+    let again = run(endless(&story).oneshot(request(&bytes))).unwrap();
+    assert_eq!(again.status(), 409);
+    let receipt = Receipt::from_header(header(&again, "payment-receipt").unwrap()).unwrap();
+    assert_eq!(receipt.cost, Msat::new(7_000));
+}
