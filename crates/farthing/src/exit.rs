@@ -35,6 +35,7 @@ impl Failure {
                 Some(
                     ClientError::OverCost { .. }
                     | ClientError::OverPrepaid { .. }
+                    | ClientError::OverDeposit { .. }
                     | ClientError::CutOff { .. }
                     | ClientError::OverBudget { .. },
                 ) => {

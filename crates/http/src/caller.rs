@@ -8,19 +8,17 @@ mod flowing;
 mod means;
 mod outcome;
 mod payee;
+mod preparing;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use farthing_node::books::OrderError;
-use farthing_node::buyer::calls::{CallsError, Prepared};
-use farthing_protocol::lightspeed::CallNumber;
+use farthing_node::buyer::calls::Prepared;
 use farthing_protocol::lightspeed::call::Target;
-use farthing_protocol::lightspeed::purse::Unable;
 use farthing_protocol::opening::Offer;
-use farthing_protocol::payer::{self, Reject};
+use farthing_protocol::payer;
 use farthing_protocol::{ChannelId, Msat};
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{Method, Response, StatusCode, Url};
@@ -34,6 +32,7 @@ pub use crate::caller::flowing::Paid;
 pub use crate::caller::means::Means;
 use crate::caller::outcome::{Outcome, header};
 use crate::caller::payee::{Payee, Prices};
+use crate::caller::preparing::Wanted;
 use crate::challenge::Challenge;
 use crate::client::{self, Client, ClientError};
 use crate::encoding;
@@ -173,8 +172,14 @@ impl Caller {
                 // The price has changed, or the channel is closing: ask once more.
                 Err(error) if may_ask && error.says_start_over() => {
                     may_ask = false;
-                    let mut payee = payee.lock().await;
-                    *payee = Payee::default();
+                    payee.lock().await.forget();
+                }
+                // Another channel goes on where this one ends.
+                Err(error) if may_ask && error.says_used_up() => {
+                    may_ask = false;
+                    if payee.lock().await.leave(channel) {
+                        self.close_used_up(channel, origin.clone());
+                    }
                 }
                 sent => return sent,
             }
@@ -211,7 +216,7 @@ impl Caller {
                 let open = matches!(entry.state, payer::State::AwaitingFunding(_) | payer::State::Open(_));
                 // One that has paid nothing yet was opened for calls, and the process ended before it announced a chain.
                 let is_for_calls = entry.state.purse().is_some() || entry.state.ledger().newest.is_none();
-                entry.record.peer == origin && open && is_for_calls
+                entry.record.peer == origin && open && is_for_calls && !payee.has_left(entry.id)
             });
             payee.channel = usable.map(|entry| entry.id);
         }
@@ -248,6 +253,9 @@ impl Caller {
                 self.take(&origin, cost).await?;
                 self.spending.give_back(&origin, cost);
                 let Means { limits, deposit, .. } = self.means;
+                if cost > deposit {
+                    return Err(ClientError::OverDeposit { cost, deposit });
+                }
                 let opened =
                     self.client.open_under(&request.url, (&challenge, &offer), &limits, deposit, deposit);
                 let channel = opened.await?;
@@ -328,71 +336,6 @@ impl Caller {
         unreachable!("the loop ends by returning")
     }
 
-    /// Prepares a call, and announces a chain of words first where that is needed.
-    async fn prepare(
-        &self,
-        payee: &Mutex<Payee>,
-        channel: ChannelId,
-        wanted: Wanted,
-        target: &Target<'_>,
-        request: &Outgoing,
-    ) -> Result<Prepared, ClientError> {
-        let (Wanted::Call(cost) | Wanted::TopUp(_, cost)) = wanted;
-        let buyer = self.client.buyer();
-        let started = tokio::time::Instant::now();
-        loop {
-            let prepared = match wanted {
-                Wanted::Call(cost) => buyer.call(channel, cost, target).await,
-                Wanted::TopUp(number, by) => buyer.top_up(channel, number, by, target).await,
-            };
-            match prepared {
-                Ok(prepared) => return Ok(prepared),
-                Err(CallsError::Order(OrderError::Rejected(
-                    Reject::Call(Unable::NeedsChain) | Reject::PaysForPieces,
-                ))) => {}
-                // Answers that are on their way make room.
-                Err(CallsError::Order(OrderError::Rejected(Reject::Call(Unable::TooManyOutstanding(_)))))
-                    if started.elapsed() < self.means.patience =>
-                {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                    continue;
-                }
-                Err(error) => return Err(error.into()),
-            }
-            let mut payee = payee.lock().await;
-            if payee.terms.is_none() {
-                self.learn_terms(request, &mut payee).await?;
-            }
-            // Another call may have announced one while this one waited.
-            let left = buyer.purse(channel).await?.filter(|purse| purse.left() >= cost);
-            if left.is_some() {
-                continue;
-            }
-            let shape = payee.shape(buyer.params(channel).as_ref(), cost);
-            loop {
-                match self.client.announce(channel, &request.url, shape).await {
-                    Ok(()) => break,
-                    Err(error) if error.is_transient() && started.elapsed() < self.means.patience => {
-                        tracing::debug!(%error, "the chain was not taken yet");
-                        tokio::time::sleep(Duration::from_millis(200)).await;
-                    }
-                    Err(error) => return Err(error),
-                }
-            }
-        }
-    }
-
-    /// Asks for a challenge, of a seller whose channel an earlier process opened.
-    async fn learn_terms(&self, request: &Outgoing, payee: &mut Payee) -> Result<(), ClientError> {
-        let response = self.send(request, None).await?;
-        if response.status() == StatusCode::PAYMENT_REQUIRED {
-            let details = client::challenge(&response)?.request()?.method_details;
-            payee.terms = details.calls;
-            payee.margin = details.offer.margin;
-        }
-        Ok(())
-    }
-
     /// Sends the same bytes until the seller says what became of the call.
     async fn send_until_settled(
         &self,
@@ -447,15 +390,6 @@ impl Caller {
 enum Asked {
     Free(Response),
     Price(CallPrice, ChannelId),
-}
-
-/// What a prepared call is for.
-#[derive(Clone, Copy)]
-enum Wanted {
-    /// A call of at most so much.
-    Call(Msat),
-    /// More for a call that runs.
-    TopUp(CallNumber, Msat),
 }
 
 /// A request as a call's MAC covers it.

@@ -54,6 +54,7 @@ async fn pass(State(proxy): State<Arc<Proxy>>, request: Request) -> Response {
             let status = match &error {
                 ClientError::OverCost { .. }
                 | ClientError::OverPrepaid { .. }
+                | ClientError::OverDeposit { .. }
                 | ClientError::OverBudget { .. } => StatusCode::PAYMENT_REQUIRED,
                 _other => StatusCode::BAD_GATEWAY,
             };

@@ -11,9 +11,10 @@ use reqwest::header::HeaderMap;
 use reqwest::{Method, Response, StatusCode};
 use tokio::sync::Mutex;
 
-use super::{AHEAD, Caller, Outgoing, Wanted, target};
+use super::{AHEAD, Caller, Outgoing, target};
 use crate::caller::outcome::Outcome;
 use crate::caller::payee::Payee;
+use crate::caller::preparing::Wanted;
 use crate::client::{self, ClientError};
 use crate::meter::{Flowed, PART};
 use crate::tariff::CallPrice;

@@ -28,6 +28,10 @@ pub(super) struct Payee {
     /// Its terms for calls, from its last challenge.
     pub(super) terms: Option<Calls>,
     pub(super) margin: u32,
+    /// After which chain the next was announced ahead.
+    ahead: Option<(ChannelId, u32)>,
+    /// Channels that have nothing left to pay with.
+    used_up: Vec<ChannelId>,
 }
 
 pub(super) enum Prices {
@@ -59,6 +63,36 @@ impl Prices {
 }
 
 impl Payee {
+    /// Whatever was known of its prices and terms is out of date.
+    pub(super) fn forget(&mut self) {
+        let used_up = std::mem::take(&mut self.used_up);
+        *self = Self { used_up, ..Self::default() };
+    }
+
+    /// No call is paid by that channel any more. Whether this is news.
+    pub(super) fn leave(&mut self, channel: ChannelId) -> bool {
+        let is_new = !self.has_left(channel);
+        if is_new {
+            self.used_up.push(channel);
+        }
+        self.channel = self.channel.filter(|present| *present != channel);
+        is_new
+    }
+
+    pub(super) fn has_left(&self, channel: ChannelId) -> bool {
+        self.used_up.contains(&channel)
+    }
+
+    /// Takes note that the chain after this one is announced from here. Whether this is news.
+    pub(super) fn begins_after(&mut self, channel: ChannelId, chain: u32) -> bool {
+        self.ahead.replace((channel, chain)) != Some((channel, chain))
+    }
+
+    /// It came to nothing.
+    pub(super) fn begins_again_after(&mut self, channel: ChannelId, chain: u32) {
+        self.ahead = self.ahead.filter(|ahead| *ahead != (channel, chain));
+    }
+
     /// A chain whose rungs are as close as the seller asks, and no closer than makes sense: what is below dust and the cost
     /// of closing is at its risk anyhow.
     pub(super) fn shape(&self, params: Option<&Params>, cost: Msat) -> Shape {

@@ -5,6 +5,7 @@ use farthing_node::buyer::calls::CallsError;
 use farthing_node::buyer::{CloseError, ProposeError};
 use farthing_node::watch::WatchError;
 use farthing_protocol::Msat;
+use farthing_protocol::lightspeed::purse::Unable;
 use farthing_protocol::payer::Reject;
 
 use crate::challenge::BadChallenge;
@@ -95,6 +96,16 @@ pub enum ClientError {
         /// What is allowed.
         most: Msat,
     },
+    /// No channel of that size could pay for the call. Nothing was locked or paid.
+    #[error(
+        "this call costs {cost}, and a new channel would hold {deposit}: nothing was paid or locked; raise --deposit to go on"
+    )]
+    OverDeposit {
+        /// What the call costs.
+        cost: Msat,
+        /// What a new channel would hold.
+        deposit: Msat,
+    },
     /// A file of ours cannot be written.
     #[error("{path}: {source}")]
     File {
@@ -166,6 +177,17 @@ impl ClientError {
             }
             Self::Calls(CallsError::Order(error)) => {
                 matches!(error, OrderError::Rejected(Reject::NotOpen(_)) | OrderError::NoChannel(_))
+            }
+            _other => false,
+        }
+    }
+
+    /// Whether the channel has nothing left to pay with.
+    pub(crate) fn says_used_up(&self) -> bool {
+        match self {
+            Self::Calls(CallsError::Spent(_)) => true,
+            Self::Calls(CallsError::Order(OrderError::Rejected(reject))) => {
+                matches!(reject, Reject::Call(Unable::OverCapacity { .. }))
             }
             _other => false,
         }

@@ -33,6 +33,8 @@ pub struct Prepared {
     pub call: Call,
     /// It with its MAC, as it travels. To send the same bytes again asks for the same answer.
     pub bytes: Vec<u8>,
+    /// Less than a quarter of the chain's words is left: time to announce the next one.
+    pub is_low: bool,
 }
 
 /// Why no chain was announced, or no call prepared. Nothing was sent.
@@ -183,7 +185,8 @@ impl Buyer {
         };
         let call = Call { channel: id, number, cost, chain, index, word, last };
         let mac = self.mac(id, &call, target)?;
-        Ok(Prepared { bytes: call.to_bytes(&mac), call })
+        let words = self.length(id, chain).unwrap_or(index);
+        Ok(Prepared { bytes: call.to_bytes(&mac), call, is_low: words.saturating_sub(index) < words / 4 })
     }
 
     /// What a call of at most `most` turned out to cost; `None` when it was not served and never will be.
@@ -263,6 +266,12 @@ impl Buyer {
     fn known_word(&self, id: ChannelId, chain: u32, index: u32) -> Option<Word> {
         let mut stock = self.words.lock().expect("no holder of this lock panics");
         stock.chains.get_mut(&(id, chain))?.word(index)
+    }
+
+    /// How many words a chain has that was drawn.
+    fn length(&self, id: ChannelId, chain: u32) -> Option<u32> {
+        let stock = self.words.lock().expect("no holder of this lock panics");
+        Some(stock.chains.get(&(id, chain))?.terms().shape.words)
     }
 
     fn draw(&self, id: ChannelId, shape: &Shape, number: u32) -> Result<Words, CallsError> {

@@ -1,0 +1,166 @@
+//! Words for calls: where a chain does not cover a call, the next is announced; and before it comes to that, in the background.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use farthing_node::books::OrderError;
+use farthing_node::buyer::calls::{CallsError, Prepared};
+use farthing_protocol::lightspeed::CallNumber;
+use farthing_protocol::lightspeed::call::Target;
+use farthing_protocol::lightspeed::purse::Unable;
+use farthing_protocol::payer::Reject;
+use farthing_protocol::{ChannelId, Msat};
+use reqwest::StatusCode;
+use tokio::sync::Mutex;
+
+use super::{Caller, Outgoing};
+use crate::caller::payee::Payee;
+use crate::client::{self, ClientError};
+
+/// What a prepared call is for.
+#[derive(Clone, Copy)]
+pub(super) enum Wanted {
+    /// A call of at most so much.
+    Call(Msat),
+    /// More for a call that runs.
+    TopUp(CallNumber, Msat),
+}
+
+impl Caller {
+    /// Prepares a call, and announces a chain of words first where that is needed.
+    pub(super) async fn prepare(
+        self: &Arc<Self>,
+        payee: &Arc<Mutex<Payee>>,
+        channel: ChannelId,
+        wanted: Wanted,
+        target: &Target<'_>,
+        request: &Outgoing,
+    ) -> Result<Prepared, ClientError> {
+        let (Wanted::Call(cost) | Wanted::TopUp(_, cost)) = wanted;
+        let buyer = self.client.buyer();
+        let started = tokio::time::Instant::now();
+        loop {
+            let prepared = match wanted {
+                Wanted::Call(cost) => buyer.call(channel, cost, target).await,
+                Wanted::TopUp(number, by) => buyer.top_up(channel, number, by, target).await,
+            };
+            match prepared {
+                Ok(prepared) => {
+                    if prepared.is_low {
+                        self.announce_ahead(payee, channel, prepared.call.chain, cost, request);
+                    }
+                    return Ok(prepared);
+                }
+                Err(CallsError::Order(OrderError::Rejected(
+                    Reject::Call(Unable::NeedsChain) | Reject::PaysForPieces,
+                ))) => {}
+                // Answers that are on their way make room.
+                Err(CallsError::Order(OrderError::Rejected(Reject::Call(Unable::TooManyOutstanding(_)))))
+                    if started.elapsed() < self.means.patience =>
+                {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            }
+            let mut payee = payee.lock().await;
+            self.learn_terms(request, &mut payee).await?;
+            // Another call may have announced one while this one waited.
+            let left = buyer.purse(channel).await?.filter(|purse| purse.left() >= cost);
+            if left.is_some() {
+                continue;
+            }
+            let shape = payee.shape(buyer.params(channel).as_ref(), cost);
+            loop {
+                match self.client.announce(channel, &request.url, shape).await {
+                    Ok(()) => break,
+                    // It was announced in the background meanwhile.
+                    Err(ClientError::Calls(CallsError::Order(OrderError::Rejected(Reject::Call(
+                        Unable::Waiting(_),
+                    ))))) => break,
+                    Err(error) if error.is_transient() && started.elapsed() < self.means.patience => {
+                        tracing::debug!(%error, "the chain was not taken yet");
+                        tokio::time::sleep(Duration::from_millis(200)).await;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+    }
+
+    /// Announces the chain after `chain` while calls go on, once.
+    fn announce_ahead(
+        self: &Arc<Self>,
+        payee: &Arc<Mutex<Payee>>,
+        channel: ChannelId,
+        chain: u32,
+        cost: Msat,
+        request: &Outgoing,
+    ) {
+        // Whoever holds it announces already, or the next call comes by here.
+        let Ok(mut known) = payee.clone().try_lock_owned() else { return };
+        if !known.begins_after(channel, chain) {
+            return;
+        }
+        let (caller, payee, request) = (self.clone(), payee.clone(), request.clone());
+        tokio::spawn(async move {
+            let announced = async {
+                caller.learn_terms(&request, &mut known).await?;
+                let shape = known.shape(caller.client.buyer().params(channel).as_ref(), cost);
+                drop(known); // calls go on meanwhile
+                caller.client.announce(channel, &request.url, shape).await
+            };
+            match announced.await {
+                Ok(()) => tracing::debug!(%channel, after = chain, "the next chain is announced"),
+                // The call that needs it tries again, and tells what is wrong.
+                Err(error) => {
+                    tracing::debug!(%channel, %error, "the next chain is not announced yet");
+                    if error.is_transient() {
+                        payee.lock().await.begins_again_after(channel, chain);
+                    }
+                }
+            }
+        });
+    }
+
+    /// Asks for a challenge, of a seller whose channel an earlier process opened.
+    async fn learn_terms(&self, request: &Outgoing, payee: &mut Payee) -> Result<(), ClientError> {
+        if payee.terms.is_some() {
+            return Ok(());
+        }
+        let response = self.send(request, None).await?;
+        if response.status() == StatusCode::PAYMENT_REQUIRED {
+            let details = client::challenge(&response)?.request()?.method_details;
+            payee.terms = details.calls;
+            payee.margin = details.offer.margin;
+        }
+        Ok(())
+    }
+
+    /// Closes a channel that has nothing left to pay with, once its calls have their answers.
+    pub(super) fn close_used_up(self: &Arc<Self>, channel: ChannelId, peer: String) {
+        tracing::warn!(
+            %channel,
+            "the deposit is used up: another channel is opened, and this one closes when its calls are answered; if this \
+             program ends before that, close it with `farthing channels close`"
+        );
+        let caller = self.clone();
+        tokio::spawn(async move {
+            let until = tokio::time::Instant::now() + caller.means.patience;
+            while tokio::time::Instant::now() < until {
+                let purse = caller.client.buyer().purse(channel).await.ok().flatten();
+                if purse.is_none_or(|purse| purse.unanswered().next().is_none()) {
+                    match caller.client.close(channel, &peer).await {
+                        Ok(_broadcast) => return,
+                        Err(error) if error.is_transient() || matches!(error, ClientError::CallsRunning) => {}
+                        Err(error) => {
+                            tracing::warn!(%channel, %error, "the used-up channel is not closed");
+                            return;
+                        }
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        });
+    }
+}
