@@ -2,14 +2,14 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, anyhow, ensure};
 
+use crate::debian::Package;
 use crate::workspace::Workspace;
-use crate::{debian, step, tools};
+use crate::{step, tools};
 
 /// Names the bitcoind to use; passed on to every program that is started after a set-up.
 pub const VARIABLE: &str = "BITCOIND_EXE";
@@ -17,8 +17,7 @@ pub const VARIABLE: &str = "BITCOIND_EXE";
 /// The oldest release that can be used: it relays packages of version 3 transactions and pays to anchors.
 const OLDEST: u32 = 29;
 
-/// What the folder of an unfinished set-up is called, before the number of its process.
-const PARTIAL: &str = "bitcoind.partial.";
+const PACKAGE: Package = Package { name: "bitcoin-knots", programs: &["bitcoind", "bitcoin-cli"] };
 
 /// A bitcoind that was seen to run.
 #[derive(Debug)]
@@ -75,40 +74,18 @@ fn fetch(workspace: &Workspace) -> Result<Bitcoind> {
         return Ok(bitcoind);
     }
     step::header("fetching bitcoind from the Debian mirror of this machine's apt (about 20 MB)");
-    remove_partial(workspace)?;
-    let outcome = fetch_locked(workspace);
-    remove_partial(workspace)?;
-    outcome.map_err(|error| {
+    let outcome = tools::from_debian(workspace, PACKAGE, "bitcoind", |tree| {
+        Bitcoind::try_from_program(&tree.join("bin/bitcoind")).map(drop)
+    });
+    let bitcoind = outcome.and_then(|()| {
+        fetched(workspace).context("the fetched bitcoind stopped running when it was moved into place")
+    });
+    bitcoind.map_err(|error| {
         anyhow!(
             "no bitcoind is here and none could be fetched: {error:#}\n\n\
              Install Bitcoin Core {OLDEST} or later yourself, then set {VARIABLE} to its bitcoind or put it on PATH."
         )
     })
-}
-
-/// The final folder appears only when it is complete and its bitcoind was seen to run.
-fn fetch_locked(workspace: &Workspace) -> Result<Bitcoind> {
-    let complete = workspace.tools().join("bitcoind");
-    // A name of our own: a killed run may have left an apt that still writes into its folder.
-    let partial = workspace.tools().join(format!("{PARTIAL}{}", std::process::id()));
-    let tree = debian::fetch_bitcoind(&partial)?;
-    Bitcoind::try_from_program(&tree.join("bin/bitcoind"))?;
-    if complete.exists() {
-        fs::remove_dir_all(&complete).with_context(|| format!("cannot remove {}", complete.display()))?;
-    }
-    fs::rename(&tree, &complete).with_context(|| format!("cannot create {}", complete.display()))?;
-    fetched(workspace).context("the fetched bitcoind stopped running when it was moved into place")
-}
-
-/// Removes what this run and interrupted ones leave behind, as far as that is possible.
-fn remove_partial(workspace: &Workspace) -> Result<()> {
-    for entry in fs::read_dir(workspace.tools())? {
-        let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with(PARTIAL) {
-            let _ = fs::remove_dir_all(entry.path());
-        }
-    }
-    Ok(())
 }
 
 impl Bitcoind {

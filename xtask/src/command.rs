@@ -8,7 +8,7 @@ use crate::fuzz;
 pub const HELP: &str = "\
 Usage: cargo xtask COMMAND
 
-  setup                          find a bitcoind, or fetch one into tools/bitcoind
+  setup                          find bitcoind, and wrk for one test, or fetch them into tools
   check                          formatting, lints, licences, documentation and the rules of the architecture
   test                           setup, every test, then each fuzz target for a short while
   fuzz [TARGET] [--seconds N]    run one fuzz target, or each, for N seconds (default 20)

@@ -1,6 +1,6 @@
-//! A bitcoind from Debian, without root and on any machine with apt.
+//! Programs from Debian, without root and on any machine with apt.
 //!
-//! Debian unstable carries Bitcoin Knots. It is taken from the mirror that this machine's apt is configured with,
+//! Debian unstable carries Bitcoin Knots, and wrk. They are taken from the mirror that this machine's apt is configured with,
 //! checked by apt against Debian's signing keys, and unpacked beside its own libc and libraries, so that the age of the
 //! machine does not matter. apt keeps its lists, packages and state in a folder of ours: of the system only its
 //! configuration is read (sources, proxy, credentials), and nothing of it is changed.
@@ -14,37 +14,39 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use crate::{step, tools};
 
-/// The suite and the package.
 const SUITE: &str = "sid";
-const PACKAGE: &str = "bitcoin-knots";
 
-/// What is kept of the package.
-const PROGRAMS: [&str; 2] = ["bitcoind", "bitcoin-cli"];
+/// A package, and what is kept of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Package {
+    pub name: &'static str,
+    pub programs: &'static [&'static str],
+}
 
 /// Debian's signing keys. Without the file (a derivative of Debian) apt's own trusted keys decide.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// Fetches and unpacks into `folder`, and returns the tree below it that is to be kept. The tree may be moved:
+/// Fetches and unpacks a package into `folder`, and returns the tree below it that is to be kept. The tree may be moved:
 ///
 /// ```text
 /// bin/bitcoind       starts libexec/bitcoind with the loader and the libraries of lib
 /// lib/…              libc, its loader, and the other libraries
 /// libexec/bitcoind
 /// ```
-pub fn fetch_bitcoind(folder: &Path) -> Result<PathBuf> {
+pub fn fetch(package: Package, folder: &Path) -> Result<PathBuf> {
     for program in ["apt-get", "apt-cache", "dpkg", "dpkg-deb"] {
         let found = tools::on_path(program).next();
         ensure!(found.is_some(), "`{program}` is missing, this system does not use Debian's packages");
     }
     let apt = Apt::new(&folder.join("apt"))?;
-    apt.use_first_mirror_with(PACKAGE)?;
-    let packages = apt.download(PACKAGE)?;
+    apt.use_first_mirror_with(package.name)?;
+    let packages = apt.download(package.name)?;
     let unpacked = folder.join("unpacked");
-    for package in packages {
-        step::output(Command::new("dpkg-deb").arg("--extract").args([&package, &unpacked]))?;
+    for file in packages {
+        step::output(Command::new("dpkg-deb").arg("--extract").args([&file, &unpacked]))?;
     }
     let tree = folder.join("tree");
-    arrange(&unpacked, &tree)?;
+    arrange(&unpacked, package.programs, &tree)?;
     Ok(tree)
 }
 
@@ -151,10 +153,11 @@ fn mirrors(listing: &str) -> Vec<String> {
     mirrors
 }
 
-/// The libraries among the direct dependencies that `apt-cache depends` printed. The rest (debconf, a service manager)
-/// serves only an installation.
+/// The libraries among the direct dependencies that `apt-cache depends` printed, of alternatives (`|`) all. The rest (debconf,
+/// a service manager) serves only an installation.
 fn libraries(depends: &str) -> Vec<&str> {
-    let names = depends.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+    let dependencies = depends.lines().map(|line| line.trim().trim_start_matches('|'));
+    let names = dependencies.filter_map(|line| line.strip_prefix("Depends: "));
     names.filter(|name| name.starts_with("lib")).collect()
 }
 
@@ -167,7 +170,7 @@ fn packages(depends: &str) -> Vec<&str> {
 }
 
 /// Builds the small tree that is kept out of the unpacked packages.
-fn arrange(unpacked: &Path, tree: &Path) -> Result<()> {
+fn arrange(unpacked: &Path, programs: &[&str], tree: &Path) -> Result<()> {
     for sub in ["bin", "lib", "libexec"] {
         fs::create_dir_all(tree.join(sub))?;
     }
@@ -186,7 +189,7 @@ fn arrange(unpacked: &Path, tree: &Path) -> Result<()> {
         }
     }
     let loader = loader.context("the packages hold no loader")?;
-    for program in PROGRAMS {
+    for program in programs {
         fs::rename(unpacked.join("usr/bin").join(program), tree.join("libexec").join(program))?;
         let starter = tree.join("bin").join(program);
         fs::write(&starter, starter_script(program, &loader))?;
@@ -247,8 +250,8 @@ mod tests {
     #[test]
     fn only_libraries_are_followed() {
         let direct = "bitcoin-knots\n |Depends: debconf\n  Depends: <debconf-2.0>\n    cdebconf\n  Depends: libc6\n \
-                      PreDepends: init\n  Depends: libzmq5\n";
-        assert_eq!(libraries(direct), ["libc6", "libzmq5"]);
+                      PreDepends: init\n |Depends: libold5\n  Depends: libzmq5\n";
+        assert_eq!(libraries(direct), ["libc6", "libold5", "libzmq5"]);
 
         let all = "libzmq5\n  Depends: libc6\n  Depends: <virtual>\nlibc6\n<virtual>\nlibc6\n  Depends: libgcc-s1\n";
         assert_eq!(packages(all), ["libc6", "libzmq5"]);
@@ -266,11 +269,11 @@ mod tests {
         }
         // Stands for the loader: shows what it was asked to run.
         std::os::unix::fs::symlink("/bin/echo", libraries.join("ld-linux.so.2")).unwrap();
-        for name in PROGRAMS {
+        for name in ["bitcoind", "wrk"] {
             fs::write(unpacked.join("usr/bin").join(name), "").unwrap();
         }
 
-        arrange(&unpacked, &tree).unwrap();
+        arrange(&unpacked, &["bitcoind", "wrk"], &tree).unwrap();
 
         let moved = folder.path().join("moved here");
         fs::rename(&tree, &moved).unwrap();
@@ -286,7 +289,7 @@ mod tests {
     fn an_unpacked_tree_without_libc_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir_all(folder.path().join("usr/lib/empty")).unwrap();
-        let error = arrange(folder.path(), &folder.path().join("tree")).unwrap_err();
+        let error = arrange(folder.path(), &[], &folder.path().join("tree")).unwrap_err();
         assert_eq!(error.to_string(), "the packages hold no libc");
     }
 }

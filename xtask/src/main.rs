@@ -13,6 +13,7 @@ mod rules;
 mod step;
 mod tools;
 mod workspace;
+mod wrk;
 
 use std::process::ExitCode;
 
@@ -42,7 +43,10 @@ fn run(command: Command) -> Result<()> {
     let workspace = Workspace::locate();
     match command {
         Command::Help => print!("{}", command::HELP),
-        Command::Setup => drop(bitcoind::ensure(&workspace)?),
+        Command::Setup => {
+            bitcoind::ensure(&workspace)?;
+            wrk::find_or_fetch(&workspace)?;
+        }
         Command::Check => check::check(&workspace)?,
         Command::Test => test(&workspace)?,
         Command::Fuzz { target, seconds } => fuzz::fuzz(&workspace, target.as_deref(), seconds)?,
@@ -56,7 +60,8 @@ fn run(command: Command) -> Result<()> {
 fn test(workspace: &Workspace) -> Result<()> {
     let bitcoind = bitcoind::ensure(workspace)?;
     let mut tests = workspace.cargo(["test", "--workspace", "--locked"]);
-    step::run(tests.env(bitcoind::VARIABLE, bitcoind))?;
+    tests.env(bitcoind::VARIABLE, bitcoind).env(wrk::VARIABLE, wrk::find_or_fetch(workspace)?);
+    step::run(&mut tests)?;
     if fuzz::exists(workspace) {
         fuzz::fuzz(workspace, None, fuzz::DEFAULT_SECONDS)?;
     }

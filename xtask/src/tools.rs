@@ -7,8 +7,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::step;
+use crate::debian::Package;
 use crate::workspace::Workspace;
+use crate::{debian, step};
 
 /// The version of cargo-deny that `deny.toml` is written for.
 const CARGO_DENY: &str = "0.20.2";
@@ -34,6 +35,41 @@ pub fn lock(workspace: &Workspace) -> Result<File> {
     }
     file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
     Ok(file)
+}
+
+/// Fetches a package from Debian into the folder `tools/NAME`, which appears only when it is complete and `check` has found
+/// it to run. Whoever calls holds the lock.
+pub fn from_debian(
+    workspace: &Workspace,
+    package: Package,
+    name: &str,
+    check: impl FnOnce(&Path) -> Result<()>,
+) -> Result<()> {
+    let complete = workspace.tools().join(name);
+    let prefix = format!("{name}.partial.");
+    remove_partial(workspace, &prefix)?;
+    // A name of our own: a killed run may have left an apt that still writes into its folder.
+    let partial = workspace.tools().join(format!("{prefix}{}", std::process::id()));
+    let moved = debian::fetch(package, &partial).and_then(|tree| {
+        check(&tree)?;
+        if complete.exists() {
+            fs::remove_dir_all(&complete).with_context(|| format!("cannot remove {}", complete.display()))?;
+        }
+        fs::rename(&tree, &complete).with_context(|| format!("cannot create {}", complete.display()))
+    });
+    remove_partial(workspace, &prefix)?;
+    moved
+}
+
+/// Removes what this run and interrupted ones leave behind, as far as that is possible.
+fn remove_partial(workspace: &Workspace, prefix: &str) -> Result<()> {
+    for entry in fs::read_dir(workspace.tools())? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(prefix) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+    Ok(())
 }
 
 /// The right cargo-deny: from PATH, from `tools/bin`, or newly built into `tools/bin`.

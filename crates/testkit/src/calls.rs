@@ -1,6 +1,7 @@
 //! People who sell and buy calls: `farthing sell --upstream`, `farthing call` and `farthing proxy`.
 
 use std::io::BufReader;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
@@ -148,6 +149,26 @@ pub fn curl(arguments: &[&str]) -> Result<String> {
         String::from_utf8_lossy(&ended.stderr)
     );
     Ok(String::from_utf8(ended.stdout)?)
+}
+
+/// Lets wrk loose on an address, a load generator that nobody here wrote: 16 connections for two seconds. How many requests
+/// were answered, all of them with success.
+///
+/// # Errors
+/// When wrk is missing, or an answer is no success.
+pub fn wrk(url: &str) -> Result<u64> {
+    let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tools/wrk/bin/wrk");
+    let program = std::env::var_os("WRK_EXE").map(PathBuf::from).filter(|program| program.is_file());
+    let program = program.unwrap_or_else(|| if fetched.is_file() { fetched } else { "wrk".into() });
+    let mut command = Command::new(program);
+    command.args(["--threads", "2", "--connections", "16", "--duration", "2s", "--timeout", "60s", url]);
+    let ended =
+        command.output().context("wrk is not here, and this story needs it: run `cargo xtask setup`")?;
+    let said = String::from_utf8(ended.stdout)?;
+    let failed = said.contains("Non-2xx") || said.contains("Socket errors");
+    ensure!(ended.status.success() && !failed, "wrk ended with {}: {said}", ended.status);
+    let count = said.lines().find_map(|line| line.trim().split_once(" requests in ")?.0.parse().ok());
+    count.with_context(|| format!("wrk counts no requests: {said}"))
 }
 
 /// A stock web server that nobody here wrote: the one of Python's standard library, for the files of a folder.

@@ -1,8 +1,9 @@
 //! Calls are sold, and both sides close: each has its share to the satoshi.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use farthing_testkit::Service;
-use farthing_testkit::calls::{StockServer, curl};
+use farthing_testkit::calls::{StockServer, curl, wrk};
+use farthing_testkit::wait::until;
 
 use super::{assert_closes_for, charged, people};
 
@@ -52,4 +53,32 @@ fn curl_buys_from_a_stock_web_server() -> Result<()> {
     api.kill()?;
     assert_eq!(payee.balance()?, 330);
     Ok(())
+}
+
+/// A stock load generator against a stock web server, with a paying proxy and a seller between them.
+#[test]
+fn a_load_generator_pays_for_every_call_that_it_gets() -> Result<()> {
+    let (world, payee, payer) = people()?;
+    let files = world.folder().join("files");
+    std::fs::create_dir(&files)?;
+    std::fs::rename(world.file("page", 1_000)?, files.join("page"))?;
+    let server = StockServer::of(&files)?;
+    let api = payee.sell_calls(&server.url, "500msat/call", &[])?;
+    let miner = world.miner();
+    let proxy = payer.proxy(&api.at("/"), &[])?;
+    curl(&["--fail", "--output", "/dev/null", &format!("{}/page", proxy.url)])?; // the channel is open
+    let answered = 1 + wrk(&format!("{}/page", proxy.url))?;
+    // It leaves with up to 16 calls under way, which are served to their end.
+    let spent = until("all calls have ended", || {
+        let (theirs, ours) = (payee.channel()?.spent_msat, payer.channel()?.spent_msat);
+        Ok((theirs == ours).then_some(ours))
+    })?;
+    let charged = spent / 500;
+    ensure!(
+        answered > 50 && (answered..=answered + 16).contains(&charged),
+        "{answered} answered, {charged} charged"
+    );
+    proxy.process.stop()?.success()?;
+    drop(miner);
+    assert_closes_for(&world, &payee, &payer, (spent / 1_000).max(330))
 }
