@@ -24,6 +24,7 @@
 
 pub mod amount;
 pub mod channel;
+pub mod cheque;
 pub mod child;
 pub mod closing;
 pub mod commitment;

@@ -1,0 +1,201 @@
+//! Adaptor points and the secrets behind them: a point is `secret·G` on secp256k1.
+//!
+//! A signature that is encrypted under a point ([`super::adaptor`]) opens with the point's secret. Points add up like
+//! their secrets, and that is used three times: a cheque's point hides the payee's receipt behind the writer's own
+//! secret ([`super::cheque`]), each hop of a sale adds a tweak of its own ([`super::held`]), and several cheques
+//! together have one point ([`super::promises`]).
+//!
+//! A tweak is nothing but another secret, so it has the same type.
+
+use std::fmt;
+
+use secp256k1::{PublicKey, SECP256K1, Scalar, SecretKey};
+use serde::{Deserialize, Serialize};
+
+use crate::tagged;
+
+/// What a signature is encrypted under.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct AdaptorPoint(PublicKey);
+
+/// What opens it. Compared in constant time, wiped when dropped, never printed. It is stored, because whoever has bought
+/// it must still be able to use it after a restart.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct AdaptorSecret(SecretKey);
+
+impl Drop for AdaptorSecret {
+    fn drop(&mut self) {
+        self.0.non_secure_erase();
+    }
+}
+
+impl fmt::Debug for AdaptorSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AdaptorSecret(..)")
+    }
+}
+
+impl AdaptorSecret {
+    /// A secret from 32 bytes of fresh randomness, or from bytes that [`Self::to_bytes`] gave. `None` for zero and for
+    /// what is not below the group's order; random bytes are neither but for odds of 2⁻¹²⁷.
+    pub fn from_bytes(bytes: &[u8; 32]) -> Option<Self> {
+        SecretKey::from_slice(bytes).ok().map(Self)
+    }
+
+    pub(crate) fn from_key(key: SecretKey) -> Self {
+        Self(key)
+    }
+
+    pub(crate) fn as_key(&self) -> &SecretKey {
+        &self.0
+    }
+
+    /// The 32 bytes, big-endian. Whoever sees them can open what is encrypted under the point.
+    pub fn to_bytes(&self) -> [u8; 32] {
+        self.0.secret_bytes()
+    }
+
+    /// The point that it opens.
+    pub fn point(&self) -> AdaptorPoint {
+        AdaptorPoint(self.0.public_key(SECP256K1))
+    }
+
+    /// The secret of the two points' sum. `None` when they cancel out.
+    pub fn plus(&self, other: &Self) -> Option<Self> {
+        self.0.add_tweak(&Scalar::from(other.0)).ok().map(Self)
+    }
+
+    /// The secret of the opposite point, so that adding it takes this one away again.
+    pub fn negated(&self) -> Self {
+        Self(self.0.negate())
+    }
+
+    fn times(&self, factor: &Coefficient) -> Self {
+        Self(self.0.mul_tweak(&factor.0).expect("a product of two numbers that are not zero"))
+    }
+}
+
+impl AdaptorPoint {
+    pub(crate) fn from_key(key: PublicKey) -> Self {
+        Self(key)
+    }
+
+    pub(crate) fn as_key(&self) -> &PublicKey {
+        &self.0
+    }
+
+    /// Reads a compressed point.
+    pub fn from_bytes(bytes: &[u8; 33]) -> Option<Self> {
+        PublicKey::from_slice(bytes).ok().map(Self)
+    }
+
+    /// The compressed point (SEC 1).
+    pub fn to_bytes(&self) -> [u8; 33] {
+        self.0.serialize()
+    }
+
+    /// The sum of two points. `None` when they cancel out.
+    pub fn plus(&self, other: &Self) -> Option<Self> {
+        self.0.combine(&other.0).ok().map(Self)
+    }
+
+    /// This point moved by a tweak. `None` when that leaves nothing.
+    pub fn tweaked(&self, tweak: &AdaptorSecret) -> Option<Self> {
+        self.plus(&tweak.point())
+    }
+
+    fn times(&self, factor: &Coefficient) -> Self {
+        Self(self.0.mul_tweak(SECP256K1, &factor.0).expect("a point times what is not zero"))
+    }
+}
+
+impl fmt::Debug for AdaptorPoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// How much one point counts in the joint point of several: a hash of all of them and of the one, so that nobody can
+/// choose a point as a function of the others and cancel them (as in MuSig2's key aggregation, BIP327).
+struct Coefficient(Scalar);
+
+impl Coefficient {
+    fn of(all: &[AdaptorPoint], one: &AdaptorPoint) -> Self {
+        let points: Vec<[u8; 33]> = all.iter().map(AdaptorPoint::to_bytes).collect();
+        let one = one.to_bytes();
+        let parts: Vec<&[u8]> = points.iter().chain([&one]).map(<[u8; 33]>::as_slice).collect();
+        let hash = tagged::hash("farthing/cheque-coefficient", &parts);
+        // A hash that is zero or not below the group's order comes up with odds of 2^-127.
+        Self(SecretKey::from_slice(&hash).expect("a hash in the range of scalars").into())
+    }
+}
+
+/// The joint point of several: `Σ a_i·T_i`, whatever order they are given in. One alone is itself.
+pub fn joint_point(points: &[AdaptorPoint]) -> AdaptorPoint {
+    let [one] = points else {
+        let mut all = points.to_vec();
+        all.sort_unstable();
+        let weighted: Vec<PublicKey> =
+            all.iter().map(|point| point.times(&Coefficient::of(&all, point)).0).collect();
+        let weighted: Vec<&PublicKey> = weighted.iter().collect();
+        let sum = PublicKey::combine_keys(&weighted);
+        return AdaptorPoint(sum.expect("at least one point; no weights by a hash cancel out"));
+    };
+    *one
+}
+
+/// The secret of [`joint_point`], from the secrets of all of them.
+pub fn joint_secret(secrets: &[&AdaptorSecret]) -> AdaptorSecret {
+    let mut pairs: Vec<(AdaptorPoint, &AdaptorSecret)> =
+        secrets.iter().map(|secret| (secret.point(), *secret)).collect();
+    pairs.sort_unstable_by_key(|(point, _)| *point);
+    let all: Vec<AdaptorPoint> = pairs.iter().map(|(point, _)| *point).collect();
+    match pairs.as_slice() {
+        [(_, one)] => (*one).clone(),
+        several => several
+            .iter()
+            .map(|(point, secret)| secret.times(&Coefficient::of(&all, point)))
+            .reduce(|sum, next| sum.plus(&next).expect("no weights by a hash cancel out"))
+            .expect("at least one secret"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secret(byte: u8) -> AdaptorSecret {
+        AdaptorSecret::from_bytes(&[byte; 32]).unwrap()
+    }
+
+    #[test]
+    fn a_tweak_goes_on_and_comes_off() {
+        let (secret, tweak) = (secret(1), secret(2));
+        let moved = secret.plus(&tweak).unwrap();
+        assert_eq!(moved.point(), secret.point().tweaked(&tweak).unwrap());
+        assert_ne!(moved.point(), secret.point());
+        assert_eq!(moved.plus(&tweak.negated()), Some(secret.clone()));
+        assert_eq!(secret.plus(&secret.negated()), None);
+        assert_eq!(secret.point().tweaked(&secret.negated()), None);
+    }
+
+    #[test]
+    fn the_joint_secret_opens_the_joint_point_in_any_order() {
+        let secrets = [secret(1), secret(2), secret(3), secret(4)];
+        for count in 1..=secrets.len() {
+            let some: Vec<&AdaptorSecret> = secrets[..count].iter().collect();
+            let turned: Vec<AdaptorPoint> = some.iter().rev().map(|secret| secret.point()).collect();
+            assert_eq!(joint_secret(&some).point(), joint_point(&turned), "{count} points");
+        }
+        assert_eq!(joint_point(&[secrets[0].point()]), secrets[0].point());
+    }
+
+    #[test]
+    fn a_secret_is_not_printed_and_zero_is_none() {
+        assert_eq!(format!("{:?}", secret(7)), "AdaptorSecret(..)");
+        assert_eq!(AdaptorSecret::from_bytes(&[0; 32]), None);
+        assert_eq!(AdaptorSecret::from_bytes(&[0xff; 32]), None);
+    }
+}
