@@ -9,6 +9,9 @@
 //! | session | `m/402'/coin'/hi'/lo'/1'` | agrees on the key that authenticates calls ([`crate::session`]); no money |
 //! | words | `m/402'/coin'/hi'/lo'/2'` | the payer draws its words from it ([`crate::lightspeed`]) |
 //! | challenge | `m/402'/coin'/2147483647'` | a seller's secret that binds challenges to it |
+//! | identity | `m/402'/coin'/2147483647'/0'` | a payee of cheques signs its prekeys with it ([`crate::cheque`]); no money |
+//! | receipt | `m/402'/coin'/2147483647'/1'` | signs receipts and nothing else; no money |
+//! | prekeys | `m/402'/coin'/2147483647'/2'` | the payee draws the nonces of its receipts from it |
 //!
 //! `hi` and `lo` are a random 62-bit [`KeyId`], so a payee needs no counter, and no state, to make a fresh key for
 //! each offer.
@@ -98,6 +101,20 @@ impl Seed {
         self.derive(&[MASK]).secret_bytes()
     }
 
+    /// The keys of a payee of cheques.
+    pub fn cheque_keys(&self) -> ChequeKeys {
+        let [mut identity, mut receipt, mut prekeys] = [0, 1, 2].map(|key| self.derive(&[MASK, key]));
+        let keys = ChequeKeys {
+            identity: Keypair::from_secret_key(SECP256K1, &identity),
+            receipt: Keypair::from_secret_key(SECP256K1, &receipt),
+            prekeys: prekeys.secret_bytes(),
+        };
+        identity.non_secure_erase();
+        receipt.non_secure_erase();
+        prekeys.non_secure_erase();
+        keys
+    }
+
     fn derive(&self, path: &[u32]) -> SecretKey {
         let coin = if self.network == Network::Bitcoin { 0 } else { 1 };
         let hardened = |index| ChildNumber::Hardened { index };
@@ -136,6 +153,38 @@ impl ChannelKeys {
     /// Signs a statement about a channel, under a tag of its own so that it can never be a transaction's digest.
     pub(crate) fn sign_statement(&self, tag: &str, statement: &[u8; 32]) -> schnorr::Signature {
         SECP256K1.sign_schnorr_no_aux_rand(&statement_digest(tag, statement), &self.funding)
+    }
+}
+
+/// The secret keys of a payee of cheques. Neither `Clone` nor `Debug`; wiped when dropped.
+pub struct ChequeKeys {
+    pub(crate) identity: Keypair,
+    pub(crate) receipt: Keypair,
+    pub(crate) prekeys: [u8; 32],
+}
+
+impl Drop for ChequeKeys {
+    fn drop(&mut self) {
+        self.identity.non_secure_erase();
+        self.receipt.non_secure_erase();
+        self.prekeys.zeroize();
+    }
+}
+
+impl ChequeKeys {
+    /// Who the payee is: the key that its prekeys are signed with.
+    pub fn identity(&self) -> XOnlyPublicKey {
+        self.identity.x_only_public_key().0
+    }
+
+    /// The key that its receipts are signed with.
+    pub fn receipt(&self) -> XOnlyPublicKey {
+        self.receipt.x_only_public_key().0
+    }
+
+    /// Signs a statement about itself, under a tag of its own.
+    pub(crate) fn sign_statement(&self, tag: &str, statement: &[u8; 32]) -> schnorr::Signature {
+        SECP256K1.sign_schnorr_no_aux_rand(&statement_digest(tag, statement), &self.identity)
     }
 }
 
