@@ -51,6 +51,14 @@ fn library() -> Library {
 }
 
 impl EncryptedSignature {
+    /// Nonce, scalar, and 1 if the secret is subtracted.
+    pub fn to_bytes(&self) -> [u8; 65] {
+        let mut bytes = [u8::from(self.subtracts); 65];
+        bytes[..32].copy_from_slice(&self.nonce.serialize());
+        bytes[32..64].copy_from_slice(&self.scalar);
+        bytes
+    }
+
     fn to_library(self) -> Option<Ciphertext> {
         Some(Ciphertext {
             R: Point::<EvenY, Public>::from_xonly_bytes(self.nonce.serialize())?,

@@ -6,4 +6,5 @@ pub mod book;
 pub mod cheque;
 pub mod point;
 pub mod prekey;
+pub mod promises;
 pub mod receipt;

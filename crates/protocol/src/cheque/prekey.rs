@@ -75,7 +75,11 @@ pub struct NotTheirs;
 
 impl SignedPrekey {
     pub(super) fn new(keys: &ChequeKeys, id: PrekeyId) -> Self {
-        let (payee, prekey) = (keys.receipt(), Prekey::derive(keys, id));
+        Self::of(keys, Prekey::derive(keys, id))
+    }
+
+    pub(super) fn of(keys: &ChequeKeys, prekey: Prekey) -> Self {
+        let payee = keys.receipt();
         let signature = keys.sign_statement(STATEMENT, &prekey.statement(&payee));
         Self { payee, prekey, signature }
     }
@@ -94,6 +98,31 @@ impl Prekey {
     fn derive(keys: &ChequeKeys, id: PrekeyId) -> Self {
         let [first, second] = [1, 2].map(|half| secret(keys, id, half).point());
         Self { id, first: *first.as_key(), second: *second.as_key() }
+    }
+
+    /// A pair that its payee did not draw, but chose.
+    #[cfg(test)]
+    pub(super) fn chosen(id: PrekeyId, first: AdaptorPoint, second: AdaptorPoint) -> Self {
+        Self { id, first: *first.as_key(), second: *second.as_key() }
+    }
+
+    /// What a payee knows of the receipt's scalar under a rogue prekey: all but the discrete logarithm of the point that the
+    /// rogue one has too much. `None` where the rogue nonce is odd.
+    #[cfg(test)]
+    pub(super) fn rogue_secret(
+        rogue: &Self,
+        keys: &ChequeKeys,
+        terms: &Terms,
+        halves: &[AdaptorSecret; 2],
+    ) -> Option<AdaptorSecret> {
+        let (nonce, parity) = rogue.nonce(terms)?;
+        let second = AdaptorSecret::from_key(halves[1].as_key().mul_tweak(&rogue.coefficient(terms)).ok()?);
+        let drawn = halves[0].plus(&second)?;
+        let (_, key_parity) = keys.receipt.x_only_public_key();
+        let key = keys.receipt.secret_key();
+        let key = if key_parity == Parity::Odd { key.negate() } else { key };
+        let challenged = AdaptorSecret::from_key(key.mul_tweak(&challenge(&nonce, terms)).ok()?);
+        (parity == Parity::Even).then(|| drawn.plus(&challenged)).flatten()
     }
 
     fn statement(&self, payee: &XOnlyPublicKey) -> [u8; 32] {
