@@ -246,13 +246,10 @@ impl Update {
 }
 
 impl Signed {
-    /// The payment that pays the base and every promise whose secret is given, in the order of the promises: with none of
-    /// them the plain one. `None` when a secret is wrong.
+    /// The payment that pays the base and every promise whose secret is given, in the order of the promises. `None` when none
+    /// is given, or a wrong one.
     pub(super) fn open(&self, channel: &Channel, secrets: &[Option<AdaptorSecret>]) -> Option<Payment> {
         let known: Vec<&AdaptorSecret> = secrets.iter().flatten().collect();
-        if known.is_empty() {
-            return self.terms.base;
-        }
         let subset: Subset =
             secrets.iter().enumerate().map(|(index, secret)| usize::from(secret.is_some()) << index).sum();
         let encrypted = self.signatures.get(subset.checked_sub(1)?)?;

@@ -241,10 +241,10 @@ fn a_prekey_used_three_times_gives_the_receipt_key_away() {
         let inverse = rows[column][column].non_zero().unwrap().invert();
         rows[column] = rows[column].map(|entry| s!(entry * inverse).public());
         for row in (0..3).filter(|row| *row != column) {
-            let factor = rows[row][column];
-            for entry in 0..4 {
-                let (a, b) = (rows[row][entry], rows[column][entry]);
-                rows[row][entry] = s!(a - factor * b).public();
+            let (factor, pivot) = (rows[row][column], rows[column]);
+            for (entry, subtracted) in rows[row].iter_mut().zip(pivot) {
+                let present = *entry;
+                *entry = s!(present - factor * subtracted).public();
             }
         }
     }

@@ -1,0 +1,408 @@
+//! Promises that a payer has made: a writer its cheques, an agent or a node its lock.
+//!
+//! ```text
+//!             promised                     secret: by message, or from a commitment on chain
+//!   (nothing) ────────▶ Open ──────────────────────────────────────────────────────────────▶ paid plainly
+//!                        │ ▲                                                                    ▲
+//!              withdrawn ▼ │ still held                                                         │
+//!                       Loose ──────────────────────────────────────────────────────────────────┘
+//!                        │  a plain total reaches every state that pays it, or another spend of the funding is deep
+//!                        ▼
+//!                      ended
+//! ```
+//!
+//! **What the payer can lose.** Nothing for nothing: each state that pays a promise gives away the promise's secret, from
+//! which an agent gets its own promise paid and a writer its receipt. But a promise cannot be taken back by words. Whoever
+//! holds the signatures and the secret can complete one silently at any time. So a promise that was withdrawn is *loose*, and
+//! it counts until it is dead: when a plain total reaches every state that pays it, so that nobody would publish one of
+//! them, or when a spend that does not pay it is deep in the chain.
+//!
+//! A writer may have four cheques open, and writes another while one is loose: what it risks is
+//! [`Drawn::most_signed`]. An agent has one lock in a channel, a loose one included, and locks nothing before it ended.
+//!
+//! **A secret counts only from where the promise is**: the message of this channel's payee, or this channel's funding being
+//! spent. It is stored before anything follows from it.
+//!
+//! **Replay.** The same update may be sent any number of times, and is by `resume`. An outcome is reported again until it was
+//! noted by whoever waits for it.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::point::{AdaptorPoint, AdaptorSecret};
+use super::promises::{BadUpdate, MOST_OPEN, Promise, Terms, Update};
+use crate::amount::Msat;
+use crate::channel::{Channel, SpendKind};
+use crate::commitment;
+use crate::keys::ChannelKeys;
+use crate::ledger::Ledger;
+use crate::payment::Payment;
+use crate::sighting::{Funding, Sighting};
+use crate::transition::Transition;
+
+/// The most withdrawn promises that are not dead: beyond it the payer pays plainly first.
+pub const MOST_LOOSE: usize = 64;
+
+/// What the promises of a channel are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    /// A writer's cheques: up to [`MOST_OPEN`], and they may be withdrawn.
+    Cheques,
+    /// An agent's or a node's lock: one.
+    Lock,
+}
+
+/// The promises of one channel, as their payer keeps them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drawn {
+    kind: Kind,
+    number: u64,
+    base: Option<Payment>,
+    spent: Msat,
+    open: Vec<Owed>,
+    loose: Vec<Owed>,
+    /// What was not noted yet.
+    outcomes: Vec<Outcome>,
+    /// Points whose secrets came out: whoever knows them would be paid again at once.
+    paid: BTreeSet<AdaptorPoint>,
+}
+
+/// A promise, and the highest total that was signed under its point, alone or with others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Owed {
+    promise: Promise,
+    most: Msat,
+}
+
+/// What became of a promise.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// It was paid, and this is the secret.
+    Paid(AdaptorSecret),
+    /// Several were paid at once on chain: their points, and the secret of the joint one. Which receipts it proves together is
+    /// all that can be known of it, unless the holder hands over the single ones.
+    PaidJointly(Vec<AdaptorPoint>, AdaptorSecret),
+    /// It can never be paid any more.
+    Ended(AdaptorPoint),
+}
+
+/// What can happen to a payer of promises.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// So much is promised under a point.
+    Promise(Promise),
+    /// The promise under that point is not to be kept up.
+    Withdraw(AdaptorPoint),
+    /// The holder has locked something on the strength of a promise that was withdrawn meanwhile.
+    StillHeld(AdaptorPoint),
+    /// Something is bought from the payee itself.
+    Pay {
+        /// What it costs.
+        cost: Msat,
+    },
+    /// The payee handed over a secret.
+    Secret(AdaptorSecret),
+    /// A look at the chain.
+    Sighted {
+        /// What was seen.
+        sighting: Box<Sighting>,
+        /// How deep a spend must be to count for good.
+        finality: u32,
+    },
+    /// Whoever waits for this outcome has stored it.
+    Noted(Outcome),
+}
+
+/// What the payer is to do, once its state is stored.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Send this to the payee.
+    Send(Box<Update>),
+    /// Tell whoever waits for it: for a lock the promise behind it, for a cheque the receipt.
+    Report(Outcome),
+}
+
+/// Why an input changes nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Reject {
+    /// The terms would not be valid.
+    #[error(transparent)]
+    BadTerms(#[from] BadUpdate),
+    /// One lock at a time.
+    #[error("a lock is open in this channel, and it has one at a time")]
+    LockOpen,
+    /// The point was used before.
+    #[error("a promise under this point was made before")]
+    PointUsed,
+    /// No such promise.
+    #[error("no promise was made under this point")]
+    Unknown,
+    /// Nothing could be enforced.
+    #[error("the total would be {got}, but less than {least} cannot be claimed on chain")]
+    Dust {
+        /// Dust and the cost of closing.
+        least: Msat,
+        /// The resulting total.
+        got: Msat,
+    },
+    /// Too many withdrawn promises.
+    #[error("{MOST_LOOSE} withdrawn promises may still be cashed: pay something first")]
+    TooManyLoose,
+}
+
+impl Drawn {
+    /// The payer of a channel that has paid plainly so far.
+    pub fn new(kind: Kind, newest: Option<Payment>, spent: Msat) -> Self {
+        Self {
+            kind,
+            number: 0,
+            base: newest,
+            spent,
+            open: Vec::new(),
+            loose: Vec::new(),
+            outcomes: Vec::new(),
+            paid: BTreeSet::new(),
+        }
+    }
+
+    /// The channel's money: the newest plain payment, and what was spent.
+    pub fn ledger(&self) -> Ledger {
+        Ledger { newest: self.base, words: Msat::ZERO, spent: self.spent }
+    }
+
+    /// The most that the payee can ever claim with what was signed.
+    pub fn most_signed(&self) -> Msat {
+        let owed = self.open.iter().chain(&self.loose).map(|owed| owed.most);
+        owed.fold(self.base_total(), Msat::max)
+    }
+
+    /// Whether a promise may still be paid.
+    pub fn is_open(&self) -> bool {
+        !self.open.is_empty() || !self.loose.is_empty()
+    }
+
+    /// Decides what an input does.
+    ///
+    /// # Errors
+    /// When the input does not fit. Then nothing changes.
+    pub fn handle(
+        &self,
+        channel: &Channel,
+        keys: &ChannelKeys,
+        input: Input,
+    ) -> Result<Transition<Self, Effect>, Reject> {
+        match input {
+            Input::Promise(promise) => self.promise(channel, keys, promise),
+            Input::Withdraw(point) => {
+                let index = place(&self.open, &point).ok_or(Reject::Unknown)?;
+                if self.loose.len() == MOST_LOOSE {
+                    return Err(Reject::TooManyLoose);
+                }
+                let mut next = self.clone();
+                let owed = next.open.remove(index);
+                next.loose.push(owed);
+                next.send(channel, keys)
+            }
+            Input::StillHeld(point) => {
+                let index = place(&self.loose, &point).ok_or(Reject::Unknown)?;
+                let mut next = self.clone();
+                let owed = next.loose.remove(index);
+                next.open.push(owed);
+                next.send(channel, keys)
+            }
+            Input::Pay { cost } => self.pay(channel, keys, cost),
+            Input::Secret(secret) => self.secret(channel, keys, secret),
+            Input::Sighted { sighting, finality } => Ok(self.sighted(channel, keys, &sighting, finality)),
+            Input::Noted(outcome) => {
+                let mut next = self.clone();
+                next.outcomes.retain(|other| *other != outcome);
+                Ok(Transition::to(next))
+            }
+        }
+    }
+
+    /// What a restart must do again.
+    pub fn resume(&self, channel: &Channel, keys: &ChannelKeys) -> Vec<Effect> {
+        let update = (self.number > 0).then(|| Effect::Send(Box::new(self.terms().sign(channel, keys))));
+        update.into_iter().chain(self.outcomes.iter().cloned().map(Effect::Report)).collect()
+    }
+
+    fn terms(&self) -> Terms {
+        let promises = self.open.iter().map(|owed| owed.promise).collect();
+        Terms { number: self.number, base: self.base, promises }
+    }
+
+    fn base_total(&self) -> Msat {
+        self.base.map_or(Msat::ZERO, |payment| payment.total)
+    }
+
+    fn promise(
+        &self,
+        channel: &Channel,
+        keys: &ChannelKeys,
+        promise: Promise,
+    ) -> Result<Transition<Self, Effect>, Reject> {
+        if self.open.iter().any(|owed| owed.promise == promise) {
+            let update = Box::new(self.terms().sign(channel, keys));
+            return Ok(Transition::to(self.clone()).then(Effect::Send(update)));
+        }
+        let is_owed = self.open.iter().chain(&self.loose).any(|owed| owed.promise.point == promise.point);
+        if is_owed || self.paid.contains(&promise.point) {
+            return Err(Reject::PointUsed);
+        }
+        if self.kind == Kind::Lock && self.is_open() {
+            return Err(Reject::LockOpen);
+        }
+        let (least, got) = (least(channel), self.base_total().saturating_add(promise.amount));
+        if got < least {
+            return Err(Reject::Dust { least, got });
+        }
+        let mut next = self.clone();
+        next.open.push(Owed { promise, most: Msat::ZERO });
+        next.send(channel, keys)
+    }
+
+    /// A plain payment counts only together with everything that is open, signed again above it.
+    fn pay(
+        &self,
+        channel: &Channel,
+        keys: &ChannelKeys,
+        cost: Msat,
+    ) -> Result<Transition<Self, Effect>, Reject> {
+        let mut next = self.clone();
+        next.spent = self.spent.saturating_add(cost);
+        let total = next.spent.max(self.base_total()).max(least(channel));
+        next.raise(channel, keys, total)?;
+        next.send(channel, keys)
+    }
+
+    fn secret(
+        &self,
+        channel: &Channel,
+        keys: &ChannelKeys,
+        secret: AdaptorSecret,
+    ) -> Result<Transition<Self, Effect>, Reject> {
+        let point = secret.point();
+        let mut next = self.clone();
+        let owed = if let Some(index) = place(&self.open, &point) {
+            next.open.remove(index)
+        } else if let Some(index) = place(&self.loose, &point) {
+            next.loose.remove(index)
+        } else {
+            return Err(Reject::Unknown);
+        };
+        let outcome = Outcome::Paid(secret);
+        next.outcomes.push(outcome.clone());
+        next.paid.insert(point);
+        next.spent = self.spent.saturating_add(owed.promise.amount);
+        let total = self.base_total().saturating_add(owed.promise.amount).min(channel.max_total());
+        // Whatever is paid next, the secret is stored. A withdrawn promise may find its room taken by others since; then the
+        // payee has the state that it was signed in, and needs no other.
+        let mut paid = next.clone();
+        if paid.raise(channel, keys, total).is_ok()
+            && let Ok(transition) = paid.send(channel, keys)
+        {
+            return Ok(transition.then(Effect::Report(outcome)));
+        }
+        Ok(Transition::to(next).then(Effect::Report(outcome)))
+    }
+
+    fn sighted(
+        &self,
+        channel: &Channel,
+        keys: &ChannelKeys,
+        sighting: &Sighting,
+        finality: u32,
+    ) -> Transition<Self, Effect> {
+        let (by, confirmations) = match &sighting.funding {
+            Funding::Spent { by, confirmations } => (by, *confirmations),
+            Funding::Unseen | Funding::Unconfirmed(_) | Funding::Confirmed { .. } => {
+                return Transition::to(self.clone());
+            }
+        };
+        let mut next = self.clone();
+        let mut outcomes = Vec::new();
+        if channel.spend_kind(by) == Some(SpendKind::Commitment)
+            && let Some((points, secret)) = self.given_away(channel, keys, by)
+        {
+            for point in &points {
+                let paid = next.take_out(point);
+                next.paid.insert(*point);
+                next.spent = next.spent.saturating_add(paid.map_or(Msat::ZERO, |owed| owed.promise.amount));
+            }
+            outcomes.push(match points.as_slice() {
+                [_] => Outcome::Paid(secret),
+                _ => Outcome::PaidJointly(points, secret),
+            });
+        }
+        // What this spend does not pay is dead once no other can take its place.
+        if confirmations >= finality {
+            let dead = next.open.drain(..).chain(next.loose.drain(..));
+            outcomes.extend(dead.map(|owed| Outcome::Ended(owed.promise.point)));
+        }
+        next.outcomes.extend(outcomes.iter().cloned());
+        outcomes.into_iter().map(Effect::Report).fold(Transition::to(next), Transition::then)
+    }
+
+    /// Which promises a commitment pays: any of the open ones together, or one loose one.
+    fn given_away(
+        &self,
+        channel: &Channel,
+        keys: &ChannelKeys,
+        by: &bitcoin::Transaction,
+    ) -> Option<(Vec<AdaptorPoint>, AdaptorSecret)> {
+        let alone = |owed: &Owed| Terms { promises: vec![owed.promise], ..Terms::default() };
+        let candidates = std::iter::once(self.terms()).chain(self.loose.iter().map(alone));
+        candidates.into_iter().find_map(|terms| terms.given_away(channel, keys, by))
+    }
+
+    fn take_out(&mut self, point: &AdaptorPoint) -> Option<Owed> {
+        if let Some(index) = place(&self.open, point) {
+            return Some(self.open.remove(index));
+        }
+        place(&self.loose, point).map(|index| self.loose.remove(index))
+    }
+
+    fn raise(&mut self, channel: &Channel, keys: &ChannelKeys, total: Msat) -> Result<(), Reject> {
+        if total > channel.max_total() {
+            return Err(BadUpdate::OverCapacity { most: channel.max_total() }.into());
+        }
+        if total > self.base_total() {
+            self.base = Some(commitment::sign(channel, keys, total));
+        }
+        Ok(())
+    }
+
+    /// Signs the next update, and buries what is dead by it.
+    fn send(mut self, channel: &Channel, keys: &ChannelKeys) -> Result<Transition<Self, Effect>, Reject> {
+        self.number += 1;
+        let terms = self.terms();
+        terms.check(channel)?;
+        let most = terms.most().expect("checked to be within the channel");
+        for owed in &mut self.open {
+            owed.most = owed.most.max(most);
+        }
+        let base = self.base_total();
+        let (dead, loose) = self.loose.iter().partition(|owed| owed.most <= base);
+        self.loose = loose;
+        let dead: Vec<Owed> = dead;
+        let dead: Vec<Outcome> = dead.iter().map(|owed| Outcome::Ended(owed.promise.point)).collect();
+        self.outcomes.extend(dead.iter().cloned());
+        let update = Box::new(terms.sign(channel, keys));
+        let transition = Transition::to(self).then(Effect::Send(update));
+        Ok(dead.into_iter().map(Effect::Report).fold(transition, Transition::then))
+    }
+}
+
+fn place(list: &[Owed], point: &AdaptorPoint) -> Option<usize> {
+    list.iter().position(|owed| owed.promise.point == *point)
+}
+
+/// The least total that can be enforced in a channel: dust and the cost of closing, as agreed.
+fn least(channel: &Channel) -> Msat {
+    Msat::from_amount(channel.params().prepaid).expect("at most the capacity")
+}
+
+const _: () = assert!(MOST_OPEN < usize::BITS as usize, "a subset is a binary number");
