@@ -406,3 +406,6 @@ fn least(channel: &Channel) -> Msat {
 }
 
 const _: () = assert!(MOST_OPEN < usize::BITS as usize, "a subset is a binary number");
+
+#[cfg(test)]
+mod tests;

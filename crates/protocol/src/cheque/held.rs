@@ -25,12 +25,15 @@
 //! **Replay.** The same update again is answered again; an older one is refused. `resume` asks again for locks that may not
 //! have been made, and hands secrets over again until the payer has paid plainly.
 
+mod refusal;
+
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::refusal::Reject;
 use super::point::{AdaptorPoint, AdaptorSecret};
-use super::promises::{BadUpdate, Promise, Signed, Update};
+use super::promises::{Promise, Signed, Update};
 use crate::amount::Msat;
 use crate::channel::{Channel, ChannelId, Expiry};
 use crate::ledger::Ledger;
@@ -135,115 +138,6 @@ pub enum Effect {
     Lock(Onward),
     /// Hand this secret to the payer: it opens what the payer promised.
     HandOver(AdaptorSecret),
-}
-
-/// Why an input changes nothing.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum Reject {
-    /// Not what a payer may send.
-    #[error(transparent)]
-    BadUpdate(#[from] BadUpdate),
-    /// Older than what counts.
-    #[error("this update has number {got}, but number {newest} counts already")]
-    Stale {
-        /// What counts.
-        newest: u64,
-        /// The update's.
-        got: u64,
-    },
-    /// The first payment must be enforceable.
-    #[error("the first payment is {got}, but must be at least {least}: less cannot be claimed on chain")]
-    FirstTooSmall {
-        /// The agreed prepayment.
-        least: Msat,
-        /// The stated total.
-        got: Msat,
-    },
-    /// A promise that a lock depends on is missing or changed.
-    #[error("the promise under {0:?} is locked and must stay as it is")]
-    LeavesOut(AdaptorPoint),
-    /// What was bought would not be paid.
-    #[error("{claim} can be claimed now, with this update it would be {got}")]
-    ClaimFalls {
-        /// The claim.
-        claim: Msat,
-        /// What would be left of it.
-        got: Msat,
-    },
-    /// A point whose secret was bought already.
-    #[error("the secret of {0:?} was sold before")]
-    Sold(AdaptorPoint),
-    /// The credit does not cover the cost.
-    #[error("{needed} must be paid in total for this, but only {paid} is")]
-    Unpaid {
-        /// What the total must reach.
-        needed: Msat,
-        /// What it is.
-        paid: Msat,
-    },
-    /// No such promise.
-    #[error("no promise is held for this point")]
-    Unknown,
-    /// It is locked for something else.
-    #[error("this promise is locked already")]
-    Locked,
-    /// Its secret is known.
-    #[error("the secret of this promise was bought already")]
-    Bought,
-    /// The lock's point does not lead back to the promise.
-    #[error("the lock's point and tweak do not lead to the promise's point")]
-    WrongTweak,
-    /// The lock pays more than the promise brings.
-    #[error("the promise brings {brings}, but the lock and the fee take {takes}")]
-    Unprofitable {
-        /// The promise's amount.
-        brings: Msat,
-        /// What the lock pays, and the fee.
-        takes: Msat,
-    },
-    /// The lock could not end in time.
-    #[error(
-        "the lock may end as late as {ends}, and {delta} blocks later this channel expires, at {expires}"
-    )]
-    TooLate {
-        /// The other channel's expiry.
-        ends: u32,
-        /// The blocks in between.
-        delta: u32,
-        /// This channel's expiry.
-        expires: u32,
-    },
-    /// The payee could not publish in time.
-    #[error("the channel expires at {expiry}, at {height} that is too near")]
-    TooNear {
-        /// The expiry.
-        expiry: u32,
-        /// The tip's height.
-        height: u32,
-    },
-    /// The funding may yet disappear.
-    #[error("the funding is not deep enough for anything to be handed over on its strength")]
-    NotDeep,
-    /// The total could not be enforced.
-    #[error("the total would be {got}, but less than {least} cannot be claimed on chain")]
-    Dust {
-        /// Dust and the cost of closing.
-        least: Msat,
-        /// The resulting total.
-        got: Msat,
-    },
-    /// The lock pays less than the cheque says.
-    #[error("the lock pays {got}, but the cheque is for {least}")]
-    TooLittle {
-        /// The cheque's amount.
-        least: Msat,
-        /// The lock's.
-        got: Msat,
-    },
-    /// The channel cannot be closed.
-    #[error("a lock depends on this channel: it can be closed when that has ended")]
-    LockOpen,
 }
 
 impl Held {
@@ -499,3 +393,6 @@ fn least(channel: &Channel) -> Msat {
 fn above_dust(got: Msat, least: Msat) -> Result<(), Reject> {
     if got < least { Err(Reject::Dust { least, got }) } else { Ok(()) }
 }
+
+#[cfg(test)]
+mod tests;

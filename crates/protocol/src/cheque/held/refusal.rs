@@ -1,0 +1,114 @@
+//! Why a holder of promises refuses.
+
+use crate::amount::Msat;
+use crate::cheque::point::AdaptorPoint;
+use crate::cheque::promises::BadUpdate;
+
+/// Why an input changes nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Reject {
+    /// Not what a payer may send.
+    #[error(transparent)]
+    BadUpdate(#[from] BadUpdate),
+    /// Older than what counts.
+    #[error("this update has number {got}, but number {newest} counts already")]
+    Stale {
+        /// What counts.
+        newest: u64,
+        /// The update's.
+        got: u64,
+    },
+    /// The first payment must be enforceable.
+    #[error("the first payment is {got}, but must be at least {least}: less cannot be claimed on chain")]
+    FirstTooSmall {
+        /// The agreed prepayment.
+        least: Msat,
+        /// The stated total.
+        got: Msat,
+    },
+    /// A promise that a lock depends on is missing or changed.
+    #[error("the promise under {0:?} is locked and must stay as it is")]
+    LeavesOut(AdaptorPoint),
+    /// What was bought would not be paid.
+    #[error("{claim} can be claimed now, with this update it would be {got}")]
+    ClaimFalls {
+        /// The claim.
+        claim: Msat,
+        /// What would be left of it.
+        got: Msat,
+    },
+    /// A point whose secret was bought already.
+    #[error("the secret of {0:?} was sold before")]
+    Sold(AdaptorPoint),
+    /// The credit does not cover the cost.
+    #[error("{needed} must be paid in total for this, but only {paid} is")]
+    Unpaid {
+        /// What the total must reach.
+        needed: Msat,
+        /// What it is.
+        paid: Msat,
+    },
+    /// No such promise.
+    #[error("no promise is held for this point")]
+    Unknown,
+    /// It is locked for something else.
+    #[error("this promise is locked already")]
+    Locked,
+    /// Its secret is known.
+    #[error("the secret of this promise was bought already")]
+    Bought,
+    /// The lock's point does not lead back to the promise.
+    #[error("the lock's point and tweak do not lead to the promise's point")]
+    WrongTweak,
+    /// The lock pays more than the promise brings.
+    #[error("the promise brings {brings}, but the lock and the fee take {takes}")]
+    Unprofitable {
+        /// The promise's amount.
+        brings: Msat,
+        /// What the lock pays, and the fee.
+        takes: Msat,
+    },
+    /// The lock could not end in time.
+    #[error(
+        "the lock may end as late as {ends}, and {delta} blocks later this channel expires, at {expires}"
+    )]
+    TooLate {
+        /// The other channel's expiry.
+        ends: u32,
+        /// The blocks in between.
+        delta: u32,
+        /// This channel's expiry.
+        expires: u32,
+    },
+    /// The payee could not publish in time.
+    #[error("the channel expires at {expiry}, at {height} that is too near")]
+    TooNear {
+        /// The expiry.
+        expiry: u32,
+        /// The tip's height.
+        height: u32,
+    },
+    /// The funding may yet disappear.
+    #[error("the funding is not deep enough for anything to be handed over on its strength")]
+    NotDeep,
+    /// The total could not be enforced.
+    #[error("the total would be {got}, but less than {least} cannot be claimed on chain")]
+    Dust {
+        /// Dust and the cost of closing.
+        least: Msat,
+        /// The resulting total.
+        got: Msat,
+    },
+    /// The lock pays less than the cheque says.
+    #[error("the lock pays {got}, but the cheque is for {least}")]
+    TooLittle {
+        /// The cheque's amount.
+        least: Msat,
+        /// The lock's.
+        got: Msat,
+    },
+    /// The channel cannot be closed.
+    #[error("a lock depends on this channel: it can be closed when that has ended")]
+    LockOpen,
+}
