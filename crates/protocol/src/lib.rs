@@ -14,6 +14,8 @@
 //! | what does a transaction look like? | [`funding`], [`commitment`], [`closing`], [`refund`], [`child`] |
 //! | what does a party do next, and what can it lose? | [`payer`], [`payee`] |
 //! | what ties a payment to one request? | [`session`] |
+//! | how is a call paid with a word? | [`lightspeed`] |
+//! | how is somebody paid who is offline? | [`mod@cheque`] |
 //!
 //! # Money
 //!

@@ -210,7 +210,7 @@ impl State {
             (Self::AwaitingDepth(state), Input::Charge { payment, cost }) => {
                 let account = state.account.charged(setup, payment, cost)?;
                 let (cap, got) = (setup.policy.unconfirmed_cap, account.ledger().spent);
-                if got > cap {
+                if cost > Msat::ZERO && got > cap {
                     return Err(Reject::NotDeepEnough { cap, got });
                 }
                 Ok(Transition::to(Self::AwaitingDepth(AwaitingDepth { account, ..*state }))

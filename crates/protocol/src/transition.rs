@@ -27,6 +27,25 @@ impl<S, E> Transition<S, E> {
         self
     }
 
+    /// What it leads to, for a machine that is made of two.
+    pub(crate) fn next(&self) -> &S {
+        &self.next
+    }
+
+    /// One decision out of two, for a machine that is made of two: both next states are stored together, then this one's
+    /// effects come out before the other's.
+    pub(crate) fn join<S2, E2, S3, E3>(
+        self,
+        other: Transition<S2, E2>,
+        state: impl FnOnce(S, S2) -> S3,
+        effect: impl Fn(E) -> E3,
+        other_effect: impl Fn(E2) -> E3,
+    ) -> Transition<S3, E3> {
+        let effects = self.effects.into_iter().map(effect);
+        let effects = effects.chain(other.effects.into_iter().map(other_effect)).collect();
+        Transition { next: state(self.next, other.next), effects }
+    }
+
     /// Handles one more input in the state that this transition leads to, before either is stored. Both will be
     /// stored or neither. When the input is refused, the transition comes back unchanged beside the refusal.
     pub fn and_then<R>(mut self, handle: impl FnOnce(&S) -> Result<Self, R>) -> (Self, Result<usize, R>) {

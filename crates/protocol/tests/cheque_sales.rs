@@ -13,6 +13,7 @@ use sale::{Crash, FEE, Message, World};
 enum Action {
     Write(u64),
     Cancel(usize),
+    WithdrawLock(usize),
     Ask(usize),
     Pay { channel: usize, cost: u64 },
     Deliver(usize),
@@ -25,6 +26,7 @@ fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
         6 => (1_000..15_000_u64).prop_map(Action::Write),
         2 => any::<usize>().prop_map(Action::Cancel),
+        2 => (1..3_usize).prop_map(Action::WithdrawLock),
         8 => any::<usize>().prop_map(Action::Ask),
         2 => (0..3_usize, 1..3_000_u64).prop_map(|(channel, cost)| Action::Pay { channel, cost }),
         40 => any::<usize>().prop_map(Action::Deliver),
@@ -48,6 +50,7 @@ fn act(world: &mut World, action: Action) {
     match action {
         Action::Write(amount) => world.write(amount),
         Action::Cancel(which) => world.cancel(which),
+        Action::WithdrawLock(channel) => world.withdraw_lock(channel),
         Action::Ask(which) => world.ask(which),
         Action::Pay { channel, cost } => world.pay(channel, Msat::new(cost * 1_000)),
         Action::Deliver(which) => take(world, which).into_iter().for_each(|message| world.deliver(message)),

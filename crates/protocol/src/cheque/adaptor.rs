@@ -15,7 +15,7 @@
 //! whose nonce does not commit to the point are not used here.
 //!
 //! The nonce needs no randomness, and the same key, point and digest always give the same encrypted signature: that is
-//! how a payer learns the secret from a commitment on chain without having kept what it signed ([`recover`]).
+//! how a payer learns the secret from a commitment on chain without having kept what it signed ([`super::drawn`]).
 //!
 //! The library is `schnorr_fun`, unaudited, in Rust; this is the only file that names it. Signatures that come out are
 //! checked with libsecp256k1, and the tests check it against another implementation.

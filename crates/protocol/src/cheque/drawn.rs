@@ -178,6 +178,11 @@ impl Drawn {
         owed.fold(self.base_total(), Msat::max)
     }
 
+    /// What is promised and kept up.
+    pub fn promises(&self) -> impl Iterator<Item = &Promise> {
+        self.open.iter().map(|owed| &owed.promise)
+    }
+
     /// Whether a promise may still be paid.
     pub fn is_open(&self) -> bool {
         !self.open.is_empty() || !self.loose.is_empty()

@@ -188,6 +188,14 @@ impl World {
         }
     }
 
+    /// The agent or the node does not want to keep up its lock.
+    pub fn withdraw_lock(&mut self, channel: usize) {
+        let lock = self.drawn[channel].memory.promises().map(|promise| promise.point).next();
+        if let Some(point) = lock {
+            self.insist_drawn(channel, drawn::Input::Withdraw(point)).expect("it is open");
+        }
+    }
+
     /// The payee comes online with a cheque.
     pub fn ask(&mut self, which: usize) {
         let Some(written) = self.cheque(which).cloned() else { return };
