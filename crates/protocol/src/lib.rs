@@ -30,6 +30,7 @@ pub mod cheque;
 pub mod child;
 pub mod closing;
 pub mod commitment;
+pub mod device;
 pub mod flat;
 pub mod funding;
 pub mod hashlock;
