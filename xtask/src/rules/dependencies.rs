@@ -18,12 +18,13 @@ struct Quarantine {
     only_in: &'static [&'static str],
 }
 
-const QUARANTINES: [Quarantine; 7] = [
+const QUARANTINES: [Quarantine; 8] = [
     Quarantine {
         what: "signatures of two parties",
         crates: &["musig2", "schnorr_fun"],
         only_in: &["farthing-protocol"],
     },
+    Quarantine { what: "threshold signing", crates: &["dkls23-*", "k256"], only_in: &["farthing-threshold"] },
     Quarantine {
         what: "RPC to a bitcoind",
         crates: &["bitcoind", "corepc-*", "jsonrpc", "bitcoincore-rpc*"],
@@ -42,8 +43,9 @@ const QUARANTINES: [Quarantine; 7] = [
 ];
 
 /// Which packages of the workspace each may build on, its tests aside. A new package needs a row.
-const LAYERS: [(&str, &[&str]); 7] = [
+const LAYERS: [(&str, &[&str]); 8] = [
     ("farthing-protocol", &[]),
+    ("farthing-threshold", &["farthing-protocol"]),
     ("farthing-chain", &[]),
     ("farthing-node", &["farthing-protocol", "farthing-chain"]),
     ("farthing-http", &["farthing-protocol", "farthing-node"]),
@@ -155,6 +157,8 @@ mod tests {
     fn every_quarantine_holds() {
         for (crate_, home, elsewhere) in [
             ("musig2", "farthing-protocol", "farthing-node"),
+            ("dkls23-secp256k1", "farthing-threshold", "farthing-protocol"),
+            ("k256", "farthing-threshold", "farthing-node"),
             ("corepc-client", "farthing-chain", "farthing-node"),
             ("bitcoind", "farthing-chain", "farthing-testkit"),
             ("rusqlite", "farthing-node", "farthing"),
@@ -183,6 +187,7 @@ mod tests {
         assert!(only_downwards(&package("farthing-node", "farthing-testkit", Some("dev"))).is_empty());
         for (name, other, kind) in [
             ("farthing-protocol", "farthing-chain", None),
+            ("farthing-protocol", "farthing-threshold", None),
             ("farthing-node", "farthing-http", None),
             ("farthing-node", "farthing-http", Some("build")),
             ("farthing", "farthing-testkit", None),

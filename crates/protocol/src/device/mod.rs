@@ -7,5 +7,7 @@
 //! | question | file |
 //! |---|---|
 //! | what does a transaction of the Lightning channel look like? | [`bolt3`] |
+//! | how do device and gateway sign together? | [`joint`] |
 
 pub mod bolt3;
+pub mod joint;

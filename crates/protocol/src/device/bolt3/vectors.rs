@@ -111,7 +111,7 @@ fn parse(text: &str) -> Vector {
         let (_, rest) = line.split_once('#').unwrap();
         let number: usize = rest[..1].parse().unwrap();
         let transaction = deserialize_hex(line.rsplit(' ').next().unwrap()).unwrap();
-        let preimage = line.starts_with("htlc_success").then(|| Preimage([number as u8; 32]));
+        let preimage = line.starts_with("htlc_success").then_some(Preimage([number as u8; 32]));
         (transaction, preimage)
     });
     let signatures_of_htlcs =
