@@ -35,7 +35,7 @@ pub struct KeyGeneration<R: Role> {
 /// What a step gives.
 pub enum KeyGenerationStep<R: Role> {
     /// Send this, then wait for the other side's next message.
-    Send(KeyGeneration<R>, Vec<u8>),
+    Send(Box<KeyGeneration<R>>, Vec<u8>),
     /// This side's share. The other side has its own as soon as it got the third message.
     Done(Share<R>),
 }
@@ -108,7 +108,7 @@ impl<R: Role> KeyGeneration<R> {
                     derivation: derivation.clone(),
                 });
                 self.awaiting = Awaiting::Second { proof, derivation };
-                Ok(KeyGenerationStep::Send(self, message))
+                Ok(KeyGenerationStep::Send(Box::new(self), message))
             }
             Awaiting::Second { proof, derivation } => {
                 let committed: Commitments = decode(message)?;
@@ -121,7 +121,7 @@ impl<R: Role> KeyGeneration<R> {
                     derivation: opened.clone(),
                 });
                 self.awaiting = Awaiting::Third { proof, derivation: (derivation, opened), committed };
-                Ok(KeyGenerationStep::Send(self, message))
+                Ok(KeyGenerationStep::Send(Box::new(self), message))
             }
             Awaiting::Third { proof, derivation, committed } => {
                 let opened: Openings = decode(message)?;

@@ -14,7 +14,7 @@ fn id(byte: u8) -> RoundId {
 
 fn sent<R: farthing_threshold::Role>(step: KeyGenerationStep<R>) -> (KeyGeneration<R>, Vec<u8>) {
     match step {
-        KeyGenerationStep::Send(next, message) => (next, message),
+        KeyGenerationStep::Send(next, message) => (*next, message),
         KeyGenerationStep::Done(_) => panic!("two messages are still to come"),
     }
 }

@@ -18,7 +18,7 @@ struct Quarantine {
     only_in: &'static [&'static str],
 }
 
-const QUARANTINES: [Quarantine; 8] = [
+const QUARANTINES: [Quarantine; 9] = [
     Quarantine {
         what: "signatures of two parties",
         crates: &["musig2", "schnorr_fun"],
@@ -159,6 +159,7 @@ mod tests {
             ("musig2", "farthing-protocol", "farthing-node"),
             ("dkls23-secp256k1", "farthing-threshold", "farthing-protocol"),
             ("k256", "farthing-threshold", "farthing-node"),
+            ("lightning-invoice", "farthing-protocol", "farthing-threshold"),
             ("corepc-client", "farthing-chain", "farthing-node"),
             ("bitcoind", "farthing-chain", "farthing-testkit"),
             ("rusqlite", "farthing-node", "farthing"),

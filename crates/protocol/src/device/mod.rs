@@ -8,6 +8,28 @@
 //! |---|---|
 //! | what does a transaction of the Lightning channel look like? | [`bolt3`] |
 //! | how do device and gateway sign together? | [`joint`] |
+//! | what does the device do next, and what can its owner lose? | [`machine`] |
+//! | which rules are there? | [`reject`] |
+//! | what may be paid? | [`policy`], [`payments`], [`invoice`] |
+//! | which keys exist, and what is agreed on before a channel begins? | [`keys`], [`setup`] |
 
 pub mod bolt3;
+pub mod invoice;
 pub mod joint;
+pub mod keys;
+pub mod machine;
+pub mod payments;
+pub mod policy;
+pub mod reject;
+pub mod setup;
+
+mod account;
+mod decisions;
+mod update;
+
+pub use invoice::Invoice;
+pub use joint::{Finisher, RoundId};
+pub use machine::{Effect, Input, Proposal, State};
+pub use policy::{Policy, SignedPolicy, Tip};
+pub use reject::Reject;
+pub use setup::{Enrolment, Setup};

@@ -1,0 +1,169 @@
+//! The device's machine through whole stories, each step from a stored state.
+
+mod device;
+
+use bitcoin::{Amount, FeeRate};
+use device::*;
+use farthing_protocol::Msat;
+use farthing_protocol::device::bolt3::closing::Settlement;
+use farthing_protocol::device::bolt3::commitment::to_remote_script;
+use farthing_protocol::device::payments::Source;
+use farthing_protocol::device::{Effect, Input, Reject};
+
+fn settlement(world: &World, fee: u64) -> Settlement {
+    let newest = world.holder.last().unwrap();
+    Settlement {
+        to_holder: newest.to_holder.floor() - Amount::from_sat(fee),
+        holder_script: owner_script(),
+        to_bridge: newest.to_bridge.floor(),
+        bridge_script: to_remote_script(&public(0x66)),
+    }
+}
+
+#[test]
+fn opens_pays_and_closes_with_the_bridge() {
+    let mut world = World::open();
+    world.pay(1, 50_000_000).unwrap();
+    world.pay(2, 20_000_000).unwrap();
+    assert_eq!(world.next_holder(), world.next_bridge());
+    assert_eq!(world.next_holder().to_bridge, Msat::new(70_000_000));
+    assert_eq!(world.state.account().payments().preimage(&preimage(1).hash()), Some(preimage(1)));
+
+    let effects = world.give(Input::CloseTogether(settlement(&world, 500))).unwrap();
+    assert!(matches!(effects[..], [Effect::SignClosing(_)]));
+    // Another fee is another round of the negotiation.
+    world.give(Input::CloseTogether(settlement(&world, 600))).unwrap();
+    // From here on nothing changes any more.
+    let number = world.holder.last().unwrap().number;
+    assert_eq!(world.give(Input::Revoke { number }), Err(Reject::Stage("closing")));
+    assert_eq!(world.commit_bridge(world.next_bridge()), Err(Reject::Stage("closing")));
+    assert_eq!(world.commit_holder(world.next_holder()), Err(Reject::Stage("closing")));
+}
+
+#[test]
+fn a_failed_payment_gives_the_money_back_and_can_be_tried_again() {
+    let mut world = World::open();
+    world.approve(invoice(1, 50_000_000), Source::Gateway).unwrap();
+    let first = htlc(1, 50_100_000);
+    world.lock_in(first).unwrap();
+    world.settle(|next| next.fail(first)).unwrap();
+    assert_eq!(world.next_holder().to_holder, Next::first().to_holder);
+
+    let second = htlc(1, 50_000_000);
+    world.lock_in(second).unwrap();
+    world.settle(|next| next.fulfil(second, preimage(1))).unwrap();
+    assert_eq!(world.next_bridge().to_bridge, Msat::new(50_000_000));
+}
+
+#[test]
+fn what_the_bridge_offers_is_failed() {
+    let mut world = World::open();
+    world.pay(1, 50_000_000).unwrap();
+    let theirs = from_bridge(9, 10_000_000);
+    world.lock_in_from_bridge(theirs).unwrap();
+    // The gateway fails it: first in the bridge's commitment, then in the holder's.
+    world.commit_bridge(world.next_bridge().fail(theirs)).unwrap();
+    world.revoke_bridge().unwrap();
+    world.commit_holder(world.next_holder().fail(theirs)).unwrap();
+    world.revoke_holder().unwrap();
+    assert_eq!(world.next_holder().to_bridge, Msat::new(50_000_000));
+}
+
+#[test]
+fn the_fee_rate_may_change_within_bounds() {
+    let mut world = World::open();
+    let change = |next: Next| Next { fee_rate: FeeRate::from_sat_per_kwu(2_000), ..next };
+    world.commit_bridge(change(world.next_bridge())).unwrap();
+    world.revoke_bridge().unwrap();
+    world.commit_holder(change(world.next_holder())).unwrap();
+    world.revoke_holder().unwrap();
+}
+
+/// The device closes with an HTLC in flight: commitment and HTLC-timeout are complete and valid without anybody's help.
+#[test]
+fn closes_alone_with_what_it_stored() {
+    let mut world = World::open();
+    world.approve(invoice(1, 50_000_000), Source::Direct).unwrap();
+    world.lock_in(htlc(1, 50_000_000)).unwrap();
+    let effects = world.give(Input::CloseAlone).unwrap();
+    let [Effect::Publish(publication)] = &effects[..] else { panic!("a publication, not {effects:?}") };
+    world.assert_spends_funding(&publication.commitment);
+    let [timeout] = &publication.htlc_timeouts[..] else { panic!("one HTLC of ours") };
+    let spent = timeout.input[0].previous_output;
+    assert_eq!(spent.txid, publication.commitment.compute_txid());
+    assert!(spends(&publication.commitment.output[spent.vout as usize], timeout));
+    assert_eq!(timeout.lock_time.to_consensus_u32(), NOW.height + 100);
+    // After a restart it goes out again, and no secret does.
+    assert_eq!(world.state.resume(&world.setup), effects);
+    let number = world.holder.last().unwrap().number;
+    assert_eq!(world.give(Input::Revoke { number }), Err(Reject::Stage("closing")));
+}
+
+/// A gateway that does not finish the round over the new state cannot hold the money to ransom: the old one is not revoked.
+#[test]
+fn closes_alone_with_the_old_state_while_the_new_one_is_not_complete() {
+    let mut world = World::open();
+    world.approve(invoice(1, 50_000_000), Source::Direct).unwrap();
+    let ours = htlc(1, 50_000_000);
+    world.commit_bridge(world.next_bridge().add(ours)).unwrap();
+    world.revoke_bridge().unwrap();
+    world.validate_holder(world.next_holder().add(ours)).unwrap();
+    let effects = world.give(Input::CloseAlone).unwrap();
+    let [Effect::Publish(publication)] = &effects[..] else { panic!("a publication, not {effects:?}") };
+    world.assert_spends_funding(&publication.commitment);
+    assert_eq!(publication.commitment.output.len(), 1, "state 0: everything to the holder");
+}
+
+#[test]
+fn a_cheating_gateway_is_banned_and_the_channel_closed() {
+    let mut world = World::open();
+    world.pay(1, 50_000_000).unwrap();
+    let effects = world.give(Input::GatewayCheated).unwrap();
+    assert!(matches!(effects[..], [Effect::Publish(_)]));
+    assert!(world.state.is_banned());
+    let together = Input::CloseTogether(settlement(&world, 500));
+    assert_eq!(world.give(together), Err(Reject::Stage("closing")));
+    world.give(Input::CloseAlone).unwrap();
+    assert!(world.state.is_banned(), "for good");
+}
+
+/// What stands on the disk after the erasure holds nothing that could publish the old state.
+#[test]
+fn an_erased_state_holds_none_of_its_signatures() {
+    let mut world = World::open();
+    world.pay(1, 50_000_000).unwrap();
+    let bytes = postcard::to_stdvec(&world.state).unwrap();
+    let holds = |signature: secp256k1::ecdsa::Signature| {
+        let compact = signature.serialize_compact();
+        let der = signature.serialize_der();
+        bytes.windows(64).any(|window| window == compact)
+            || bytes.windows(der.len()).any(|window| window == &der[..])
+    };
+    let signatures = |contents: &farthing_protocol::device::bolt3::Contents| {
+        let built = farthing_protocol::device::bolt3::Commitment::build(
+            &world.setup.terms,
+            farthing_protocol::device::bolt3::Side::Holder,
+            contents,
+        );
+        [built.digest().sign(&secret(JOINT)), built.digest().sign(&secret(0x20))]
+    };
+    let (newest, revoked) = world.holder.split_last().unwrap();
+    assert!(signatures(newest).into_iter().all(holds), "the newest one can be published");
+    for old in revoked {
+        assert!(!signatures(old).into_iter().any(holds), "state {} is gone", old.number);
+    }
+}
+
+#[test]
+fn the_owner_pins_who_says_that_the_funding_is_safe() {
+    let mut world = World::open();
+    let effects = world.give(Input::Fund).unwrap();
+    let [Effect::Fund(statement)] = &effects[..] else { panic!("a statement, not {effects:?}") };
+    assert!(statement.is_from(&world.setup.keys.identity()));
+    assert!(!statement.is_from(&public(0x77)));
+    let funding = world.setup.terms.funding_txout();
+    assert_eq!((statement.value, &statement.script), (funding.value, &funding.script_pubkey));
+    let mut changed = statement.clone();
+    changed.outpoint.vout = 0;
+    assert!(!changed.is_from(&world.setup.keys.identity()));
+}
