@@ -1,4 +1,5 @@
 //! Device and gateway in one process: keys, signatures, and what a bad peer or a bad wire does to them.
+#![allow(clippy::unwrap_used, reason = "a test helper may panic like the test that calls it")]
 
 use bitcoin::hashes::Hash;
 use bitcoin::{Amount, OutPoint, ScriptBuf, Txid};

@@ -147,13 +147,18 @@ pub fn from_bridge(byte: u8, msat: u64) -> Htlc {
 
 /// An invoice of the payee with that key, valid for an hour from [`NOW`].
 pub fn invoice_of(payee: u8, byte: u8, msat: u64) -> Invoice {
+    invoice_at(NOW.time, payee, byte, msat)
+}
+
+/// The same, made at another time.
+pub fn invoice_at(time: u64, payee: u8, byte: u8, msat: u64) -> Invoice {
     let hash = sha256::Hash::from_byte_array(preimage(byte).hash().0);
     let invoice = InvoiceBuilder::new(Currency::Regtest)
         .amount_milli_satoshis(msat)
         .description("toll".into())
         .payment_hash(hash)
         .payment_secret(PaymentSecret([1; 32]))
-        .duration_since_epoch(Duration::from_secs(NOW.time))
+        .duration_since_epoch(Duration::from_secs(time))
         .expiry_time(Duration::from_secs(3_600))
         .min_final_cltv_expiry_delta(18)
         .build_signed(|digest| SECP256K1.sign_ecdsa_recoverable(digest, &secret(payee)))
@@ -243,6 +248,11 @@ pub struct World {
     pub bridge: Vec<Contents>,
     /// What the device may publish, newest last, revoked ones included.
     pub holder: Vec<Contents>,
+    /// How many secrets each side has revealed.
+    pub revoked_by_bridge: u64,
+    pub revoked_by_holder: u64,
+    /// How many of the next saves fail.
+    pub crashes: u32,
 }
 
 impl World {
@@ -254,7 +264,18 @@ impl World {
         assert!(effects.is_empty());
         let seed = CommitmentSeed::new([0x55; 32]);
         let (revealed, bridge, holder) = (RevokedSecrets::default(), Vec::new(), Vec::new());
-        Self { setup, state, tip: NOW, seed, revealed, bridge, holder }
+        Self {
+            setup,
+            state,
+            tip: NOW,
+            seed,
+            revealed,
+            bridge,
+            holder,
+            revoked_by_bridge: 0,
+            revoked_by_holder: 0,
+            crashes: 0,
+        }
     }
 
     /// State 0 on both sides, and the funding signed.
@@ -269,6 +290,13 @@ impl World {
 
     /// One input. The state is stored and read back; the same input again must give the same effects and the same state.
     pub fn give(&mut self, input: Input) -> Result<Vec<Effect>, Reject> {
+        if self.crashes > 0 {
+            self.crashes -= 1;
+            // Nothing was stored and nothing comes out. The device starts from its old state and is asked again.
+            let lost = self.state.handle(&self.setup, input.clone())?;
+            assert_eq!(lost.commit(|_| Err("crash")), Err("crash"));
+            self.state = stored(&self.state);
+        }
         let transition = self.state.handle(&self.setup, input.clone())?;
         let (next, effects) = transition.commit(|_| Ok::<_, ()>(())).unwrap();
         self.state = stored(&next);
@@ -278,6 +306,14 @@ impl World {
             assert_eq!((&same, &again), (&self.state, &effects));
         }
         Ok(effects)
+    }
+
+    /// Whether the side has a commitment that it must revoke before the next.
+    pub fn has_previous(&self, side: Side) -> bool {
+        match side {
+            Side::Bridge => self.bridge.len() as u64 > self.revoked_by_bridge + 1,
+            Side::Holder => self.holder.len() as u64 > self.revoked_by_holder + 1,
+        }
     }
 
     pub fn number(states: &[Contents]) -> CommitmentNumber {
@@ -346,6 +382,7 @@ impl World {
         let number = self.bridge[self.bridge.len() - 2].number;
         let secret = self.seed.secret(number);
         assert!(self.give(Input::BridgeRevoked { number, secret })?.is_empty());
+        self.revoked_by_bridge += 1;
         Ok(())
     }
 
@@ -402,6 +439,7 @@ impl World {
         assert_eq!((*of, secret.point()), (number, Some(revoked.point)));
         self.revealed.insert(number, secret.clone()).unwrap();
         assert_eq!(self.give(Input::Revoke { number })?, effects);
+        self.revoked_by_holder += 1;
         Ok(())
     }
 
