@@ -16,11 +16,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use farthing_node::buyer::calls::Prepared;
+use farthing_protocol::lightspeed::Call;
 use farthing_protocol::lightspeed::call::Target;
 use farthing_protocol::opening::Offer;
 use farthing_protocol::payer;
 use farthing_protocol::{ChannelId, Msat};
-use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::header::HeaderMap;
 use reqwest::{Method, Response, StatusCode, Url};
 use tokio::sync::Mutex;
 use url::Position;
@@ -30,7 +31,7 @@ use crate::caller::budget::Spending;
 use crate::caller::flowing::Flow;
 pub use crate::caller::flowing::Paid;
 pub use crate::caller::means::Means;
-use crate::caller::outcome::{Outcome, header};
+use crate::caller::outcome::Outcome;
 use crate::caller::payee::{Payee, Prices};
 use crate::caller::preparing::Wanted;
 use crate::challenge::Challenge;
@@ -159,14 +160,9 @@ impl Caller {
             };
             let cost = self.most_at_first(&price);
             self.take(&origin, cost).await?;
-            let sent = self.pay(request, &payee, channel, price, cost).await;
-            let spent = match &sent {
-                Ok(paid) => paid.cost(),
-                Err(ClientError::AnswerLost(cost)) => *cost,
-                // Its answer may have been lost, so it may have cost all of it.
-                Err(ClientError::Network { .. } | ClientError::Unsettled { .. }) => cost,
-                Err(_free) => Msat::ZERO,
-            };
+            let mut at_stake = Msat::ZERO;
+            let sent = self.pay(request, &payee, (channel, price, cost), &mut at_stake).await;
+            let spent = sent.as_ref().map_or(at_stake, Paid::cost);
             self.spending.give_back(&origin, cost.saturating_sub(spent));
             match sent {
                 // The price has changed, or the channel is closing: ask once more.
@@ -174,7 +170,10 @@ impl Caller {
                     may_ask = false;
                     payee.lock().await.forget();
                 }
-                // Another channel goes on where this one ends.
+                // Another channel goes on where this one ends, if it could pay for the call.
+                Err(error) if error.says_used_up() && cost > self.means.deposit => {
+                    return Err(ClientError::OverDeposit { cost, deposit: self.means.deposit });
+                }
                 Err(error) if may_ask && error.says_used_up() => {
                     may_ask = false;
                     if payee.lock().await.leave(channel) {
@@ -276,14 +275,14 @@ impl Caller {
         self.spending.take(origin, cost)
     }
 
-    /// Sends a paid call until it is settled.
+    /// Sends a paid call until it is settled. `at_stake` is what it may have cost if that fails: all of it from when its word is
+    /// about to leave until it is known, and stored, that it was free.
     async fn pay(
         self: &Arc<Self>,
         request: &Outgoing,
         payee: &Arc<Mutex<Payee>>,
-        channel: ChannelId,
-        price: CallPrice,
-        cost: Msat,
+        (channel, price, cost): (ChannelId, CallPrice, Msat),
+        at_stake: &mut Msat,
     ) -> Result<Paid, ClientError> {
         let authority = client::authority(&request.url);
         let target = target(request, &authority);
@@ -292,11 +291,13 @@ impl Caller {
         for attempt in 1.. {
             let wanted = Wanted::Call(cost);
             let prepared = self.prepare(payee, channel, wanted, &target, request).await?;
+            *at_stake = cost;
             let number = prepared.call.number;
             let (response, outcome) = self.send_until_settled(request, &prepared).await?;
             match outcome {
                 Outcome::Served(charged) => {
                     buyer.answered(channel, number, Some(charged), cost).await?;
+                    *at_stake = charged;
                     if response.status() == StatusCode::CONFLICT {
                         return Err(ClientError::AnswerLost(charged));
                     }
@@ -312,19 +313,16 @@ impl Caller {
                     return Ok(Paid::free(response, Some(channel)));
                 }
                 Outcome::Refused => buyer.answered(channel, number, None, cost).await?,
-                Outcome::Forgotten | Outcome::Open => return Err(client::unsettled(cost, response).await),
+                Outcome::Forgotten | Outcome::Open | Outcome::Running | Outcome::Closed => {
+                    return Err(client::unsettled(cost, response).await);
+                }
             }
-            if let Some(epoch) = header(&response, wire::EPOCH).and_then(|epoch| epoch.parse().ok()) {
-                buyer.epoch(channel, epoch).await?;
-            }
+            *at_stake = Msat::ZERO;
             // A void number goes out as another one at once; what the seller asks to wait for, after that.
             let is_void = response.status() == StatusCode::CONFLICT && attempt < self.means.attempts;
-            let wait = header(&response, RETRY_AFTER.as_str()).and_then(|after| after.parse().ok());
-            match wait {
+            match outcome::retry_after(&response) {
                 _ if is_void => {}
-                Some(seconds) if started.elapsed() < self.means.patience => {
-                    tokio::time::sleep(Duration::from_secs(seconds)).await;
-                }
+                Some(wait) if started.elapsed() < self.means.patience => tokio::time::sleep(wait).await,
                 Some(_) | None => {
                     client::succeeded(response).await?;
                     return Err(ClientError::Nonsense(
@@ -353,22 +351,36 @@ impl Caller {
         most: Msat,
     ) -> Result<(Response, Outcome), ClientError> {
         let header = encoding::encode_bytes(&prepared.bytes);
-        let mut wait = Duration::from_millis(50);
-        for attempt in 1.. {
+        let Call { channel, number, .. } = prepared.call;
+        let started = tokio::time::Instant::now();
+        let (mut attempt, mut wait) = (1, Duration::from_millis(50));
+        loop {
             match self.send(request, Some(&header)).await {
-                Ok(response) => match Outcome::of(&response, most)? {
-                    Outcome::Open if attempt < self.means.attempts => {}
-                    outcome => return Ok((response, outcome)),
-                },
+                Ok(response) => {
+                    if let Some(epoch) = outcome::epoch(&response).filter(|epoch| *epoch > number.epoch) {
+                        self.client.buyer().epoch(channel, epoch).await?;
+                    }
+                    match Outcome::of(&response, most)? {
+                        // Its answer is on the way.
+                        Outcome::Running if started.elapsed() < self.means.patience => {
+                            tokio::time::sleep(outcome::retry_after(&response).unwrap_or(wait)).await;
+                            continue;
+                        }
+                        Outcome::Open if attempt < self.means.attempts => {}
+                        // Nothing came of it, if it was never sent before. Else it may have been served before the channel closed.
+                        Outcome::Closed if attempt == 1 => return Ok((response, Outcome::Refused)),
+                        outcome => return Ok((response, outcome)),
+                    }
+                }
                 Err(error) if attempt < self.means.attempts && error.is_transient() => {
                     tracing::debug!(%error, "sending the same call again");
                 }
                 Err(error) => return Err(error),
             }
+            attempt += 1;
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(Duration::from_secs(2));
         }
-        unreachable!("the last attempt returns")
     }
 
     async fn send(&self, request: &Outgoing, call: Option<&str>) -> Result<Response, ClientError> {

@@ -297,6 +297,7 @@ impl Client {
         body.mac = key.mac(&body.call(id, &authority(peer), &path));
         let response = self.send(self.http.post(join(peer, &path)?).json(&body)).await?;
         let standing: StandingAnswer = json(succeeded(response).await?).await?;
+        self.buyer.epoch(id, standing.epoch).await?;
         let spent = standing.spent_msat.ok_or(ClientError::CallsRunning)?;
         Ok(self.buyer.reconcile(id, Msat::new(spent)).await?)
     }

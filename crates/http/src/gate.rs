@@ -215,12 +215,14 @@ impl Shared {
         }
         let header = request.headers_mut().remove(&LIGHTSPEED);
         let (parts, body) = request.into_parts();
-        let price = self.tariff.price(&parts);
-        if price.is_free() {
-            return respond(inner, Request::from_parts(parts, body)).await;
-        }
-        if self.manner.shadow {
+        let mut price = self.tariff.price(&parts, admission::asked(&parts).path());
+        if self.manner.shadow && !price.is_free() {
             tracing::info!(method = %parts.method, path = parts.uri.path(), %price, "not charged: shadow mode");
+            price = CallPrice::default();
+        }
+        // A call that its payer thought to be dearer is served as any other, and charged nothing: so a retry is no second call.
+        let is_call = header.as_ref().is_some_and(|header| admission::read_call(header).is_ok());
+        if price.is_free() && !is_call {
             return respond(inner, Request::from_parts(parts, body)).await;
         }
         let authority = authority(&parts.headers, &parts.uri);
@@ -386,7 +388,14 @@ where
     B::Error: Into<axum::BoxError>,
 {
     match inner.oneshot(request).await {
-        Ok(response) => response.map(Body::new),
+        Ok(response) => {
+            let mut response = response.map(Body::new);
+            // What is said of a payment is the gate's.
+            for name in [wire::LIGHTSPEED, wire::RECEIPT, wire::EPOCH] {
+                response.headers_mut().remove(name);
+            }
+            response
+        }
         Err(error) => Problem::new(Kind::Unavailable, error).into_response(),
     }
 }

@@ -39,12 +39,16 @@ pub enum Kind {
     BadRequest,
     /// There is no such thing.
     NotFound,
+    /// Not from there; nothing was asked or paid.
+    Forbidden,
+    /// The seller could not be reached or paid.
+    BadGateway,
     /// The seller cannot store or read something; try again later.
     Unavailable,
 }
 
 impl Kind {
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 17] = [
         Self::PaymentRequired,
         Self::PaymentInsufficient,
         Self::VerificationFailed,
@@ -59,6 +63,8 @@ impl Kind {
         Self::TooManyCalls,
         Self::BadRequest,
         Self::NotFound,
+        Self::Forbidden,
+        Self::BadGateway,
         Self::Unavailable,
     ];
 
@@ -78,6 +84,8 @@ impl Kind {
             Self::TooManyCalls => "too-many-calls",
             Self::BadRequest => "bad-request",
             Self::NotFound => "not-found",
+            Self::Forbidden => "forbidden",
+            Self::BadGateway => "bad-gateway",
             Self::Unavailable => "unavailable",
         }
     }
@@ -97,6 +105,8 @@ impl Kind {
             Self::TooManyCalls => StatusCode::TOO_MANY_REQUESTS,
             Self::BadRequest => StatusCode::BAD_REQUEST,
             Self::NotFound => StatusCode::NOT_FOUND,
+            Self::Forbidden => StatusCode::FORBIDDEN,
+            Self::BadGateway => StatusCode::BAD_GATEWAY,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
     }

@@ -1,11 +1,13 @@
 //! A local address that pays: a program speaks plain HTTP to it, and it calls the seller and pays for each call.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::{self, Body};
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::stream;
 use reqwest::Url;
@@ -30,6 +32,9 @@ pub fn router(caller: Arc<Caller>, target: Url) -> Router {
 
 async fn pass(State(proxy): State<Arc<Proxy>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
+    if let Err(problem) = check_origin(&parts.headers) {
+        return problem.into_response();
+    }
     let body = match body::to_bytes(body, MOST_BODY).await {
         Ok(body) => body,
         Err(error) => return Problem::new(Kind::BadRequest, error).into_response(),
@@ -51,18 +56,36 @@ async fn pass(State(proxy): State<Arc<Proxy>>, request: Request) -> Response {
             response
         }
         Err(error) => {
-            let status = match &error {
+            let kind = match &error {
                 ClientError::OverCost { .. }
                 | ClientError::OverPrepaid { .. }
                 | ClientError::OverDeposit { .. }
-                | ClientError::OverBudget { .. } => StatusCode::PAYMENT_REQUIRED,
-                _other => StatusCode::BAD_GATEWAY,
+                | ClientError::OverBudget { .. } => Kind::PaymentRequired,
+                _other => Kind::BadGateway,
             };
-            let mut response = Problem::new(Kind::PaymentRequired, error).into_response();
-            *response.status_mut() = status;
-            response
+            Problem::new(kind, error).into_response()
         }
     }
+}
+
+/// A page in a browser can send requests to this machine. It must not spend anything: neither from another site, nor by a
+/// name of its own that leads here (DNS rebinding).
+fn check_origin(headers: &HeaderMap) -> Result<(), Problem> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    if let Some(site @ ("cross-site" | "same-site")) = text("sec-fetch-site") {
+        let detail =
+            format!("a page of another origin asks for this ({site}): the proxy pays for programs only");
+        return Err(Problem::new(Kind::Forbidden, detail));
+    }
+    let host = text("host").and_then(|host| host.parse::<Authority>().ok());
+    let is_local = host.as_ref().is_none_or(|host| {
+        let name = host.host().trim_matches(['[', ']']);
+        name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
+    });
+    if is_local {
+        return Ok(());
+    }
+    Err(Problem::new(Kind::Forbidden, "the proxy is to be called by its address or as localhost"))
 }
 
 /// Headers without those of the connection, and without those that the other side sets anew.

@@ -145,11 +145,11 @@ impl Tariff {
     }
 
     /// What a request costs. A request for the head of a resource costs as much as one for all of it.
-    pub fn price(&self, parts: &Parts) -> CallPrice {
+    pub fn price(&self, parts: &Parts, path: &str) -> CallPrice {
         match self {
             Self::List(list) => {
                 let method = if parts.method == Method::HEAD { "GET" } else { parts.method.as_str() };
-                list.price(method, parts.uri.path())
+                list.price(method, path)
             }
             Self::Function(price) => price(parts),
         }

@@ -23,6 +23,7 @@ use farthing_node::books::OrderError;
 use farthing_node::seller::{AcceptError, Seller, SettleError};
 use farthing_node::tabs::{AnnounceError, CallError};
 use farthing_protocol::closing::PublicNonce;
+use farthing_protocol::lightspeed::tab::BadPay;
 use farthing_protocol::session::{Call, CallKey};
 use farthing_protocol::{ChannelId, Msat};
 use jiff::Timestamp;
@@ -122,6 +123,7 @@ async fn chain(
     let (rungs, payment) = body.read().map_err(|error| Problem::new(Kind::BadRequest, error))?;
     let taken = till.seller.announce(id, body.terms, rungs, payment).await;
     let epoch = taken.map_err(|error| match &error {
+        AnnounceError::BadPay(BadPay::Waiting(_)) => Problem::new(Kind::Unavailable, error).retry_after(1),
         AnnounceError::Unfunded => Problem::new(Kind::FundingNotDeep, error).retry_after(1),
         AnnounceError::Order(OrderError::Store(_) | OrderError::Ended) => {
             Problem::new(Kind::Unavailable, error).retry_after(1)

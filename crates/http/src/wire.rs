@@ -56,6 +56,10 @@ pub const REFUSED: &str = "refused";
 pub const FREE: &str = "free";
 /// It is not settled what becomes of the call: send it again as it is.
 pub const OPEN: &str = "open";
+/// The call is being served: send it again as it is, until it has an answer.
+pub const RUNNING: &str = "running";
+/// The channel takes no calls any more. Free, if this was the first time that the call was sent; else the payee's sum tells.
+pub const CLOSED: &str = "closed";
 /// The answer is charged as it flows: send the call again for its receipt.
 pub const METERED: &str = "metered";
 /// It is not known any more whether the call was served: the payee's sum tells.

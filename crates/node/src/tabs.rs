@@ -328,9 +328,9 @@ impl Tabs {
         if self.session(channel).is_some() {
             return Ok(true);
         }
-        let (Some(setup), Some(state)) = (books.setup(&channel), books.state(channel).await?) else {
-            return Ok(false);
-        };
+        // Who names a channel that is not there must not keep the books busy.
+        let Some(setup) = books.setup(&channel) else { return Ok(false) };
+        let Some(state) = books.state(channel).await? else { return Ok(false) };
         let Some(tab) = state.tab() else { return Ok(false) };
         let least = tab.newest_word().map_or(0, |(chain, ..)| chain);
         let ladders = books.ladders(channel, least).await?;
@@ -362,6 +362,9 @@ impl Tabs {
         }
         let number = terms.number;
         let taken = self.verify_and_take(books, (channel, &session, &setup), (terms, rungs), most).await;
+        if matches!(taken, Err(AnnounceError::BadPay(BadPay::Waiting(_)))) {
+            return taken; // it may come again when the chain before has begun
+        }
         if taken.is_err() {
             // The payer hears that and announces another, so a late copy of this one must not be taken after all.
             session.live().tab.refuse_chain(number);
@@ -377,7 +380,10 @@ impl Tabs {
         (terms, rungs): (ChainTerms, Vec<Rung>),
         most: Msat,
     ) -> Result<(), AnnounceError> {
-        let base = session.live().tab.next_chain()?.1;
+        let (expected, base) = session.live().tab.next_chain()?;
+        if terms.number < expected {
+            return Err(BadPay::Number { expected, got: terms.number }.into());
+        }
         let between = terms.shape.worth(terms.shape.stretch());
         if between > most {
             return Err(AnnounceError::Exposure { most, got: between });

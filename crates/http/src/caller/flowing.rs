@@ -219,7 +219,8 @@ impl Flow {
             Ok((_response, Outcome::Served(_))) => Some(Msat::ZERO),
             // The answer has ended meanwhile, or is refused: what was revealed is credit for later calls.
             Ok((_response, Outcome::Free | Outcome::Refused)) => None,
-            Ok((_response, Outcome::Metered | Outcome::Forgotten | Outcome::Open)) => return Ok(()),
+            Ok((_response, Outcome::Metered | Outcome::Forgotten | Outcome::Open))
+            | Ok((_response, Outcome::Running | Outcome::Closed)) => return Ok(()),
             Err(error) => {
                 tracing::debug!(%error, "what became of a top-up is not known");
                 return Ok(());
@@ -267,7 +268,7 @@ async fn settle(
     let charged = match outcome {
         Outcome::Served(cost) => Some(cost),
         Outcome::Free | Outcome::Refused => None,
-        Outcome::Metered | Outcome::Forgotten | Outcome::Open => {
+        Outcome::Metered | Outcome::Forgotten | Outcome::Open | Outcome::Running | Outcome::Closed => {
             return Err(client::unsettled(aside, response).await);
         }
     };

@@ -1,7 +1,10 @@
 //! What became of a call, as its answer tells.
 
+use std::time::Duration;
+
 use farthing_protocol::Msat;
 use reqwest::Response;
+use reqwest::header::RETRY_AFTER;
 
 use crate::client::ClientError;
 use crate::credential::Receipt;
@@ -17,6 +20,10 @@ pub(super) enum Outcome {
     Metered,
     /// It was not admitted; free.
     Refused,
+    /// It is being served.
+    Running,
+    /// The channel takes no calls any more.
+    Closed,
     /// Too long ago to tell.
     Forgotten,
     /// Not settled: whatever stands between, a server that broke off or one that does not know the header.
@@ -38,12 +45,25 @@ impl Outcome {
             Some(wire::FREE) => Self::Free,
             Some(wire::METERED) => Self::Metered,
             Some(wire::REFUSED) => Self::Refused,
+            Some(wire::RUNNING) => Self::Running,
+            Some(wire::CLOSED) => Self::Closed,
             Some(wire::FORGOTTEN) => Self::Forgotten,
             Some(_) | None => Self::Open,
         })
     }
 }
 
-pub(super) fn header<'a>(response: &'a Response, name: &str) -> Option<&'a str> {
+/// The payee's epoch, if the answer tells it.
+pub(super) fn epoch(response: &Response) -> Option<u32> {
+    header(response, wire::EPOCH)?.parse().ok()
+}
+
+/// When another try makes sense, if the answer tells: a minute at most.
+pub(super) fn retry_after(response: &Response) -> Option<Duration> {
+    let seconds: u64 = header(response, RETRY_AFTER.as_str())?.parse().ok()?;
+    Some(Duration::from_secs(seconds.min(60)))
+}
+
+fn header<'a>(response: &'a Response, name: &str) -> Option<&'a str> {
     response.headers().get(name)?.to_str().ok()
 }

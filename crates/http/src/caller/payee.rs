@@ -16,6 +16,8 @@ use crate::tariff::{CallPrice, PriceList};
 const MOST_WORDS: u32 = 65_536;
 /// The most rungs in a chain of ours: 100 ms to sign and verify.
 const MOST_RUNGS: u32 = 1_024;
+/// How many calls at the highest known price a chain pays at least.
+const LEAST_CALLS: u64 = 16;
 /// The least time that a rung stays claimable, in blocks.
 const LEAST_MARGIN: u32 = 36;
 
@@ -51,14 +53,15 @@ impl Prices {
         }
     }
 
-    /// The smallest price that is known: what a word should be worth.
-    fn least(&self) -> Option<Msat> {
+    /// The smallest and the largest price that are known: a word should be worth the one, and a chain many times the other.
+    fn span(&self) -> Option<(Msat, Msat)> {
         let all: Vec<CallPrice> = match self {
             Self::List(list) => list.rules.iter().map(|rule| rule.price).chain([list.otherwise]).collect(),
             Self::Asked(asked) => asked.values().copied().collect(),
         };
         let amounts = all.into_iter().flat_map(|price| [price.call, price.kib, price.event]);
-        amounts.filter(|price| *price > Msat::ZERO).min()
+        let amounts: Vec<Msat> = amounts.filter(|price| *price > Msat::ZERO).collect();
+        Some((*amounts.iter().min()?, *amounts.iter().max()?))
     }
 }
 
@@ -98,7 +101,10 @@ impl Payee {
     pub(super) fn shape(&self, params: Option<&Params>, cost: Msat) -> Shape {
         let floor = params.and_then(|params| Msat::from_amount(params.prepaid)).unwrap_or(cost);
         let most = self.terms.map_or(floor, |terms| terms.most_exposure);
-        let unit = self.prices.as_ref().and_then(Prices::least).unwrap_or(cost).min(cost).max(Msat::new(1));
+        let (least, greatest) = self.prices.as_ref().and_then(Prices::span).unwrap_or((cost, cost));
+        // A unit need not divide a price: what is left of a word pays the next call.
+        let coarse = greatest.max(cost).get().div_ceil(u64::from(MOST_WORDS) / LEAST_CALLS);
+        let unit = least.min(cost).max(Msat::new(coarse)).max(Msat::new(1));
         let between = floor.min(most).max(unit);
         let stretch = u32::try_from(between.get() / unit.get()).unwrap_or(u32::MAX).max(1);
         let words = stretch.saturating_mul(MOST_RUNGS).min(MOST_WORDS);

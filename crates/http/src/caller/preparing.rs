@@ -16,6 +16,10 @@ use tokio::sync::Mutex;
 use super::{Caller, Outgoing};
 use crate::caller::payee::Payee;
 use crate::client::{self, ClientError};
+use crate::wire;
+
+/// How long a call waits for others to end before the channel counts as used up.
+const LEAST_CALM: Duration = Duration::from_secs(10);
 
 /// What a prepared call is for.
 #[derive(Clone, Copy)]
@@ -61,12 +65,21 @@ impl Caller {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                     continue;
                 }
+                // What others have set aside may come free.
+                Err(CallsError::Order(OrderError::Rejected(Reject::Call(Unable::OverCapacity {
+                    ..
+                }))))
+                    if started.elapsed() < LEAST_CALM && self.has_unanswered(channel).await? =>
+                {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    continue;
+                }
                 Err(error) => return Err(error.into()),
             }
             let mut payee = payee.lock().await;
             self.learn_terms(request, &mut payee).await?;
             // Another call may have announced one while this one waited.
-            let left = buyer.purse(channel).await?.filter(|purse| purse.left() >= cost);
+            let left = buyer.purse(channel).await?.filter(|purse| purse.left() >= cost.max(Msat::new(1)));
             if left.is_some() {
                 continue;
             }
@@ -128,13 +141,20 @@ impl Caller {
         if payee.terms.is_some() {
             return Ok(());
         }
-        let response = self.send(request, None).await?;
+        // Not the request itself: it might be free by now, and served.
+        let nothing = client::join(&request.url, wire::TOP_UP)?;
+        let response = self.client.send(self.client.http().post(nothing)).await?;
         if response.status() == StatusCode::PAYMENT_REQUIRED {
             let details = client::challenge(&response)?.request()?.method_details;
             payee.terms = details.calls;
             payee.margin = details.offer.margin;
         }
         Ok(())
+    }
+
+    async fn has_unanswered(&self, channel: ChannelId) -> Result<bool, ClientError> {
+        let purse = self.client.buyer().purse(channel).await?;
+        Ok(purse.is_some_and(|purse| purse.unanswered().next().is_some()))
     }
 
     /// Closes a channel that has nothing left to pay with, once its calls have their answers.

@@ -187,7 +187,7 @@ impl ClientError {
         match self {
             Self::Calls(CallsError::Spent(_)) => true,
             Self::Calls(CallsError::Order(OrderError::Rejected(reject))) => {
-                matches!(reject, Reject::Call(Unable::OverCapacity { .. }))
+                matches!(reject, Reject::Call(Unable::OverCapacity { .. } | Unable::TooDear { .. }))
             }
             _other => false,
         }

@@ -1,9 +1,9 @@
 //! Whether a request is paid for, and what it gets when it is not.
 
 use axum::body::{self, Body, HttpBody as _};
-use axum::extract::Request;
+use axum::extract::{OriginalUri, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderName, HeaderValue};
+use axum::http::{HeaderName, HeaderValue, Uri, header};
 use axum::response::{IntoResponse as _, Response};
 use farthing_node::tabs::CallError;
 use farthing_protocol::lightspeed::call::{self, Target};
@@ -30,6 +30,10 @@ pub(super) enum Stop {
     Refused(Problem),
     /// It is not settled: the same call may be sent again.
     Open(Problem),
+    /// It is being served.
+    Running(Problem),
+    /// The channel takes no calls any more.
+    Closed(Problem),
     /// It may have been served, too long ago to tell.
     Forgotten(Problem),
     /// It was served; here is the answer.
@@ -56,13 +60,21 @@ impl Shared {
             bytes::Bytes::new()
         } else {
             let most = self.manner.most_body;
+            let too_long = parts
+                .headers
+                .get(header::CONTENT_LENGTH)
+                .and_then(|length| length.to_str().ok()?.parse().ok());
+            if too_long.is_some_and(|length: usize| length > most) {
+                let detail = format!("the body of a paid request is at most {most} bytes");
+                return Err(Stop::Refused(Problem::new(Kind::BadRequest, detail)));
+            }
             let unread = |error| {
                 let detail = format!("the body was not read ({error}); the most is {most} bytes");
                 Stop::Unheard(Problem::new(Kind::BadRequest, detail))
             };
             body::to_bytes(body, most).await.map_err(unread)?
         };
-        let uri = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+        let uri = asked(&parts).path_and_query().map_or("/", |path| path.as_str());
         let target = Target { method: parts.method.as_str(), authority, uri, body: digest(&body) };
         let seller = self.till.seller();
         if call.cost < price.call {
@@ -100,14 +112,16 @@ impl Shared {
 
     fn refusal(&self, call: &Call, error: CallError) -> Stop {
         let kind = match &error {
-            CallError::Unknown(_) | CallError::Closing => Kind::ChannelNotOpen,
+            // Whether it was served before the close is not known here any more.
+            CallError::Unknown(_) => return Stop::Closed(Problem::new(Kind::ChannelNotOpen, error)),
+            CallError::Closing => Kind::ChannelNotOpen,
             CallError::NotAuthentic(_) => {
                 return Stop::Unheard(Problem::new(Kind::VerificationFailed, error));
             }
             CallError::Refused(refused) => match refused {
                 Refused::Served(_) => Kind::AlreadyServed,
                 Refused::Running(_) => {
-                    return Stop::Open(Problem::new(Kind::CallRunning, error).retry_after(1));
+                    return Stop::Running(Problem::new(Kind::CallRunning, error).retry_after(1));
                 }
                 Refused::Forgotten { .. } => {
                     return Stop::Forgotten(Problem::new(Kind::CallForgotten, error));
@@ -150,23 +164,29 @@ impl Shared {
 
     /// What a request gets that does not reach the service.
     pub(super) fn stop(&self, stop: Stop, price: CallPrice, authority: &str) -> Response {
-        match stop {
+        let mut response = match stop {
+            Stop::Unheard(problem) => return self.refuse(problem, price, authority),
             Stop::Again(answer) => answer.respond(),
             Stop::Served(response) => *response,
-            Stop::Unheard(problem) => self.refuse(problem, price, authority),
             Stop::Open(problem) => outcome(problem.into_response(), wire::OPEN),
+            Stop::Running(problem) => outcome(problem.into_response(), wire::RUNNING),
             Stop::Forgotten(problem) => outcome(problem.into_response(), wire::FORGOTTEN),
-            Stop::Refused(problem) => {
-                let mut response = outcome(self.refuse(problem, price, authority), wire::REFUSED);
-                let epoch = HeaderValue::from(self.till.seller().epoch());
-                response.headers_mut().insert(HeaderName::from_static(wire::EPOCH), epoch);
-                response
-            }
-        }
+            Stop::Closed(problem) => outcome(self.refuse(problem, price, authority), wire::CLOSED),
+            Stop::Refused(problem) => outcome(self.refuse(problem, price, authority), wire::REFUSED),
+        };
+        // A payer that does not hear of a new epoch goes on in the old one, where nothing is served.
+        let epoch = HeaderValue::from(self.till.seller().epoch());
+        response.headers_mut().insert(HeaderName::from_static(wire::EPOCH), epoch);
+        response
     }
 }
 
-fn read_call(header: &HeaderValue) -> Result<(Call, [u8; 32]), Problem> {
+/// What the client asked for. A router that has taken a part of the path off tells the whole.
+pub(super) fn asked(parts: &Parts) -> &Uri {
+    parts.extensions.get::<OriginalUri>().map_or(&parts.uri, |original| &original.0)
+}
+
+pub(super) fn read_call(header: &HeaderValue) -> Result<(Call, [u8; 32]), Problem> {
     const MOST: usize = call::LENGTH_WITH_LAST.div_ceil(3) * 4;
     let malformed = |detail: String| Problem::new(Kind::MalformedCredential, detail);
     let text = header.to_str().map_err(|error| malformed(error.to_string()))?;

@@ -44,7 +44,10 @@ impl Seller {
     /// When the channel pays for no calls, or the books cannot be asked.
     pub async fn reconcile(&self, id: ChannelId, last: CallNumber) -> Result<Option<Msat>, CallError> {
         self.tabs.load(&self.books, id).await?;
-        self.tabs.reconcile(id, last)
+        let spent = self.tabs.reconcile(id, last)?;
+        // A sum that a crash could take back would have the payer pay for an answer that never left.
+        self.tabs.stored(&self.books, id).await?;
+        Ok(spent)
     }
 
     /// Ends a call that was admitted: served for at most what was set aside, or failed and free. The answer of a call that was

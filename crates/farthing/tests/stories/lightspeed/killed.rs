@@ -131,7 +131,7 @@ fn a_proxy_killed_with_calls_outstanding_settles_for_what_was_served() -> Result
     curl(&["--fail", &format!("{}/opens", proxy.url)])?;
     curl(&[&format!("{}/fails", proxy.url)])?;
     let held = format!("{}/held/[1-5]", proxy.url);
-    let waiting = std::thread::spawn(move || curl(&["--parallel", &held]));
+    let waiting = std::thread::spawn(move || curl(&["--parallel", "--parallel-immediate", &held]));
     await_requests(&service, 7)?;
     proxy.process.kill()?;
     latch.open();

@@ -9,6 +9,7 @@ mod parallel;
 mod prices;
 mod refused;
 mod sale;
+mod unreliable;
 mod vanished;
 
 use anyhow::{Result, ensure};

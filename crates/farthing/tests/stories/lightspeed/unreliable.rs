@@ -1,0 +1,214 @@
+//! Sellers that lie about a payment, change their prices, restart, or take long: the buyer pays a call once at most, within its
+//! budget, and goes on.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use anyhow::{Context as _, Result, ensure};
+use farthing_http::credential::Receipt;
+use farthing_protocol::Msat;
+use farthing_testkit::calls::curl;
+use farthing_testkit::message::Message;
+use farthing_testkit::people::free_address;
+use farthing_testkit::relay::{Fate, Relay};
+use farthing_testkit::service::Latch;
+use farthing_testkit::wait::until;
+use farthing_testkit::{Person, Service};
+
+use super::{assert_closes_for, charged, people};
+
+fn is_call(request: &Message, target: &str) -> bool {
+    request.target() == target && request.header("lightspeed").is_some()
+}
+
+fn status(url: &str) -> Result<String> {
+    curl(&["--output", "/dev/null", "--write-out", "%{http_code}", url])
+}
+
+/// Whatever a seller says of what it charged, the budget counts what was revealed to it.
+#[test]
+fn a_seller_with_nonsense_for_receipts_gets_no_more_than_the_budget() -> Result<()> {
+    let spoils: [fn(&str) -> String; 2] = [
+        |_| "!!!".to_owned(),
+        |receipt| {
+            let mut receipt = Receipt::from_header(receipt).expect("the seller's own receipt");
+            receipt.cost = Msat::new(500_001);
+            receipt.to_header()
+        },
+    ];
+    for spoil in spoils {
+        let (world, payee, payer) = people()?;
+        let service = Service::counting()?;
+        let api = payee.sell_calls(&service.url(), "500sat/call", &[])?;
+        let relay = Relay::before(&api.address, move |_, answer| {
+            if let Some(spoiled) = answer.header("payment-receipt").map(spoil) {
+                *answer = answer.clone().with("payment-receipt", &spoiled);
+            }
+            Fate::Deliver
+        })?;
+        let _miner = world.miner();
+        let proxy = payer.proxy(&relay.url(&api.at("/")), &["--budget", "1250sat"])?;
+        let codes: Vec<String> =
+            (0..5).map(|_| status(&format!("{}/item", proxy.url))).collect::<Result<_>>()?;
+        ensure!(codes == ["502", "502", "402", "402", "402"], "{codes:?}");
+        ensure!(service.requests().len() == 2, "{} were served", service.requests().len());
+        ensure!(payer.channel()?.spent_msat == 1_000_000, "they count until the close settles them");
+    }
+    Ok(())
+}
+
+/// Sells at that address again, with other options.
+fn sell_again(
+    payee: &Person,
+    service: &Service,
+    options: &[&str],
+    address: &str,
+) -> Result<farthing_testkit::Api> {
+    payee.sell_calls_at(&service.url(), "500sat/call", options, address)
+}
+
+#[test]
+fn a_route_that_became_free_serves_a_paid_call_once_for_nothing() -> Result<()> {
+    for options in [&["--shadow"][..], &["--route", "/item=0sat"]] {
+        let (world, payee, payer) = people()?;
+        let (service, address) = (Service::counting()?, free_address()?);
+        let api = sell_again(&payee, &service, &[], &address)?;
+        let _miner = world.miner();
+        let proxy = payer.proxy(&api.at("/"), &[])?;
+        ensure!(status(&format!("{}/item", proxy.url))? == "200");
+        api.process.stop()?.success()?;
+        let _api = sell_again(&payee, &service, options, &address)?;
+        for calls in 2..=3 {
+            ensure!(status(&format!("{}/item", proxy.url))? == "200", "{options:?}");
+            ensure!(service.requests().len() == calls, "{options:?}: {} requests", service.requests().len());
+        }
+        ensure!(charged(&payee, &payer)? == 500_000, "{options:?}");
+    }
+    Ok(())
+}
+
+/// An answer is lost, the seller restarts, the retry brings the receipt, and the seller restarts again: each time in a new
+/// epoch, of which the buyer hears.
+#[test]
+fn a_buyer_follows_a_seller_through_two_restarts() -> Result<()> {
+    let (world, payee, payer) = people()?;
+    let (service, address) = (Service::counting()?, free_address()?);
+    let api = sell_again(&payee, &service, &[], &address)?;
+    let loses = Arc::new(AtomicBool::new(true));
+    let losing = loses.clone();
+    let relay = Relay::before(&api.address, move |request, _| {
+        let is_lost = is_call(request, "/lost") && losing.load(Ordering::SeqCst);
+        if is_lost { Fate::Swallow } else { Fate::Deliver }
+    })?;
+    let miner = world.miner();
+    let payer = payer.with("FARTHING_BUY__PATIENCE_SECONDS", "1");
+    payer.call(&relay.url(&api.at("/opens")), &[])?;
+    let calling = payer.start_calling(&relay.url(&api.at("/lost")), &[])?;
+    until("the call is served", || Ok((service.requests().len() == 2).then_some(())))?;
+    until("it is stored", || Ok((payee.channel()?.spent_msat == 1_000_000).then_some(())))?;
+    api.kill()?;
+    let api = sell_again(&payee, &service, &[], &address)?;
+    loses.store(false, Ordering::SeqCst);
+    let said = calling.wait()?.failure(3)?;
+    ensure!(said.contains("was served and cost 500"), "{said}");
+    api.kill()?;
+    let _api = sell_again(&payee, &service, &[], &address)?;
+    payer.call(&relay.url(&format!("http://{address}/after")), &[])?;
+    assert_eq!(charged(&payee, &payer)?, 1_500_000);
+    drop(miner);
+    assert_closes_for(&world, &payee, &payer, 1_500)
+}
+
+/// The answer is lost, and then the seller says that the channel is closed: it may have been served before.
+#[test]
+fn a_call_that_may_have_been_served_is_not_paid_again_in_another_channel() -> Result<()> {
+    let (world, payee, payer) = people()?;
+    let service = Service::counting()?;
+    let api = payee.sell_calls(&service.url(), "500sat/call", &[])?;
+    let sent = AtomicUsize::new(0);
+    let relay = Relay::before(&api.address, move |request, answer| {
+        if is_call(request, "/lost") {
+            if sent.fetch_add(1, Ordering::SeqCst) == 0 {
+                return Fate::Swallow;
+            }
+            *answer = Message::refusal(402, "channel-not-open").with("lightspeed", "closed");
+        }
+        Fate::Deliver
+    })?;
+    let _miner = world.miner();
+    let payer = payer.with("FARTHING_BUY__PATIENCE_SECONDS", "1");
+    payer.call(&relay.url(&api.at("/opens")), &[])?;
+    let said = payer.try_to_call(&relay.url(&api.at("/lost")), &[])?.failure(3)?;
+    ensure!(said.contains("not known whether the call was served"), "{said}");
+    assert_eq!((payer.channels()?.len(), service.requests().len()), (1, 2));
+    Ok(())
+}
+
+/// The service takes longer than the buyer waits for one answer, again and again.
+#[test]
+fn a_call_that_takes_long_is_waited_for_and_served_once() -> Result<()> {
+    let (world, payee, payer) = people()?;
+    let latch = Latch::default();
+    let slow = latch.clone();
+    let service = Service::answering(move |request| {
+        if request.target() == "/slow" {
+            slow.pass();
+        }
+        Message::answer(200, request.target().as_bytes())
+    })?;
+    let api = payee.sell_calls(&service.url(), "500sat/call", &[])?;
+    let relay = Relay::recording(&api.address)?;
+    let miner = world.miner();
+    let payer = payer.with("FARTHING_BUY__PATIENCE_SECONDS", "1");
+    payer.call(&relay.url(&api.at("/opens")), &[])?;
+    let calling = payer.start_calling(&relay.url(&api.at("/slow")), &[])?;
+    until("it was sent more often than an answer that is lost", || {
+        let sent = relay.requests().iter().filter(|request| is_call(request, "/slow")).count();
+        Ok((sent > 10).then_some(()))
+    })?;
+    latch.open();
+    calling.wait()?.success()?;
+    assert_eq!(payer.answer()?.body, b"/slow");
+    assert_eq!((service.requests().len(), charged(&payee, &payer)?), (2, 1_000_000));
+    drop(miner);
+    assert_closes_for(&world, &payee, &payer, 1_000)
+}
+
+/// 500,000 times as dear as the cheapest: a word is worth more than that then, and what is left of it pays the next call.
+#[test]
+fn prices_that_are_far_apart_are_paid_by_one_chain() -> Result<()> {
+    let (world, payee, payer) = people()?;
+    let service = Service::counting()?;
+    let api = payee.sell_calls(&service.url(), "500sat/call", &["--route", "/cheap=1msat"])?;
+    let miner = world.miner();
+    let mut due = 0;
+    for _ in 0..4 {
+        for (path, cost) in [("/dear", 500_000), ("/cheap", 1)] {
+            payer.call(&api.at(path), &[])?;
+            due += cost;
+            ensure!(charged(&payee, &payer)? == due, "{path}: {} of {due}", charged(&payee, &payer)?);
+        }
+    }
+    drop(miner);
+    assert_closes_for(&world, &payee, &payer, 2_000)
+}
+
+/// Whatever page a browser shows, it spends nothing through a proxy on the same machine.
+#[test]
+fn a_web_page_cannot_spend_through_the_proxy() -> Result<()> {
+    let (_world, payee, payer) = people()?;
+    let service = Service::counting()?;
+    let api = payee.sell_calls(&service.url(), "500sat/call", &[])?;
+    let proxy = payer.proxy(&api.at("/"), &[])?;
+    let address = proxy.url.split('/').nth(2).context("host and port")?;
+    let request = || Message::request("GET", "/item", address);
+    for (what, request) in [
+        ("another site", request().with("sec-fetch-site", "cross-site")),
+        ("a name that leads here", request().with("host", "evil.example:80")),
+    ] {
+        let answer = request.send_to(address)?;
+        ensure!((answer.status(), answer.problem().as_str()) == (403, "forbidden"), "{what}: {answer:?}");
+    }
+    assert!(payer.channels()?.is_empty() && service.requests().is_empty());
+    Ok(())
+}
