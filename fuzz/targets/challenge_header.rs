@@ -72,11 +72,12 @@ fn terms(price: Price, offer: &Offer) {
         fee_rate: (FeeRate::from_sat_per_vb_u32(1), FeeRate::from_sat_per_vb_u32(200)),
         most_lifetime: 1_008,
         most_prepaid: bitcoin::Amount::from_sat(50_000),
+        most_confirmations: 6,
     };
     let fee_rate = limits.choose_fee_rate(offer, FeeRate::from_sat_per_vb_u32(3));
     let prepaid = Offer::prepaid(fee_rate);
     assert!(Msat::from_amount(prepaid).is_some());
     let _depth = offer.confirmations.required(fixture::CAPACITY);
     let params = fixture::fixture().payer.channel.params();
-    let _may_be_refused = (offer.check(params, 500), limits.check(params, 500));
+    let _may_be_refused = (offer.check(params, 500), limits.check(offer, params, 500));
 }

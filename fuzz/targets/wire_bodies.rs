@@ -83,8 +83,9 @@ fn open(body: OpenBody, height: u32) {
         fee_rate: (FeeRate::ZERO, FeeRate::MAX),
         most_lifetime: u32::MAX,
         most_prepaid: Amount::MAX_MONEY,
+        most_confirmations: u32::MAX,
     };
-    let _may_be_refused = (offer.check(&params, height), limits.check(&params, height));
+    let _may_be_refused = (offer.check(&params, height), limits.check(&offer, &params, height));
     let Ok(channel) = Channel::new(params) else { return };
     let params = channel.params();
     let most = channel.max_total();

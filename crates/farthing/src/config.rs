@@ -15,13 +15,16 @@ use farthing_node::seller;
 use farthing_node::tabs::Durability;
 use farthing_node::watch::Pace;
 use farthing_protocol::Msat;
-use farthing_protocol::opening::{Confirmations, Limits};
+use farthing_protocol::opening::{Confirmations, Limits, MOST_BLOCKS, bounds};
 use figment::Figment;
 use figment::providers::{Env, Format as _, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::Cli;
 use crate::output::Output;
+
+/// The variable with the node's password, in figment's spelling and without the prefix.
+const PASSWORD: &str = "bitcoind__password";
 
 /// Everything that can be configured.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -131,6 +134,7 @@ struct Buy {
     fee_rate: (u32, u32),
     most_lifetime: u32,
     most_prepaid: u64,
+    most_confirmations: u32,
     in_flight: usize,
     patience_seconds: u64,
     finality: u32,
@@ -144,6 +148,7 @@ impl Default for Buy {
             fee_rate: sat_per_vb(limits.fee_rate),
             most_lifetime: limits.most_lifetime,
             most_prepaid: limits.most_prepaid.to_sat(),
+            most_confirmations: limits.most_confirmations,
             in_flight: 2,
             patience_seconds: 30,
             finality: 6,
@@ -172,7 +177,11 @@ impl Context {
         };
         let mut figment = Figment::from(Serialized::default("network", Network::Signet))
             .merge(Toml::file(file))
-            .merge(Env::prefixed("FARTHING_").ignore(&["crash_at"]).split("__"));
+            .merge(Env::prefixed("FARTHING_").ignore(&["crash_at", PASSWORD]).split("__"));
+        // As it is: read as a value, a password of digits would be a number, and an error would show it.
+        if let Ok(password) = std::env::var(format!("FARTHING_{PASSWORD}").to_uppercase()) {
+            figment = figment.merge(Serialized::default("bitcoind.password", password));
+        }
         if let Some(network) = cli.network {
             figment = figment.merge(Serialized::default("network", network));
         }
@@ -193,7 +202,19 @@ impl Context {
             Some(data) => data,
             None => home()?,
         };
-        Ok(Self { config, data, output: Output::new(cli.json) })
+        let context = Self { config, data, output: Output::new(cli.json) };
+        context.validate().context("the configuration makes no sense")?;
+        Ok(context)
+    }
+
+    /// Values that would decide about money in a way that nobody can want.
+    fn validate(&self) -> anyhow::Result<()> {
+        let Buy { in_flight, patience_seconds, finality, .. } = self.config.buy;
+        self.terms().validate().context("in [sell]")?;
+        self.limits().validate().context("in [buy]")?;
+        bounds("finality in [buy]", finality.into(), (1, MOST_BLOCKS))?;
+        bounds("in_flight in [buy]", in_flight as u64, (1, 64))?;
+        Ok(bounds("patience_seconds in [buy]", patience_seconds, (1, 86_400))?)
     }
 
     /// The network.
@@ -271,6 +292,7 @@ impl Context {
             fee_rate: fee_rates(buy.fee_rate),
             most_lifetime: buy.most_lifetime,
             most_prepaid: Amount::from_sat(buy.most_prepaid),
+            most_confirmations: buy.most_confirmations,
         }
     }
 

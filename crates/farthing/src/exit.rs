@@ -71,6 +71,6 @@ impl Failure {
 /// Whether an error that speaks for its cause does so for a node that could not be asked.
 fn is_about_the_node(error: &(dyn std::error::Error + 'static)) -> bool {
     matches!(error.downcast_ref(), Some(WatchError::Chain(_)))
-        || matches!(error.downcast_ref(), Some(SendError::Chain(_)))
+        || matches!(error.downcast_ref(), Some(SendError::Chain(_) | SendError::Unknown { .. }))
         || matches!(error.downcast_ref(), Some(StartError::Chain(_)))
 }

@@ -4,12 +4,12 @@ pub mod calls;
 
 use std::sync::{Arc, Mutex};
 
-use bitcoin::{Address, Amount, FeeRate, OutPoint, ScriptBuf, Transaction};
+use bitcoin::{Address, Amount, FeeRate, OutPoint, ScriptBuf, Transaction, Txid};
 use farthing_chain::{BroadcastError, Chain, ChainError};
 use farthing_protocol::channel::{BadParams, Expiry};
 use farthing_protocol::closing::{Answer, BadAnswer, BadSettlement, Proposal};
 use farthing_protocol::keys::{KeyId, Seed};
-use farthing_protocol::opening::{Limits, Offer, Opening, Refusal};
+use farthing_protocol::opening::{Limits, Offer, Opening, Refusal, bounds};
 use farthing_protocol::payer::{self, Effect, Input, Reject};
 use farthing_protocol::session::CallKey;
 use farthing_protocol::{Channel, ChannelId, Msat, Params, Party, Payment};
@@ -77,6 +77,17 @@ pub enum SendError {
     /// The node refused the transaction.
     #[error(transparent)]
     Broadcast(#[from] BroadcastError),
+    /// The node gave no answer.
+    #[error(
+        "the node did not say whether it took transaction {txid}; its coins stay set aside, and a block that holds it settles it. \
+         Look whether it is known before you send again"
+    )]
+    Unknown {
+        /// The transaction.
+        txid: Txid,
+        /// What went wrong.
+        source: ChainError,
+    },
     /// Not stored.
     #[error(transparent)]
     Order(#[from] OrderError<Reject>),
@@ -171,7 +182,13 @@ impl Buyer {
             payee: offer.payee.clone(),
         };
         offer.check(&params, height)?;
-        limits.check(&params, height)?;
+        limits.check(offer, &params, height)?;
+        // Else the funding would not confirm, or cost more than this payer wants to pay.
+        bounds(
+            "the fee rate of the moment in sat/kwu",
+            now.to_sat_per_kwu(),
+            (0, limits.fee_rate.1.to_sat_per_kwu()),
+        )?;
         let funding_output = Channel::new(params.clone())?.funding_txout();
         let funding = wallet.pay(funding_output.script_pubkey.clone(), capacity, now)?;
         let vout = funding.output.iter().position(|output| *output == funding_output);
@@ -358,12 +375,18 @@ impl Buyer {
             None => wallet.pay_all(to, fee_rate)?,
         };
         wallet.save(|write| self.books.write_blocking(vec![write]))?;
-        if let Err(refused) = self.chain.broadcast(&transaction) {
-            wallet.release(transaction.compute_txid());
-            wallet.save(|write| self.books.write_blocking(vec![write]))?;
-            return Err(refused.into());
+        match self.chain.broadcast(&transaction) {
+            Ok(()) => Ok(transaction),
+            // It may be in the mempool all the same: to pay again with other coins would pay twice.
+            Err(BroadcastError::Chain(unknown)) => {
+                Err(SendError::Unknown { txid: transaction.compute_txid(), source: unknown })
+            }
+            Err(refused) => {
+                wallet.release(transaction.compute_txid());
+                wallet.save(|write| self.books.write_blocking(vec![write]))?;
+                Err(refused.into())
+            }
         }
-        Ok(transaction)
     }
 
     fn carry_out(&self, id: ChannelId, effects: Vec<Effect>) {

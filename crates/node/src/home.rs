@@ -101,26 +101,20 @@ impl Home {
     ) -> Result<(Self, Zeroizing<String>), HomeError> {
         let folder = Self::folder(data, network);
         let words = Zeroizing::new(mnemonic.to_string());
-        let file = |path: &Path| {
-            let path = path.to_owned();
-            move |source| HomeError::File { path, source }
-        };
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(file(&folder))?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&folder)
+            .map_err(|source| HomeError::File { path: folder.clone(), source })?;
         if folder.join("seed").exists() {
             return Err(HomeError::Exists(folder));
         }
+        // Of an attempt that was interrupted before it had a seed.
+        let _not_there = fs::remove_file(folder.join("birthday"));
         if let Some(birthday) = birthday {
-            let path = folder.join("birthday");
-            fs::write(&path, birthday.to_string()).map_err(file(&path))?;
+            write_whole(&folder, "birthday", birthday.to_string().as_bytes())?;
         }
-        let path = folder.join("seed");
-        let mut seed = match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(HomeError::Exists(folder));
-            }
-            opened => opened.map_err(file(&path))?,
-        };
-        seed.write_all(words.as_bytes()).and_then(|()| seed.sync_all()).map_err(file(&path))?;
+        write_whole(&folder, "seed", words.as_bytes())?;
         Ok((Self { folder, network }, words))
     }
 
@@ -185,7 +179,11 @@ impl Home {
     /// # Errors
     /// When it cannot be opened.
     pub fn store(&self) -> Result<Store, HomeError> {
-        Ok(Store::open(&self.folder.join("farthing.sqlite"))?)
+        let path = self.folder.join("farthing.sqlite");
+        // SQLite gives its other files the database's mode.
+        let created = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
+        drop(created.map_err(|source| HomeError::File { path: path.clone(), source })?);
+        Ok(Store::open(&path)?)
     }
 
     /// Takes the lock, for as long as the returned value lives. The operating system frees it when the process dies.
@@ -219,6 +217,26 @@ impl Home {
         written.map_err(failed)?;
         Ok(Lock { _file: file })
     }
+}
+
+/// Writes a file that is there whole, on disk and for its owner alone, or not at all. One that is there already stays.
+fn write_whole(folder: &Path, name: &str, content: &[u8]) -> Result<(), HomeError> {
+    let (path, partial) = (folder.join(name), folder.join(format!("{name}.partial")));
+    let written = || {
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        // Unlike renaming, this fails if somebody else was quicker.
+        fs::hard_link(&partial, &path)?;
+        File::open(folder)?.sync_all()
+    };
+    let outcome = written();
+    let _not_there = fs::remove_file(&partial);
+    outcome.map_err(|source| match source.kind() {
+        io::ErrorKind::AlreadyExists => HomeError::Exists(folder.to_owned()),
+        _other => HomeError::File { path: path.clone(), source },
+    })
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What a program that sells uses: offers, openings, charges, closings.
 
 mod calls;
+mod terms;
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -138,6 +139,7 @@ impl Seller {
     /// # Errors
     /// When the folder is used by another process, or anything in it cannot be read.
     pub fn start(home: &Home, chain: Chain, pace: Pace, terms: Terms) -> Result<Self, StartError> {
+        terms.validate()?;
         let lock = home.lock()?;
         let seed = Arc::new(home.seed()?);
         let mut store = home.store()?;
@@ -202,12 +204,12 @@ impl Seller {
     ) -> Result<(ChannelId, schnorr::Signature), AcceptError> {
         let channel = Channel::new(opening.params.clone())?;
         let id = channel.id();
+        // Else openings that come together would all find the same place free, and the same opening twice would be two.
+        let _one_at_a_time = self.openings.lock().expect("no holder of this lock panics");
         if let Some(setup) = self.books.setup(&id) {
             return Ok((id, signature(vec![payee::acceptance(&setup)])));
         }
         offer.check(&opening.params, self.chain.tip()?.height)?;
-        // Else openings that come together would all find the same place free.
-        let _one_at_a_time = self.openings.lock().expect("no holder of this lock panics");
         self.make_room()?;
         let policy = Policy {
             confirmations: offer.confirmations.required(opening.params.capacity),

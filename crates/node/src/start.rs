@@ -1,6 +1,7 @@
 //! Why neither side starts: the data folder, what is stored in it, or the node.
 
 use farthing_chain::ChainError;
+use farthing_protocol::opening::Refusal;
 
 use crate::books::OpenError;
 use crate::home::HomeError;
@@ -23,6 +24,9 @@ pub enum StartError {
     /// Where a new wallet begins.
     #[error(transparent)]
     Birthday(#[from] BirthdayError),
+    /// The terms make no sense.
+    #[error(transparent)]
+    Terms(#[from] Refusal),
     /// The node.
     #[error(transparent)]
     Chain(#[from] ChainError),

@@ -79,6 +79,10 @@ impl Offer {
             params.prepaid.to_sat(),
             (Self::prepaid(params.fee_rate).to_sat(), params.capacity.to_sat()),
         )?;
+        // Else nothing would be served between the funding being deep enough and the payee closing.
+        let idle = u64::from(self.confirmations.required(params.capacity)) + u64::from(self.margin);
+        let most = u64::from(lifetime).saturating_sub(1);
+        bounds("confirmations and margin together, in blocks,", idle, (0, most))?;
         if params.network != self.network {
             return Err(Refusal::Network { expected: self.network, got: params.network });
         }
@@ -100,9 +104,22 @@ pub struct Limits {
     pub most_lifetime: u32,
     /// The most it prepays before anything is served.
     pub most_prepaid: Amount,
+    /// How deep a funding may have to be before anything is served, in blocks.
+    pub most_confirmations: u32,
 }
 
 impl Limits {
+    /// Checks the limits themselves, which somebody has configured.
+    ///
+    /// # Errors
+    /// The first one that makes no sense.
+    pub fn validate(&self) -> Result<(), Refusal> {
+        fee_rates(self.fee_rate)?;
+        bounds("most_capacity in satoshi", self.most_capacity.to_sat(), (1, Amount::MAX_MONEY.to_sat()))?;
+        bounds("most_lifetime in blocks", self.most_lifetime.into(), (1, MOST_BLOCKS))?;
+        bounds("most_confirmations", self.most_confirmations.into(), (1, MOST_BLOCKS))
+    }
+
     /// The fee rate within both sides' bounds that is nearest to `now`. When the bounds have nothing in common, the
     /// checks refuse whatever this gives.
     pub fn choose_fee_rate(&self, offer: &Offer, now: FeeRate) -> FeeRate {
@@ -111,12 +128,18 @@ impl Limits {
         now.min(most).max(least)
     }
 
-    /// Checks parameters that this payer is about to propose.
+    /// Checks parameters that this payer is about to propose under an offer.
     ///
     /// # Errors
     /// The first term that is out of bounds.
-    pub fn check(&self, params: &Params, height: u32) -> Result<(), Refusal> {
+    pub fn check(&self, offer: &Offer, params: &Params, height: u32) -> Result<(), Refusal> {
         let lifetime = params.expiry.height().saturating_sub(height);
+        let confirmations = offer.confirmations.required(params.capacity);
+        bounds(
+            "how many confirmations are wanted",
+            confirmations.into(),
+            (0, self.most_confirmations.into()),
+        )?;
         bounds("the capacity in satoshi", params.capacity.to_sat(), (0, self.most_capacity.to_sat()))?;
         bounds(
             "the fee rate in sat/kwu",
@@ -138,7 +161,25 @@ impl<T> Map<T> for (T, T) {
     }
 }
 
-fn bounds(what: &'static str, got: u64, (least, most): (u64, u64)) -> Result<(), Refusal> {
+/// More blocks than anything here lasts: 65 weeks.
+pub const MOST_BLOCKS: u64 = u16::MAX as u64;
+
+/// Checks bounds for fee rates: from what relays to what the node takes for a mistake, the lower one first.
+///
+/// # Errors
+/// When they are not.
+pub fn fee_rates((least, most): (FeeRate, FeeRate)) -> Result<(), Refusal> {
+    const MOST: FeeRate = FeeRate::from_sat_per_vb_u32(10_000);
+    let kwu = FeeRate::to_sat_per_kwu;
+    bounds("the highest fee rate in sat/kwu", kwu(most), (kwu(FeeRate::BROADCAST_MIN), kwu(MOST)))?;
+    bounds("the lowest fee rate in sat/kwu", kwu(least), (kwu(FeeRate::BROADCAST_MIN), kwu(most)))
+}
+
+/// Checks one term.
+///
+/// # Errors
+/// When it is outside.
+pub fn bounds(what: &'static str, got: u64, (least, most): (u64, u64)) -> Result<(), Refusal> {
     if (least..=most).contains(&got) { Ok(()) } else { Err(Refusal::OutOfBounds { what, got, least, most }) }
 }
 
@@ -244,10 +285,42 @@ mod tests {
             let refusal = offer().check(&params, height).unwrap_err().to_string();
             assert!(refusal.contains(term), "{refusal}");
         }
+        let slow =
+            Offer { confirmations: Confirmations { least: 464, one_more_per: Amount::ZERO }, ..offer() };
+        assert!(slow.check(&good, height).unwrap_err().to_string().contains("confirmations and margin"));
+        let least = Confirmations { least: 463, one_more_per: Amount::ZERO };
+        assert_eq!(Offer { confirmations: least, ..slow }.check(&good, height), Ok(()));
         let foreign = Params { network: Network::Bitcoin, ..good.clone() };
         assert!(matches!(offer().check(&foreign, height), Err(Refusal::Network { .. })));
         let stranger = Params { payee: good.payer.clone(), ..good };
         assert_eq!(offer().check(&stranger, height), Err(Refusal::Payee));
+    }
+
+    #[test]
+    fn limits_that_make_no_sense_and_offers_beyond_them_are_named() {
+        let rate = FeeRate::from_sat_per_vb_u32;
+        let good = Limits {
+            most_capacity: Amount::from_sat(1_000_000),
+            fee_rate: (rate(1), rate(50)),
+            most_lifetime: 1_000,
+            most_prepaid: Amount::from_sat(50_000),
+            most_confirmations: 2,
+        };
+        assert_eq!(good.validate(), Ok(()));
+        for (what, bad) in [
+            ("lowest fee rate", Limits { fee_rate: (rate(51), rate(50)), ..good }),
+            ("lowest fee rate", Limits { fee_rate: (FeeRate::ZERO, rate(50)), ..good }),
+            ("highest fee rate", Limits { fee_rate: (rate(1), rate(10_001)), ..good }),
+            ("most_lifetime", Limits { most_lifetime: 0, ..good }),
+            ("most_capacity", Limits { most_capacity: Amount::ZERO, ..good }),
+            ("most_confirmations", Limits { most_confirmations: 0, ..good }),
+        ] {
+            assert!(bad.validate().unwrap_err().to_string().contains(what), "{what}: {bad:?}");
+        }
+        let (params, height) = (testing::channel().params().clone(), testing::EXPIRY - 500);
+        assert_eq!(good.check(&offer(), &params, height), Ok(()));
+        let deep = Offer { confirmations: Confirmations { least: 3, one_more_per: Amount::ZERO }, ..offer() };
+        assert!(good.check(&deep, &params, height).unwrap_err().to_string().contains("confirmations"));
     }
 
     #[test]

@@ -86,7 +86,7 @@ impl Package {
 /// A quarantined crate is named only by the package that wraps it.
 pub fn only_where_allowed(packages: &[Package]) -> Vec<String> {
     let mut violations = Vec::new();
-    for Quarantine { what, crates, only_in } in &QUARANTINES {
+    for Quarantine { what, crates, only_in } in QUARANTINES {
         for package in packages.iter().filter(|package| !only_in.contains(&package.name.as_str())) {
             for Dependency { name, .. } in &package.dependencies {
                 if crates.iter().any(|pattern| matches(pattern, name)) {

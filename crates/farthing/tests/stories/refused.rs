@@ -107,6 +107,22 @@ fn mistakes_in_the_configuration_are_named() -> Result<()> {
     assert_said(payer.with("FARTHING_BUY__FINALITY", "soon").attempt(&balance)?, 1, &["FINALITY"])?;
     std::fs::write(payer.path("farthing.toml"), "[sell]\nmarigin = 3\n")?;
     assert_said(payer.attempt(&balance)?, 1, &["marigin"])?;
+    for (name, value, said) in [
+        ("FARTHING_SELL__FINALITY", "0", "finality is 0, but must be from 1"),
+        ("FARTHING_SELL__MARGIN", "1", "margin in blocks is 1, but must be from 2"),
+        ("FARTHING_SELL__FEE_RATE", "[9,8]", "lowest fee rate"),
+        ("FARTHING_BUY__FINALITY", "0", "finality in [buy] is 0"),
+        ("FARTHING_BUY__IN_FLIGHT", "0", "in_flight in [buy] is 0"),
+        ("FARTHING_BUY__MOST_LIFETIME", "0", "most_lifetime"),
+    ] {
+        std::fs::write(payer.path("farthing.toml"), "")?;
+        assert_said(payer.with(name, value).attempt(&balance)?, 1, &[said])?;
+    }
+    let digits =
+        payer.with("FARTHING_BITCOIND__PASSWORD", "0123456789").with("FARTHING_BITCOIND__USER", "nobody");
+    let refused = digits.attempt(&balance)?;
+    assert!(!refused.status.success() && !refused.errors.contains("0123456789"), "{}", refused.errors);
+    assert!(!refused.errors.contains("invalid type"), "{}", refused.errors);
     std::fs::write(payer.path("farthing.toml"), "")?;
     let mainnet = payer.with("FARTHING_NETWORK", "bitcoin").attempt(&balance)?;
     assert_said(mainnet, 1, &["not audited", "--mainnet-unaudited"])?;

@@ -31,6 +31,7 @@ impl Default for Means {
             fee_rate: (FeeRate::from_sat_per_vb_u32(1), FeeRate::from_sat_per_vb_u32(200)),
             most_lifetime: 1_008,
             most_prepaid: Amount::from_sat(50_000),
+            most_confirmations: 12,
         };
         Self {
             limits,

@@ -462,6 +462,7 @@ pub fn limits() -> Limits {
         fee_rate: (rate(1), rate(100)),
         most_lifetime: 1_000,
         most_prepaid: sat(20_000),
+        most_confirmations: 100,
     }
 }
 

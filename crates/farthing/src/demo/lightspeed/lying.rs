@@ -87,6 +87,7 @@ fn open(stage: &Stage, liar: &Liar) -> anyhow::Result<ChannelId> {
         fee_rate: offer.fee_rate,
         most_lifetime: 100,
         most_prepaid: Amount::from_sat(50_000),
+        most_confirmations: 6,
     };
     let capacity = Amount::from_sat(20_000);
     let (id, opening) = liar.buyer.propose(&offer, &limits, capacity, 100, liar.url.clone())?;
