@@ -1,15 +1,16 @@
 //! The payee's book: which prekeys it has issued, and what each was used for.
 //!
 //! ```text
-//!   Issue ──▶ prekeys 0‥n published        Endorse(cheque) ──▶ prekey used for this receipt ──▶ ask the agent for a lock
+//!   Issue ──▶ prekeys 0‥n published
+//!   Present(cheque) ──▶ ask the agent for a lock        Endorse(cheque) ──▶ prekey used for this receipt ──▶ cash the lock
 //! ```
 //!
 //! **What the payee can lose.** Its receipt key, if it signed different receipts under one prekey; so a prekey's use is
-//! stored before anything is asked for, and the secret of another receipt is never worked out
-//! ([`Book::secret`]). Money it cannot lose here: what it sells is only a receipt, and it sells it for a completed
-//! signature ([`super::held`]).
+//! stored before the secret is worked out, and the secret of another receipt never is ([`Book::secret`]). Money it cannot
+//! lose here: what it sells is only a receipt, and it sells it for a completed signature ([`super::held`]). To ask for a
+//! lock takes no secret, so a cheque that nobody pays uses no prekey up.
 //!
-//! **Replay.** Endorsing the same cheque again is harmless and asks again. A book that comes from a backup may have
+//! **Replay.** Presenting or endorsing the same cheque again is harmless. A book that comes from a backup may have
 //! forgotten what it used: [`Book::new`] with fresh randomness begins a new generation, and no older cheque is endorsed.
 
 use std::collections::BTreeMap;
@@ -18,7 +19,8 @@ use serde::{Deserialize, Serialize};
 
 use super::cheque::Cheque;
 use super::point::{AdaptorPoint, AdaptorSecret};
-use super::prekey::{self, Generation, PrekeyId, SignedPrekey};
+use super::prekey::{self, Generation, Prekey, PrekeyId, SignedPrekey};
+use crate::amount::Msat;
 use crate::channel::Expiry;
 use crate::keys::ChequeKeys;
 use crate::transition::Transition;
@@ -41,7 +43,7 @@ pub enum Input {
     /// So many more prekeys are to be published.
     Issue(u32),
     /// A cheque came, to be cashed in a channel.
-    Endorse {
+    Present {
         /// The cheque.
         cheque: Box<Cheque>,
         /// The expiry of the channel that would pay it.
@@ -50,6 +52,13 @@ pub enum Input {
         height: u32,
         /// How many blocks before a channel's expiry the payee closes it.
         margin: u32,
+    },
+    /// A lock for the cheque came, and its signature was verified.
+    Endorse {
+        /// The cheque.
+        cheque: Box<Cheque>,
+        /// What the lock pays.
+        offered: Msat,
     },
 }
 
@@ -60,6 +69,8 @@ pub enum Effect {
     Publish(Vec<SignedPrekey>),
     /// Ask the agent for a lock: it holds a cheque under this point.
     Ask(AdaptorPoint),
+    /// Cash the lock for the cheque under this point, with [`Book::secret`].
+    Cash(AdaptorPoint),
 }
 
 /// Why a payee does not cash a cheque, or issues no prekeys. Nothing changed.
@@ -104,6 +115,14 @@ pub enum Reject {
         /// The tip's height.
         height: u32,
     },
+    /// The lock pays less than the receipt would say.
+    #[error("the lock pays {got}, but the cheque is for {least}")]
+    TooLittle {
+        /// The cheque's amount.
+        least: Msat,
+        /// The lock's.
+        got: Msat,
+    },
     /// Too many prekeys.
     #[error("a book has at most {MOST_PREKEYS} prekeys")]
     Full,
@@ -133,7 +152,7 @@ impl Book {
                 let new = (self.issued..issued).map(|number| SignedPrekey::new(keys, id(number))).collect();
                 Ok(Transition::to(Self { issued, ..self.clone() }).then(Effect::Publish(new)))
             }
-            Input::Endorse { cheque, expiry, height, margin } => {
+            Input::Present { cheque, expiry, height, margin } => {
                 if expiry > cheque.latest {
                     let (latest, expiry) = (cheque.latest.height(), expiry.height());
                     return Err(Reject::ExpiresTooLate { latest, expiry });
@@ -141,11 +160,20 @@ impl Book {
                 if height.saturating_add(margin) >= expiry.height() {
                     return Err(Reject::ExpiresTooSoon { expiry: expiry.height(), height });
                 }
+                self.check(keys, &cheque)?;
+                let point = point_of(keys, &cheque).ok_or(Reject::NoPoint)?;
+                Ok(Transition::to(self.clone()).then(Effect::Ask(point)))
+            }
+            Input::Endorse { cheque, offered } => {
                 let number = self.check(keys, &cheque)?;
-                let secret = worked_out(keys, &cheque).ok_or(Reject::NoPoint)?;
+                let least = cheque.terms.amount;
+                if offered < least {
+                    return Err(Reject::TooLittle { least, got: offered });
+                }
+                let point = point_of(keys, &cheque).ok_or(Reject::NoPoint)?;
                 let mut next = self.clone();
                 next.used.insert(number, cheque.terms.digest());
-                Ok(Transition::to(next).then(Effect::Ask(secret.point())))
+                Ok(Transition::to(next).then(Effect::Cash(point)))
             }
         }
     }
@@ -172,11 +200,13 @@ impl Book {
     /// prekey is used for.
     pub fn secret(&self, keys: &ChequeKeys, cheque: &Cheque) -> Option<AdaptorSecret> {
         let number = self.check(keys, cheque).ok()?;
-        self.used.contains_key(&number).then(|| worked_out(keys, cheque)).flatten()
+        // y = t + z
+        let receipt = || prekey::sign(keys, cheque.prekey, &cheque.terms);
+        self.used.contains_key(&number).then(receipt).flatten()?.plus(&cheque.blinding)
     }
 }
 
-/// `y = t + z`.
-fn worked_out(keys: &ChequeKeys, cheque: &Cheque) -> Option<AdaptorSecret> {
-    prekey::sign(keys, cheque.prekey, &cheque.terms)?.plus(&cheque.blinding)
+/// `T = t·G + Z`, from public nonces.
+fn point_of(keys: &ChequeKeys, cheque: &Cheque) -> Option<AdaptorPoint> {
+    Prekey::derive(keys, cheque.prekey).receipt_point(&cheque.terms)?.tweaked(&cheque.blinding)
 }

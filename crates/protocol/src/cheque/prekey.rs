@@ -95,7 +95,7 @@ impl SignedPrekey {
 }
 
 impl Prekey {
-    fn derive(keys: &ChequeKeys, id: PrekeyId) -> Self {
+    pub(super) fn derive(keys: &ChequeKeys, id: PrekeyId) -> Self {
         let [first, second] = [1, 2].map(|half| secret(keys, id, half).point());
         Self { id, first: *first.as_key(), second: *second.as_key() }
     }

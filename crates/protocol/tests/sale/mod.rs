@@ -201,24 +201,21 @@ impl World {
         let Some(written) = self.cheque(which).cloned() else { return };
         let cheque = Box::new(written.cheque);
         let expiry = self.channels[2].params().expiry;
-        let input =
-            || book::Input::Endorse { cheque: cheque.clone(), expiry, height: HEIGHT, margin: MARGIN };
-        loop {
-            let transition = self.book.memory.handle(&self.cheque_keys, input()).expect("a good cheque");
-            let Self { book, crashes, .. } = self;
-            let (crash, effects) = save(book, transition, crashes);
-            match crash {
-                Some(Crash::BeforeSave) => self.restart(3),
-                Some(Crash::BeforeEffects) => return self.restart(3),
-                None => {
-                    for effect in effects {
-                        let book::Effect::Ask(point) = effect else { panic!("{effect:?}") };
-                        self.wire.push(Message::Ask(point));
-                    }
-                    return;
-                }
-            }
+        let input = book::Input::Present { cheque, expiry, height: HEIGHT, margin: MARGIN };
+        if let Some(book::Effect::Ask(point)) = self.book_handles(input) {
+            self.wire.push(Message::Ask(point));
         }
+    }
+
+    /// What the payee's book wants done; `None` when the program died. A book is stored before it is acted on.
+    fn book_handles(&mut self, input: book::Input) -> Option<book::Effect> {
+        let transition = self.book.memory.handle(&self.cheque_keys, input).expect("a good cheque");
+        let (crash, mut effects) = save(&mut self.book, transition, &mut self.crashes);
+        if crash.is_some() {
+            self.restart(3);
+            return None;
+        }
+        effects.pop()
     }
 
     /// Something else is bought with a plain payment.
@@ -449,6 +446,16 @@ impl World {
         else {
             return;
         };
+        let (written, route) = (written.clone(), route.clone());
+        let mut promised = self.held[2].memory.promises().map(|(promise, _)| *promise);
+        let Some(promise) = promised.find(|promise| promise.point == point) else { return };
+        drop(promised);
+        let cheque = Box::new(written.cheque.clone());
+        let endorsed = self.book_handles(book::Input::Endorse { cheque, offered: promise.amount });
+        // A program that died finds the lock again when it comes again.
+        if endorsed.is_none() {
+            return;
+        }
         let secret = self.book.memory.secret(&self.cheque_keys, &written.cheque).expect("endorsed");
         let secret = secret.plus(&route.payee).expect("a fresh tweak");
         let least = written.cheque.terms.amount;

@@ -30,9 +30,13 @@ fn issue(book: &Book, keys: &ChequeKeys, count: u32) -> (Book, Vec<SignedPrekey>
     (book, prekeys)
 }
 
-fn endorse(cheque: &Cheque) -> Input {
+fn present(cheque: &Cheque) -> Input {
     let cheque = Box::new(cheque.clone());
-    Input::Endorse { cheque, expiry: LATEST, height: 899_000, margin: 36 }
+    Input::Present { cheque, expiry: LATEST, height: 899_000, margin: 36 }
+}
+
+fn endorse(cheque: &Cheque) -> Input {
+    Input::Endorse { cheque: Box::new(cheque.clone()), offered: cheque.terms.amount }
 }
 
 fn draft(amount: u64) -> Draft {
@@ -55,9 +59,11 @@ proptest! {
         let (book, prekeys) = issue(&Book::new(generation), &keys, 2);
         let written =
             Written::new(draft(1_000), &keys.identity(), prekeys[1], salt, &[blinding; 32]).unwrap();
+        let (same, effects) = commit(&book, &keys, present(&written.cheque)).unwrap();
+        prop_assert_eq!((&same, effects), (&book, vec![Effect::Ask(written.point)]));
         prop_assert_eq!(book.secret(&keys, &written.cheque), None, "nothing before it is endorsed");
         let (book, effects) = commit(&book, &keys, endorse(&written.cheque)).unwrap();
-        prop_assert_eq!(effects, vec![Effect::Ask(written.point)]);
+        prop_assert_eq!(effects, vec![Effect::Cash(written.point)]);
         let secret = book.secret(&keys, &written.cheque).unwrap();
         prop_assert_eq!(secret.point(), written.point);
 
@@ -76,9 +82,10 @@ fn a_prekey_is_used_for_one_receipt() {
     let [first, second] = [1, 2].map(|salt| write(&keys, &prekeys[0], salt).cheque);
     let (book, _) = commit(&book, &keys, endorse(&first)).unwrap();
     assert_eq!(commit(&book, &keys, endorse(&second)), Err(Reject::Used(0)));
+    assert_eq!(commit(&book, &keys, present(&second)), Err(Reject::Used(0)));
     assert_eq!(book.secret(&keys, &second), None);
     let (again, effects) = commit(&book, &keys, endorse(&first)).unwrap();
-    assert_eq!((again, effects.len()), (book.clone(), 1), "the same cheque again asks again");
+    assert_eq!((again, effects.len()), (book.clone(), 1), "the same cheque again is cashed again");
     assert_eq!(book.unused(), 1);
 }
 
@@ -109,11 +116,16 @@ fn a_cheque_that_is_not_for_this_payee_or_not_in_time_is_refused() {
 
     let at = |expiry, height| {
         let (cheque, expiry) = (Box::new(written.cheque.clone()), Expiry::at_height(expiry));
-        commit(&book, &mine, Input::Endorse { cheque, expiry, height, margin: 36 })
+        commit(&book, &mine, Input::Present { cheque, expiry, height, margin: 36 })
     };
     assert_eq!(at(900_001, 899_000), Err(Reject::ExpiresTooLate { latest: 900_000, expiry: 900_001 }));
     assert_eq!(at(900_000, 899_964), Err(Reject::ExpiresTooSoon { expiry: 900_000, height: 899_964 }));
     assert!(at(900_000, 899_963).is_ok());
+    let cheque = Box::new(written.cheque.clone());
+    let offered = Msat::new(999);
+    let little = Reject::TooLittle { least: Msat::new(1_000), got: offered };
+    assert_eq!(commit(&book, &mine, Input::Endorse { cheque, offered }), Err(little));
+    assert_eq!(book.unused(), 1, "a cheque that nobody pays uses no prekey up");
     let most = book::MOST_PREKEYS;
     assert_eq!(commit(&book, &mine, Input::Issue(most)), Err(Reject::Full));
 }
