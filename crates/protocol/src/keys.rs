@@ -12,6 +12,7 @@
 //! | identity | `m/402'/coin'/2147483647'/0'` | a payee of cheques signs its prekeys with it ([`crate::cheque`]); no money |
 //! | receipt | `m/402'/coin'/2147483647'/1'` | signs receipts and nothing else; no money |
 //! | prekeys | `m/402'/coin'/2147483647'/2'` | the payee draws the nonces of its receipts from it |
+//! | mail | `m/402'/coin'/2147483647'/3'` | opens a payee's mail; no money |
 //!
 //! `hi` and `lo` are a random 62-bit [`KeyId`], so a payee needs no counter, and no state, to make a fresh key for
 //! each offer.
@@ -99,6 +100,11 @@ impl Seed {
     /// The secret that binds a seller's challenges to it.
     pub fn challenge_secret(&self) -> [u8; 32] {
         self.derive(&[MASK]).secret_bytes()
+    }
+
+    /// The secret key that opens a payee's mail. The caller keeps it no longer than it must.
+    pub fn mail_secret(&self) -> [u8; 32] {
+        self.derive(&[MASK, 3]).secret_bytes()
     }
 
     /// The keys of a payee of cheques.

@@ -32,6 +32,7 @@ const QUARANTINES: &[Quarantine] = &[
     },
     Quarantine { what: "SQL", crates: &["rusqlite", "libsqlite3-sys", "sqlx*"], only_in: &["farthing-node"] },
     Quarantine { what: "the wallet", crates: &["bdk_*"], only_in: &["farthing-node"] },
+    Quarantine { what: "sealed mail", crates: &["bitcoin-hpke"], only_in: &["farthing-mailbox"] },
     Quarantine { what: "Noise", crates: &["snow"], only_in: &["farthing-node"] },
     Quarantine {
         what: "HTTP",
@@ -43,9 +44,10 @@ const QUARANTINES: &[Quarantine] = &[
 ];
 
 /// Which packages of the workspace each may build on, its tests aside. A new package needs a row.
-const LAYERS: [(&str, &[&str]); 8] = [
+const LAYERS: &[(&str, &[&str])] = &[
     ("farthing-protocol", &[]),
     ("farthing-threshold", &["farthing-protocol"]),
+    ("farthing-mailbox", &["farthing-protocol"]),
     ("farthing-chain", &[]),
     ("farthing-node", &["farthing-protocol", "farthing-chain"]),
     ("farthing-http", &["farthing-protocol", "farthing-node"]),
@@ -164,6 +166,7 @@ mod tests {
             ("bitcoind", "farthing-chain", "farthing-testkit"),
             ("rusqlite", "farthing-node", "farthing"),
             ("bdk_wallet", "farthing-node", "farthing-chain"),
+            ("bitcoin-hpke", "farthing-mailbox", "farthing-protocol"),
             ("snow", "farthing-node", "farthing-protocol"),
             ("axum", "farthing-http", "farthing-node"),
             ("axum-extra", "farthing", "farthing-protocol"),

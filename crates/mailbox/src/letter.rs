@@ -1,0 +1,122 @@
+//! What is inside a blob: a version, and a cheque.
+
+use farthing_protocol::cheque::cheque::Cheque;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroize;
+
+use crate::address::Address;
+use crate::blob::{Blob, Unsealed};
+
+const VERSION: u8 = 1;
+
+/// A message to a payee.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Letter {
+    /// A cheque, to be presented to the agent that it names.
+    Cheque {
+        /// The cheque.
+        cheque: Box<Cheque>,
+        /// Where the agent that holds the promise can be asked for a lock: its own address.
+        agent: String,
+    },
+}
+
+/// Bytes that are no letter.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BadLetter {
+    /// A later kind of letter.
+    #[error("a letter of version {0} is not known here, only {VERSION}")]
+    Version(u8),
+    /// Not a letter at all.
+    #[error("these bytes are no letter")]
+    Malformed,
+}
+
+impl Letter {
+    /// The letter in bytes, sealed for an address. `entropy` must be fresh randomness.
+    ///
+    /// # Errors
+    /// When the letter is too long.
+    pub fn seal(&self, address: &Address, entropy: [u8; 32]) -> Result<Blob, Unsealed> {
+        let mut bytes = self.to_bytes();
+        let blob = Blob::seal(address, &bytes, entropy);
+        bytes.zeroize();
+        blob
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![VERSION];
+        bytes.extend(postcard::to_stdvec(self).expect("a letter is plain data"));
+        bytes
+    }
+
+    /// Reads what [`crate::MailKey::open`] gave. Nothing in it is to be believed: a cheque is worth what is paid for it.
+    ///
+    /// # Errors
+    /// When the bytes are no letter, or of another version.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, BadLetter> {
+        let (version, rest) = bytes.split_first().ok_or(BadLetter::Malformed)?;
+        if *version != VERSION {
+            return Err(BadLetter::Version(*version));
+        }
+        match postcard::take_from_bytes(rest) {
+            Ok((letter, [])) => Ok(letter),
+            Ok(_) | Err(_) => Err(BadLetter::Malformed),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bitcoin::Network;
+    use farthing_protocol::Msat;
+    use farthing_protocol::channel::Expiry;
+    use farthing_protocol::cheque::book::{Book, Effect, Input};
+    use farthing_protocol::cheque::cheque::{Draft, Written};
+    use farthing_protocol::cheque::receipt::{MOST_MEMO, Memo};
+    use farthing_protocol::keys::Seed;
+
+    use super::*;
+    use crate::address::Host;
+    use crate::blob::{MOST_CONTENT, MailKey};
+
+    #[test]
+    fn a_cheque_arrives_as_it_was_written() {
+        let seed = Seed::new([1; 64], Network::Regtest);
+        let (keys, mail) = (seed.cheque_keys(), MailKey::of(&seed));
+        let issued = Book::new([1; 8]).handle(&keys, Input::Issue(1)).unwrap();
+        let (book, effects) = issued.commit(|_| Ok::<_, std::convert::Infallible>(())).unwrap();
+        let [Effect::Publish(prekeys)] = effects.as_slice() else { panic!("{effects:?}") };
+        let memo = Memo::new("m".repeat(MOST_MEMO)).unwrap();
+        let latest = Expiry::at_height(900_000);
+        let draft = Draft { amount: Msat::new(u64::MAX), memo, time: u64::MAX, latest };
+        let written = Written::new(draft, &keys.identity(), prekeys[0], [2; 32], &[3; 32]).unwrap();
+
+        let host = Host::new("mail.example").unwrap();
+        let address =
+            Address { network: Network::Regtest, identity: keys.identity(), mail: mail.public(), host };
+        let agent = "a".repeat(1_023);
+        let letter = Letter::Cheque { cheque: Box::new(written.cheque.clone()), agent };
+        assert!(letter.to_bytes().len() <= MOST_CONTENT, "the longest cheque fits");
+        let blob = letter.seal(&address, [4; 32]).unwrap();
+        let opened = mail.open(&keys.identity(), &blob).unwrap();
+        assert_eq!(Letter::from_bytes(&opened), Ok(letter));
+
+        let cheque = Box::new(written.cheque);
+        let presented =
+            book.handle(&keys, Input::Present { cheque, expiry: latest, height: 800_000, margin: 36 });
+        let (_, effects) = presented.unwrap().commit(|_| Ok::<_, std::convert::Infallible>(())).unwrap();
+        assert_eq!(effects, [Effect::Ask(written.point)]);
+    }
+
+    #[test]
+    fn what_is_no_letter_is_refused() {
+        assert_eq!(Letter::from_bytes(&[]), Err(BadLetter::Malformed));
+        assert_eq!(Letter::from_bytes(&[2, 0]), Err(BadLetter::Version(2)));
+        for bytes in [&[1][..], &[1, 9], &[1, 0], &[1; 400], &[1, 0, 0xff, 0xff, 0xff, 0xff, 0x0f]] {
+            assert_eq!(Letter::from_bytes(bytes), Err(BadLetter::Malformed), "{bytes:?}");
+        }
+    }
+}
