@@ -191,3 +191,29 @@ fn a_lock_that_nobody_cashes_costs_nobody_anything() {
     assert_eq!(balances.received, [0, 0, 0]);
     assert_eq!(balances.receipts, 0);
 }
+
+/// The node does not want its lock any more and pays just as much for something else, while the payee has cashed the lock
+/// already. The payment gets lost, or comes and is not mistaken for the secret's price.
+#[test]
+fn a_plain_payment_is_not_the_price_of_a_secret() {
+    for is_lost in [true, false] {
+        let mut world = World::new(Vec::new());
+        world.write(10_000);
+        run(&mut world);
+        world.ask(0);
+        while !matches!(world.wire.first(), Some(Message::Secret(2, _))) {
+            let message = world.wire.remove(0);
+            world.deliver(message);
+        }
+        world.wire.clear();
+        world.withdraw_lock(2);
+        world.pay(2, Msat::new(10_000_000));
+        if !is_lost {
+            run(&mut world);
+        }
+        let balances = world.finish(false);
+        assert_eq!(balances.received[..2], [10_010, 10_005]);
+        let (received, goods) = if is_lost { (10_000, 0) } else { (20_000, 10_000) };
+        assert_eq!((balances.received[2], balances.goods[2], balances.receipts), (received, goods, 1));
+    }
+}

@@ -94,7 +94,10 @@ impl Drawer {
             | drawn::Input::Withdraw(_)
             | drawn::Input::StillHeld(_)
             | drawn::Input::Pay { .. } => true,
-            drawn::Input::Secret(_) | drawn::Input::Sighted { .. } | drawn::Input::Noted(_) => false,
+            drawn::Input::Taken(_)
+            | drawn::Input::Secret(_)
+            | drawn::Input::Sighted { .. }
+            | drawn::Input::Noted(_) => false,
         };
         let is_open = match &self.life {
             State::AwaitingFunding(_) | State::Open(_) => true,

@@ -6,7 +6,7 @@
 //!                        │ ▲                                                                    ▲
 //!              withdrawn ▼ │ still held                                                         │
 //!                       Loose ──────────────────────────────────────────────────────────────────┘
-//!                        │  a plain total reaches every state that pays it, or another spend of the funding is deep
+//!                        │  the payee took a plain total that reaches every state that pays it, or another spend is deep
 //!                        ▼
 //!                      ended
 //! ```
@@ -14,8 +14,9 @@
 //! **What the payer can lose.** Nothing for nothing: each state that pays a promise gives away the promise's secret, from
 //! which an agent gets its own promise paid and a writer its receipt. But a promise cannot be taken back by words. Whoever
 //! holds the signatures and the secret can complete one silently at any time. So a promise that was withdrawn is *loose*, and
-//! it counts until it is dead: when a plain total reaches every state that pays it, so that nobody would publish one of
-//! them, or when a spend that does not pay it is deep in the chain.
+//! it counts until it is dead: when the payee has *taken* an update without it whose plain total reaches every state that
+//! pays it, or when a spend that does not pay it is deep in the chain. To sign such a total is not enough: a payee that did
+//! not get it would publish the promise at the same total, and have sold its secret for what was meant to buy something else.
 //!
 //! A writer may have four cheques open, and writes another while one is loose: what it risks is
 //! [`Drawn::most_signed`]. An agent has one lock in a channel, a loose one included, and locks nothing before it ended.
@@ -61,7 +62,9 @@ pub struct Drawn {
     base: Option<Payment>,
     spent: Msat,
     open: Vec<Owed>,
-    loose: Vec<Owed>,
+    loose: Vec<Loose>,
+    /// Points whose secrets came out, for the payee to know what the base pays; the newest of them, until it has taken it.
+    settled: Vec<(u64, AdaptorPoint)>,
     /// What was not noted yet.
     outcomes: Vec<Outcome>,
     /// Points whose secrets came out: whoever knows them would be paid again at once.
@@ -73,6 +76,14 @@ pub struct Drawn {
 struct Owed {
     promise: Promise,
     most: Msat,
+}
+
+/// A withdrawn promise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Loose {
+    owed: Owed,
+    /// The number of the first update whose plain total reaches it.
+    buried_by: Option<u64>,
 }
 
 /// What became of a promise.
@@ -96,6 +107,8 @@ pub enum Input {
     Withdraw(AdaptorPoint),
     /// The holder has locked something on the strength of a promise that was withdrawn meanwhile.
     StillHeld(AdaptorPoint),
+    /// The payee answered that the update of this number counts.
+    Taken(u64),
     /// Something is bought from the payee itself.
     Pay {
         /// What it costs.
@@ -162,6 +175,7 @@ impl Drawn {
             spent,
             open: Vec::new(),
             loose: Vec::new(),
+            settled: Vec::new(),
             outcomes: Vec::new(),
             paid: BTreeSet::new(),
         }
@@ -174,7 +188,8 @@ impl Drawn {
 
     /// The most that the payee can ever claim with what was signed.
     pub fn most_signed(&self) -> Msat {
-        let owed = self.open.iter().chain(&self.loose).map(|owed| owed.most);
+        let loose = self.loose.iter().map(|loose| &loose.owed);
+        let owed = self.open.iter().chain(loose).map(|owed| owed.most);
         owed.fold(self.base_total(), Msat::max)
     }
 
@@ -207,16 +222,17 @@ impl Drawn {
                 }
                 let mut next = self.clone();
                 let owed = next.open.remove(index);
-                next.loose.push(owed);
+                next.loose.push(Loose { owed, buried_by: None });
                 next.send(channel, keys)
             }
             Input::StillHeld(point) => {
-                let index = place(&self.loose, &point).ok_or(Reject::Unknown)?;
+                let index = self.loose_place(&point).ok_or(Reject::Unknown)?;
                 let mut next = self.clone();
-                let owed = next.loose.remove(index);
-                next.open.push(owed);
+                let loose = next.loose.remove(index);
+                next.open.push(loose.owed);
                 next.send(channel, keys)
             }
+            Input::Taken(number) => Ok(self.taken(number)),
             Input::Pay { cost } => self.pay(channel, keys, cost),
             Input::Secret(secret) => self.secret(channel, keys, secret),
             Input::Sighted { sighting, finality } => Ok(self.sighted(channel, keys, &sighting, finality)),
@@ -236,7 +252,8 @@ impl Drawn {
 
     fn terms(&self) -> Terms {
         let promises = self.open.iter().map(|owed| owed.promise).collect();
-        Terms { number: self.number, base: self.base, promises }
+        let settled = self.settled.iter().map(|(_, point)| *point).collect();
+        Terms { number: self.number, base: self.base, promises, settled }
     }
 
     fn base_total(&self) -> Msat {
@@ -253,7 +270,7 @@ impl Drawn {
             let update = Box::new(self.terms().sign(channel, keys));
             return Ok(Transition::to(self.clone()).then(Effect::Send(update)));
         }
-        let is_owed = self.open.iter().chain(&self.loose).any(|owed| owed.promise.point == promise.point);
+        let is_owed = place(&self.open, &promise.point).or(self.loose_place(&promise.point)).is_some();
         if is_owed || self.paid.contains(&promise.point) {
             return Err(Reject::PointUsed);
         }
@@ -291,16 +308,10 @@ impl Drawn {
     ) -> Result<Transition<Self, Effect>, Reject> {
         let point = secret.point();
         let mut next = self.clone();
-        let owed = if let Some(index) = place(&self.open, &point) {
-            next.open.remove(index)
-        } else if let Some(index) = place(&self.loose, &point) {
-            next.loose.remove(index)
-        } else {
-            return Err(Reject::Unknown);
-        };
+        let owed = next.take_out(&point).ok_or(Reject::Unknown)?;
         let outcome = Outcome::Paid(secret);
         next.outcomes.push(outcome.clone());
-        next.paid.insert(point);
+        next.settle(point);
         next.spent = self.spent.saturating_add(owed.promise.amount);
         let total = self.base_total().saturating_add(owed.promise.amount).min(channel.max_total());
         // Whatever is paid next, the secret is stored. A withdrawn promise may find its room taken by others since; then the
@@ -334,7 +345,7 @@ impl Drawn {
         {
             for point in &points {
                 let paid = next.take_out(point);
-                next.paid.insert(*point);
+                next.settle(*point);
                 next.spent = next.spent.saturating_add(paid.map_or(Msat::ZERO, |owed| owed.promise.amount));
             }
             outcomes.push(match points.as_slice() {
@@ -344,7 +355,8 @@ impl Drawn {
         }
         // What this spend does not pay is dead once no other can take its place.
         if confirmations >= finality {
-            let dead = next.open.drain(..).chain(next.loose.drain(..));
+            let loose = next.loose.drain(..).map(|loose| loose.owed);
+            let dead = next.open.drain(..).chain(loose);
             outcomes.extend(dead.map(|owed| Outcome::Ended(owed.promise.point)));
         }
         next.outcomes.extend(outcomes.iter().cloned());
@@ -359,7 +371,8 @@ impl Drawn {
         by: &bitcoin::Transaction,
     ) -> Option<(Vec<AdaptorPoint>, AdaptorSecret)> {
         let alone = |owed: &Owed| Terms { promises: vec![owed.promise], ..Terms::default() };
-        let candidates = std::iter::once(self.terms()).chain(self.loose.iter().map(alone));
+        let candidates =
+            std::iter::once(self.terms()).chain(self.loose.iter().map(|loose| alone(&loose.owed)));
         candidates.into_iter().find_map(|terms| terms.given_away(channel, keys, by))
     }
 
@@ -367,7 +380,38 @@ impl Drawn {
         if let Some(index) = place(&self.open, point) {
             return Some(self.open.remove(index));
         }
-        place(&self.loose, point).map(|index| self.loose.remove(index))
+        self.loose_place(point).map(|index| self.loose.remove(index).owed)
+    }
+
+    fn loose_place(&self, point: &AdaptorPoint) -> Option<usize> {
+        self.loose.iter().position(|loose| loose.owed.promise.point == *point)
+    }
+
+    /// Notes that the next base pays for the secret of a point. A payee that has not heard of it holds the promise still, and
+    /// takes no other before: so of more than [`MOST_LOOSE`] it has heard.
+    fn settle(&mut self, point: AdaptorPoint) {
+        self.paid.insert(point);
+        self.settled.push((self.number + 1, point));
+        let heard = self.settled.len().saturating_sub(MOST_LOOSE);
+        self.settled.drain(..heard);
+    }
+
+    /// The payee has an update: what was withdrawn before is dead if that reaches it.
+    fn taken(&self, number: u64) -> Transition<Self, Effect> {
+        let mut next = self.clone();
+        // Nobody can have what was not sent yet.
+        if number > self.number {
+            return Transition::to(next);
+        }
+        next.settled.retain(|(since, _)| *since > number);
+        let (dead, loose) =
+            self.loose.iter().partition(|loose| loose.buried_by.is_some_and(|by| by <= number));
+        next.loose = loose;
+        let dead: Vec<Loose> = dead;
+        let dead = dead.iter().map(|loose| Outcome::Ended(loose.owed.promise.point));
+        let dead: Vec<Outcome> = dead.collect();
+        next.outcomes.extend(dead.iter().cloned());
+        dead.into_iter().map(Effect::Report).fold(Transition::to(next), Transition::then)
     }
 
     fn raise(&mut self, channel: &Channel, keys: &ChannelKeys, total: Msat) -> Result<(), Reject> {
@@ -380,7 +424,7 @@ impl Drawn {
         Ok(())
     }
 
-    /// Signs the next update, and buries what is dead by it.
+    /// Signs the next update, which may bury what was withdrawn.
     fn send(mut self, channel: &Channel, keys: &ChannelKeys) -> Result<Transition<Self, Effect>, Reject> {
         self.number += 1;
         let terms = self.terms();
@@ -390,14 +434,13 @@ impl Drawn {
             owed.most = owed.most.max(most);
         }
         let base = self.base_total();
-        let (dead, loose) = self.loose.iter().partition(|owed| owed.most <= base);
-        self.loose = loose;
-        let dead: Vec<Owed> = dead;
-        let dead: Vec<Outcome> = dead.iter().map(|owed| Outcome::Ended(owed.promise.point)).collect();
-        self.outcomes.extend(dead.iter().cloned());
+        for loose in &mut self.loose {
+            if loose.owed.most <= base {
+                loose.buried_by = loose.buried_by.or(Some(self.number));
+            }
+        }
         let update = Box::new(terms.sign(channel, keys));
-        let transition = Transition::to(self).then(Effect::Send(update));
-        Ok(dead.into_iter().map(Effect::Report).fold(transition, Transition::then))
+        Ok(Transition::to(self).then(Effect::Send(update)))
     }
 }
 

@@ -12,7 +12,8 @@
 //! commitment that covers *everything* it has paid, however its open locks resolve. So:
 //! * it holds a verified signature for every subset of the promises, or takes none of them ([`super::promises`]);
 //! * while a lock is open it takes no update that leaves the promise out, and closes nothing ([`Held::may_close`]);
-//! * what it has bought stays covered by each update it takes: the claim never falls;
+//! * what it has bought stays covered by each update it takes: the claim never falls, and a base pays for a secret only if
+//!   the payer says so, who then has it;
 //! * a lock ends `delta` blocks before its own channel does, so that the secret comes in time for a claim;
 //! * it locks nothing that would leave either channel's total below dust and the cost of closing;
 //! * it learns a secret only from where the lock is: the message of whoever cashed it, or the chain ([`super::drawn`]).
@@ -256,6 +257,10 @@ impl Held {
                 // The same point for another amount would be bought twice.
                 (Status::Bought(_), None) if terms.promise(&promise.point).is_some() => {
                     return Err(Reject::Sold(promise.point));
+                }
+                // A plain payment for something else would be taken for the secret's price.
+                (Status::Bought(_), None) if !terms.settled.contains(&promise.point) => {
+                    return Err(Reject::Unsettled(promise.point));
                 }
                 (Status::Bought(_), None) => {
                     next.sold.insert(promise.point);

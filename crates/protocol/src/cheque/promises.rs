@@ -54,6 +54,9 @@ pub struct Terms {
     pub base: Option<Payment>,
     /// At most [`MOST_OPEN`].
     pub promises: Vec<Promise>,
+    /// Points whose secrets the payer has, newest last: the base pays for them. Of any other point that its holder has the
+    /// secret of, the base pays nothing, however large it is.
+    pub settled: Vec<AdaptorPoint>,
 }
 
 /// Terms with a signature for every way in which they may turn out.
@@ -176,6 +179,7 @@ impl Terms {
             channel.id().as_bytes().to_vec(),
             self.number.to_be_bytes().to_vec(),
             self.base.map(|payment| payment.to_bytes().to_vec()).unwrap_or_default(),
+            self.settled.iter().flat_map(|point| point.to_bytes()).collect(),
         ];
         for promise in &self.promises {
             parts.push([&promise.amount.get().to_be_bytes()[..], &promise.point.to_bytes()].concat());

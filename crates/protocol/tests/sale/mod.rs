@@ -50,6 +50,7 @@ pub enum Message {
     Update(usize, Box<Update>),
     Secret(usize, AdaptorSecret),
     StillHeld(usize, AdaptorPoint),
+    Taken(usize, u64),
     /// The payee asks the agent for a sale, through whoever.
     Ask(AdaptorPoint),
 }
@@ -318,7 +319,7 @@ impl World {
 
     fn held_does(&mut self, i: usize, effect: held::Effect) {
         match effect {
-            held::Effect::Taken(_) => {}
+            held::Effect::Taken(number) => self.wire.push(Message::Taken(i, number)),
             held::Effect::Lock(onward) => {
                 assert_eq!(onward.channel, self.channels[i + 1].id());
                 let promise = Promise { amount: onward.amount, point: onward.point };
@@ -363,6 +364,9 @@ impl World {
                     Ok(_) | Err(_) => return,
                 }
             },
+            Message::Taken(i, number) => {
+                let _ = self.drawn_handles(i, drawn::Input::Taken(number)).expect("never refused");
+            }
             Message::Ask(point) => {
                 if !self.routes.iter().any(|(written, _)| written.point == point) {
                     let tweaks = [self.entropy(), self.entropy()];
@@ -388,7 +392,7 @@ impl World {
                 self.goods[i] = self.goods[i].saturating_add(more);
             }
             Err(held::Reject::LeavesOut(point)) => self.wire.push(Message::StillHeld(i, point)),
-            Err(held::Reject::ClaimFalls { .. }) => {
+            Err(held::Reject::ClaimFalls { .. } | held::Reject::Unsettled(_)) => {
                 // It was cashed, and the payer does not know it yet.
                 let resumed = self.held[i].memory.resume();
                 resumed.into_iter().for_each(|effect| self.held_does(i, effect));

@@ -80,6 +80,9 @@ fn a_secret_is_stored_reported_and_paid_plainly() {
     let update = sent(&effects);
     assert_eq!((update.signed.terms.base_total(), update.signed.terms.promises.len()), (sat(1_000), 0));
     assert_eq!((drawn.ledger().spent, drawn.is_open()), (sat(1_000), false));
+    assert_eq!(update.signed.terms.settled, [secret(1).point()]);
+    let paid = after(drawn.clone(), [Input::Taken(2), Input::Pay { cost: sat(1) }]);
+    assert!(paid.terms().settled.is_empty(), "once the payee knows");
 
     let resumed = drawn.resume(&testing::channel(), &testing::payer_keys());
     assert!(resumed.contains(&Effect::Report(outcome.clone())), "until it was noted");
@@ -89,16 +92,19 @@ fn a_secret_is_stored_reported_and_paid_plainly() {
     assert_eq!(handle(&drawn, promise(1, 1_000)), Err(Reject::PointUsed), "its secret is known");
 }
 
-/// A payee can complete a lock silently: taking it back in words frees nothing.
+/// A payee can complete a lock silently: taking it back in words frees nothing, nor does a payment that it may not have.
 #[test]
-fn a_withdrawn_lock_counts_until_a_plain_total_reaches_it() {
+fn a_withdrawn_lock_counts_until_its_payee_took_a_plain_total_that_reaches_it() {
     let drawn = after(locks(), [promise(1, 1_000), Input::Withdraw(secret(1).point())]);
     assert!(drawn.is_open());
     assert_eq!(handle(&drawn, promise(2, 1_000)), Err(Reject::LockOpen));
     let drawn = after(drawn, [Input::Pay { cost: sat(999) }]);
     assert_eq!(handle(&drawn, promise(2, 1_000)), Err(Reject::LockOpen));
-    let (drawn, effects) = handle(&drawn, Input::Pay { cost: sat(1) }).unwrap();
-    assert!(effects.contains(&Effect::Report(Outcome::Ended(secret(1).point()))));
+    let drawn =
+        after(drawn, [Input::Taken(3), Input::Pay { cost: sat(1) }, Input::Taken(3), Input::Taken(5)]);
+    assert_eq!(handle(&drawn, promise(2, 1_000)), Err(Reject::LockOpen), "the fourth update was not taken");
+    let (drawn, effects) = handle(&drawn, Input::Taken(4)).unwrap();
+    assert_eq!(effects, [Effect::Report(Outcome::Ended(secret(1).point()))]);
     assert!(!drawn.is_open());
     assert!(handle(&drawn, promise(2, 1_000)).is_ok());
 }

@@ -30,6 +30,9 @@ pub enum Reject {
     /// A promise that a lock depends on is missing or changed.
     #[error("the promise under {0:?} is locked and must stay as it is")]
     LeavesOut(AdaptorPoint),
+    /// A promise whose secret is known here is left out by a payer that does not know it.
+    #[error("the promise under {0:?} was cashed: hand its secret over first")]
+    Unsettled(AdaptorPoint),
     /// What was bought would not be paid.
     #[error("{claim} can be claimed now, with this update it would be {got}")]
     ClaimFalls {

@@ -22,7 +22,9 @@ fn update(number: u64, base: u64, promises: &[(u8, u64)]) -> Input {
     let (channel, keys) = (testing::channel(), testing::payer_keys());
     let base = (base > 0).then(|| commitment::sign(&channel, &keys, sat(base)));
     let promise = |(byte, amount): &(u8, u64)| Promise { amount: sat(*amount), point: secret(*byte).point() };
-    let terms = Terms { number, base, promises: promises.iter().map(promise).collect() };
+    let is_left_out = |byte: &u8| !promises.iter().any(|(other, _)| other == byte);
+    let settled = (1..=4).filter(is_left_out).map(|byte| secret(byte).point()).collect();
+    let terms = Terms { number, base, promises: promises.iter().map(promise).collect(), settled };
     Input::Take { update: Box::new(terms.sign(&channel, &keys)), cost: Msat::ZERO }
 }
 
@@ -142,6 +144,19 @@ fn what_was_bought_stays_covered() {
     assert_eq!(kept.ledger().paid(), sat(1_700));
     let (paid, _) = handle(&held, update(2, 1_600, &[(2, 2_000)])).unwrap();
     assert_eq!(handle(&paid, update(3, 1_600, &[(1, 1_000)])), sold, "nor later");
+}
+
+/// A payer that does not know the secret yet pays for something else, just as much: that is not the secret's price.
+#[test]
+fn what_was_bought_is_settled_by_whoever_knows_its_secret() {
+    let (held, _) = handle(&holding(600, &[(1, 1_000)]), lock(1, 900)).unwrap();
+    let (held, _) = handle(&held, Input::Learned(lock_secret(1))).unwrap();
+    let Input::Take { update: known, .. } = update(2, 1_600, &[]) else { panic!("an update") };
+    let terms = Terms { settled: Vec::new(), ..known.signed.terms };
+    let unknown = Box::new(terms.sign(&testing::channel(), &testing::payer_keys()));
+    let unsettled = Err(Reject::Unsettled(secret(1).point()));
+    assert_eq!(handle(&held, Input::Take { update: unknown, cost: Msat::ZERO }), unsettled);
+    assert!(handle(&held, update(2, 1_600, &[])).is_ok());
 }
 
 #[test]

@@ -57,7 +57,9 @@ fn update(number: u64, base: u64, promises: &[(u8, u64)], cost: u64) -> Input {
     let (channel, keys) = (testing::channel(), testing::payer_keys());
     let base = (base > 0).then(|| commitment::sign(&channel, &keys, sat(base)));
     let promise = |(byte, amount): &(u8, u64)| Promise { amount: sat(*amount), point: secret(*byte).point() };
-    let terms = Terms { number, base, promises: promises.iter().map(promise).collect() };
+    let is_left_out = |byte: &u8| !promises.iter().any(|(other, _)| other == byte);
+    let settled = (1..=4).filter(is_left_out).map(|byte| secret(byte).point()).collect();
+    let terms = Terms { number, base, promises: promises.iter().map(promise).collect(), settled };
     let update = Box::new(terms.sign(&channel, &keys));
     Input::Promises(held::Input::Take { update, cost: sat(cost) })
 }

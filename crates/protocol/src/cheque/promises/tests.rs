@@ -23,7 +23,12 @@ fn terms(base: u64, amounts: &[u64]) -> Terms {
         amount: Msat::new(*amount),
         point: secret(index as u8 + 1).point(),
     };
-    Terms { number: 1, base, promises: amounts.iter().enumerate().map(promise).collect() }
+    Terms {
+        number: 1,
+        base,
+        promises: amounts.iter().enumerate().map(promise).collect(),
+        settled: Vec::new(),
+    }
 }
 
 fn secrets(count: usize, known: &[usize]) -> Vec<Option<AdaptorSecret>> {
