@@ -1,6 +1,7 @@
 //! A holder against a payer, a payee and a node that send anything.
 
 use bitcoin::Amount;
+use proptest::prelude::*;
 
 use super::*;
 use crate::cheque::promises::Terms;
@@ -291,5 +292,103 @@ fn whichever_locks_are_cashed_one_commitment_covers_them() {
         assert_eq!(commitment::verify(&testing::channel(), &newest), Ok(()));
         assert!(newest.total >= sat(600 + paid_onward), "resolution {resolution:b}");
         assert_eq!(newest.total, sat(600).saturating_add(held.ledger().spent));
+    }
+}
+
+/// What a payer, a payee and an operator may try.
+#[derive(Clone, Debug)]
+enum Attack {
+    Update { number: u64, base: u64, promises: Vec<(u8, u64)>, settled: Vec<u8> },
+    Lock { byte: u8, amount: u64 },
+    Learn(u8),
+    Unlock(u8),
+}
+
+fn attack() -> impl Strategy<Value = Attack> {
+    let promises = proptest::collection::btree_map(1..5_u8, 1..4_u64, 0..=3);
+    let settled = proptest::collection::vec(1..5_u8, 0..=3);
+    prop_oneof![
+        4 => (1..4_u64, 0..8_u64, promises, settled).prop_map(|(number, base, promises, settled)| {
+            let promises = promises.into_iter().map(|(byte, amount)| (byte, amount * 1_000)).collect();
+            Attack::Update { number, base: base * 1_000, promises, settled }
+        }),
+        4 => (1..5_u8, 1..4_u64).prop_map(|(byte, amount)| Attack::Lock { byte, amount: amount * 1_000 - 5 }),
+        3 => (1..5_u8).prop_map(Attack::Learn),
+        1 => (1..5_u8).prop_map(Attack::Unlock),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    /// Whatever a payer signs and whoever cashes what: with every way in which the open locks may resolve, the agent can
+    /// publish one commitment that covers all it has paid onward, and its claim never falls.
+    #[test]
+    fn an_agent_is_covered_whatever_it_is_sent(attacks in proptest::collection::vec(attack(), 1..24)) {
+        let (channel, keys) = (testing::channel(), testing::payer_keys());
+        let mut held = Held::new(None, Msat::ZERO);
+        let mut newest = 0;
+        let mut claim = Msat::ZERO;
+        // Locks that were made, by their promise: what each pays, and whether its payee has cashed it.
+        let mut open: std::collections::BTreeMap<u8, u64> = std::collections::BTreeMap::new();
+        let mut paid_onward = 0;
+        for attack in attacks {
+            let next = match &attack {
+                Attack::Update { number, base, promises, settled } => {
+                    let payment = (*base > 0).then(|| commitment::sign(&channel, &keys, sat(*base)));
+                    let promise =
+                        |(byte, amount): &(u8, u64)| Promise { amount: sat(*amount), point: secret(*byte).point() };
+                    let terms = Terms {
+                        number: newest + number - 1,
+                        base: payment,
+                        promises: promises.iter().map(promise).collect(),
+                        settled: settled.iter().map(|byte| secret(*byte).point()).collect(),
+                    };
+                    let update = Box::new(terms.sign(&channel, &keys));
+                    let next = handle(&held, Input::Take { update, cost: Msat::ZERO });
+                    newest = next.as_ref().map_or(newest, |_| terms.number);
+                    next
+                }
+                Attack::Lock { byte, amount } => {
+                    let next = handle(&held, lock(*byte, *amount));
+                    if next.is_ok() {
+                        open.insert(*byte, *amount);
+                    }
+                    next
+                }
+                // Only a lock that was made gives its secret away.
+                Attack::Learn(byte) if open.contains_key(byte) => {
+                    paid_onward += open.remove(byte).unwrap();
+                    handle(&held, Input::Learned(lock_secret(*byte)))
+                }
+                Attack::Unlock(byte) if open.contains_key(byte) => {
+                    open.remove(byte);
+                    handle(&held, Input::Unlocked(onward(*byte, 1).point))
+                }
+                Attack::Learn(_) | Attack::Unlock(_) => continue,
+            };
+            let is_update = matches!(attack, Attack::Update { .. });
+            prop_assert!(is_update || next.is_ok() || matches!(attack, Attack::Lock { .. }), "{:?}", next);
+            if let Ok((next, _)) = next {
+                held = next;
+            }
+            prop_assert!(held.ledger().paid() >= claim, "the claim fell");
+            claim = held.ledger().paid();
+            prop_assert_eq!(held.may_close().is_ok(), open.is_empty());
+            for resolution in 0..1_u32 << open.len() {
+                let mut then = held.clone();
+                let mut paid = paid_onward;
+                for (index, (byte, amount)) in open.iter().enumerate() {
+                    if resolution >> index & 1 == 1 {
+                        then = handle(&then, Input::Learned(lock_secret(*byte))).unwrap().0;
+                        paid += amount;
+                    }
+                }
+                prop_assert!(then.ledger().paid() >= sat(paid), "{paid} sat were paid, {:?}", then.ledger());
+                if let Some(payment) = &then.ledger().newest {
+                    prop_assert_eq!(commitment::verify(&channel, payment), Ok(()));
+                }
+            }
+        }
     }
 }
