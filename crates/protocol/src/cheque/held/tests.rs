@@ -305,26 +305,27 @@ enum Attack {
 }
 
 fn attack() -> impl Strategy<Value = Attack> {
-    let promises = proptest::collection::btree_map(1..5_u8, 1..4_u64, 0..=3);
-    let settled = proptest::collection::vec(1..5_u8, 0..=3);
+    let promises = proptest::collection::btree_map(1..4_u8, 2..4_u64, 0..=3);
+    // A payer that says it knows every secret may leave out what was bought, if the claim stays.
+    let settled = prop_oneof![Just(vec![1, 2, 3, 4]), proptest::collection::vec(1..4_u8, 0..=3)];
     prop_oneof![
-        4 => (1..4_u64, 0..8_u64, promises, settled).prop_map(|(number, base, promises, settled)| {
+        4 => (prop_oneof![4 => Just(2_u64), 1 => Just(1)], 0..4_u64, promises, settled).prop_map(|(number, base, promises, settled)| {
             let promises = promises.into_iter().map(|(byte, amount)| (byte, amount * 1_000)).collect();
             Attack::Update { number, base: base * 1_000, promises, settled }
         }),
-        4 => (1..5_u8, 1..4_u64).prop_map(|(byte, amount)| Attack::Lock { byte, amount: amount * 1_000 - 5 }),
-        3 => (1..5_u8).prop_map(Attack::Learn),
-        1 => (1..5_u8).prop_map(Attack::Unlock),
+        4 => (1..4_u8, 1..3_u64).prop_map(|(byte, amount)| Attack::Lock { byte, amount: amount * 1_000 - 5 }),
+        4 => (1..4_u8).prop_map(Attack::Learn),
+        1 => (1..4_u8).prop_map(Attack::Unlock),
     ]
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(32))]
+    #![proptest_config(ProptestConfig::with_cases(96))]
 
     /// Whatever a payer signs and whoever cashes what: with every way in which the open locks may resolve, the agent can
     /// publish one commitment that covers all it has paid onward, and its claim never falls.
     #[test]
-    fn an_agent_is_covered_whatever_it_is_sent(attacks in proptest::collection::vec(attack(), 1..24)) {
+    fn an_agent_is_covered_whatever_it_is_sent(attacks in proptest::collection::vec(attack(), 1..40)) {
         let (channel, keys) = (testing::channel(), testing::payer_keys());
         let mut held = Held::new(None, Msat::ZERO);
         let mut newest = 0;
