@@ -156,14 +156,15 @@ fn before_the_funding_is_deep_promises_are_held_and_nothing_is_handed_over_for_t
 /// A reorganisation takes the funding's depth away while a lock is open. The secret counts all the same.
 #[test]
 fn a_secret_is_never_refused() {
-    let holder = after(open(), [update(1, 600, &[(1, 1_000)], 0), lock(1_000), sighted(TIP, confirmed(1))]);
+    // More was spent already than a funding without depth allows.
+    let holder = after(open(), [update(1, 800, &[(1, 1_000)], 800), lock(1_000), sighted(TIP, confirmed(1))]);
     assert_eq!(holder.life().name(), "awaiting depth");
     let (holder, effects) = handle(&holder, learned()).unwrap();
     assert_eq!(effects, [Effect::Promises(held::Effect::HandOver(secret(1)))]);
-    let (due, got) = (Amount::from_sat(1_000), Amount::from_sat(600));
-    assert_eq!(handle(&holder, settle(600)), Err(payee::Reject::Underpaid { due, got }.into()));
+    let (due, got) = (Amount::from_sat(1_800), Amount::from_sat(800));
+    assert_eq!(handle(&holder, settle(800)), Err(payee::Reject::Underpaid { due, got }.into()));
     let (_, effects) = handle(&holder, sighted(testing::EXPIRY - 36, confirmed(900))).unwrap();
-    assert_eq!(published(&effects), 1_600);
+    assert_eq!(published(&effects), 1_800);
     let deep = after(holder, [sighted(TIP, confirmed(3)), sighted(TIP, confirmed(4))]);
     assert_eq!(
         deep.life().ledger(),
