@@ -16,6 +16,7 @@
 //! | what ties a payment to one request? | [`session`] |
 //! | how is a call paid with a word? | [`lightspeed`] |
 //! | how is somebody paid who is offline? | [`mod@cheque`] |
+//! | what does LNGate's device sign, and what does it refuse? | [`device`] |
 //!
 //! # Money
 //!

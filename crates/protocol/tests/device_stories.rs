@@ -3,11 +3,13 @@
 
 mod device;
 
-use bitcoin::{Amount, FeeRate};
+use bitcoin::hashes::Hash;
+use bitcoin::{Amount, FeeRate, OutPoint};
 use device::*;
 use farthing_protocol::Msat;
 use farthing_protocol::device::bolt3::closing::Settlement;
 use farthing_protocol::device::bolt3::commitment::to_remote_script;
+use farthing_protocol::device::machine::Revoked;
 use farthing_protocol::device::payments::Source;
 use farthing_protocol::device::{Effect, Input, Reject};
 
@@ -167,4 +169,80 @@ fn the_owner_pins_who_says_that_the_funding_is_safe() {
     let mut changed = statement.clone();
     changed.outpoint.vout = 0;
     assert!(!changed.is_from(&world.setup.keys.identity()));
+}
+
+/// The bridge publishes its newest commitment, and our HTLC in it expires.
+#[test]
+fn takes_its_htlc_back_out_of_the_bridges_commitment() {
+    let mut world = World::open();
+    world.approve(invoice(1, 50_000_000), Source::Direct).unwrap();
+    let ours = htlc(1, 50_000_000);
+    let published = world.commit_bridge(world.next_bridge().add(ours)).unwrap();
+    let fee_rate = FeeRate::from_sat_per_kwu(1_000);
+    let take_back = |commitment, fee_rate| Input::TakeBack { commitment, fee_rate };
+    let effects = world.give(take_back(published.compute_txid(), fee_rate)).unwrap();
+    let [Effect::Broadcast(transactions)] = &effects[..] else { panic!("a transaction, not {effects:?}") };
+    let [transaction] = &transactions[..] else { panic!("one HTLC") };
+    let spent = &published.output[transaction.input[0].previous_output.vout as usize];
+    assert!(spends(spent, transaction));
+    assert_eq!(transaction.output[0].script_pubkey, owner_script());
+    assert_eq!(transaction.lock_time.to_consensus_u32(), ours.expiry);
+    let fee = spent.value - transaction.output[0].value;
+    assert!(fee >= fee_rate * transaction.weight());
+
+    // A bridge that has closed gets no further signature.
+    assert_eq!(world.commit_bridge(world.next_bridge()), Err(Reject::Stage("closing")));
+    let unknown = bitcoin::Txid::from_byte_array([1; 32]);
+    assert_eq!(world.give(take_back(unknown, fee_rate)), Err(Reject::UnknownCommitment(unknown)));
+    let (most, got) = (policy().most_fee_rate, FeeRate::from_sat_per_kwu(10_001));
+    assert_eq!(world.give(take_back(published.compute_txid(), got)), Err(Reject::OnchainFee { most, got }));
+}
+
+/// The bridge publishes a state that it had revoked, when an HTLC of either side was under way, and loses everything.
+#[test]
+fn punishes_a_bridge_that_publishes_a_revoked_state() {
+    let mut world = World::open();
+    world.pay(1, 50_000_000).unwrap();
+    let theirs = from_bridge(9, 20_000_000);
+    world.commit_holder(world.next_holder().add(theirs)).unwrap();
+    world.revoke_holder().unwrap();
+    world.approve(invoice(2, 30_000_000), Source::Direct).unwrap();
+    let ours = htlc(2, 30_000_000);
+    let published = world.commit_bridge(world.next_bridge().add(theirs).add(ours)).unwrap();
+    world.revoke_bridge().unwrap();
+    let outputs: Vec<_> = (0..published.output.len())
+        .map(|vout| {
+            (OutPoint { txid: published.compute_txid(), vout: vout as u32 }, published.output[vout].clone())
+        })
+        .collect();
+    let revoked = |commitment: &bitcoin::Transaction| Revoked {
+        commitment: commitment.clone(),
+        outputs: outputs.clone(),
+        htlcs: vec![theirs, ours],
+        fee_rate: FeeRate::from_sat_per_kwu(2_000),
+    };
+
+    // It can still be published by right.
+    let refused = world.give(Input::Punish(Box::new(revoked(&published))));
+    assert_eq!(refused, Err(Reject::NotRevoked));
+    world.commit_bridge(world.next_bridge()).unwrap();
+    world.revoke_bridge().unwrap();
+
+    let effects = world.give(Input::Punish(Box::new(revoked(&published)))).unwrap();
+    let [Effect::Broadcast(transactions)] = &effects[..] else { panic!("a transaction, not {effects:?}") };
+    let [penalty] = &transactions[..] else { panic!("one penalty") };
+    assert_eq!(penalty.input.len(), 3, "the bridge's own output and both HTLCs; ours is the owner's anyway");
+    for (index, input) in penalty.input.iter().enumerate() {
+        let spent = &published.output[input.previous_output.vout as usize];
+        assert!(spends_input(spent, penalty, index));
+    }
+    let taken: Amount =
+        penalty.input.iter().map(|input| published.output[input.previous_output.vout as usize].value).sum();
+    assert_eq!(penalty.output.len(), 1);
+    assert_eq!(penalty.output[0].script_pubkey, owner_script());
+    assert!(taken - penalty.output[0].value <= Amount::from_sat(4_000));
+
+    let mut other = published;
+    other.input[0].previous_output.vout = 0;
+    assert_eq!(world.give(Input::Punish(Box::new(revoked(&other)))), Err(Reject::NotRevoked));
 }

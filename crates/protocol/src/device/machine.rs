@@ -20,8 +20,7 @@
 //! this state without the old one's signatures; the driver's word that no copy of them is left on its disk
 //! ([`Effect::Erase`], [`Input::Erased`]).
 
-use bitcoin::FeeRate;
-use bitcoin::Txid;
+use bitcoin::{FeeRate, OutPoint, Transaction, TxOut, Txid};
 use secp256k1::{PublicKey, ecdsa};
 use serde::{Deserialize, Serialize};
 
@@ -86,6 +85,20 @@ pub struct Proposal {
     pub preimages: Vec<Preimage>,
     /// The transaction that the gateway's Lightning node built.
     pub txid: Txid,
+}
+
+/// A commitment that the bridge had revoked and published, as the gateway or the owner saw it. The device believes none of it:
+/// whatever is wrong only makes the penalty invalid, which pays the owner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revoked {
+    /// The published commitment.
+    pub commitment: Transaction,
+    /// The outputs to take, of the commitment and of its second stages.
+    pub outputs: Vec<(OutPoint, TxOut)>,
+    /// The HTLCs that the commitment had. The device does not remember those of old states.
+    pub htlcs: Vec<Htlc>,
+    /// What to pay.
+    pub fee_rate: FeeRate,
 }
 
 impl Proposal {
@@ -160,6 +173,15 @@ pub enum Input {
     CloseTogether(Settlement),
     /// Device, owner or gateway wants the holder's commitment published.
     CloseAlone,
+    /// The bridge published its commitment. What of our HTLCs is in it comes back.
+    TakeBack {
+        /// Which transaction; the device knows it if it signed it.
+        commitment: Txid,
+        /// What to pay for each.
+        fee_rate: FeeRate,
+    },
+    /// The bridge published a commitment that it had revoked.
+    Punish(Box<Revoked>),
     /// A joint round failed by the gateway's cheating ([`super::joint::Failure::Cheated`]).
     GatewayCheated,
 }
@@ -203,6 +225,8 @@ pub enum Effect {
     SignClosing(Digest),
     /// Bring these into blocks, through any node.
     Publish(Box<Publication>),
+    /// Bring these into blocks too, each from its lock time on.
+    Broadcast(Vec<Transaction>),
 }
 
 impl State {
@@ -279,6 +303,14 @@ impl State {
                 Self::Closing(Closing { account, is_alone, is_banned: false }),
                 Input::CloseTogether(settlement),
             ) => self.close_together(setup, account, &settlement, *is_alone),
+            (
+                Self::Open(Open { account }) | Self::Closing(Closing { account, .. }),
+                Input::TakeBack { commitment, fee_rate },
+            ) => Ok(self.closed_by_bridge(account.take_back(setup, commitment, fee_rate)?)),
+            (
+                Self::Open(Open { account }) | Self::Closing(Closing { account, .. }),
+                Input::Punish(revoked),
+            ) => Ok(self.closed_by_bridge(vec![account.punish(setup, &revoked)?])),
             (_, Input::CloseAlone) => Ok(self.close_alone(setup, self.is_banned())),
             (_, Input::GatewayCheated) => Ok(self.close_alone(setup, true)),
 
@@ -288,7 +320,9 @@ impl State {
                 | Input::Revoke { .. }
                 | Input::Erased { .. }
                 | Input::BridgeRevoked { .. }
-                | Input::CloseTogether(_),
+                | Input::CloseTogether(_)
+                | Input::TakeBack { .. }
+                | Input::Punish(_),
             )
             | (
                 Self::Closing(_),
@@ -361,6 +395,17 @@ impl State {
         let closing = account.closing(setup, settlement)?;
         let next = Closing { account: account.clone(), is_alone, is_banned: false };
         Ok(Transition::to(Self::Closing(next)).then(Effect::SignClosing(closing.digest())))
+    }
+
+    /// Once the bridge has closed there is nothing to update any more.
+    fn closed_by_bridge(&self, transactions: Vec<Transaction>) -> Transition<Self, Effect> {
+        let next = match self {
+            Self::Opening(Opening { account }) | Self::Open(Open { account }) => {
+                Self::Closing(Closing { account: account.clone(), is_alone: false, is_banned: false })
+            }
+            Self::Closing(_) => self.clone(),
+        };
+        Transition::to(next).then(Effect::Broadcast(transactions))
     }
 
     fn close_alone(&self, setup: &Setup, is_banned: bool) -> Transition<Self, Effect> {

@@ -25,6 +25,7 @@ pub mod setup;
 
 mod account;
 mod decisions;
+mod onchain;
 mod update;
 
 pub use invoice::Invoice;

@@ -495,6 +495,11 @@ pub fn stored(state: &State) -> State {
 
 /// Whether Bitcoin Core's consensus code lets the transaction spend that output.
 pub fn spends(output: &TxOut, transaction: &Transaction) -> bool {
+    spends_input(output, transaction, 0)
+}
+
+/// The same for another input than the first.
+pub fn spends_input(output: &TxOut, transaction: &Transaction, index: usize) -> bool {
     let (script, bytes) = (output.script_pubkey.as_bytes(), serialize(transaction));
-    bitcoinconsensus::verify(script, output.value.to_sat(), &bytes, None, 0).is_ok()
+    bitcoinconsensus::verify(script, output.value.to_sat(), &bytes, None, index).is_ok()
 }

@@ -219,6 +219,18 @@ impl Commitment {
     }
 }
 
+/// Which commitment a published transaction is, by the number that it carries obscured; `None` for one that does not spend the
+/// funding output as a commitment does. Whoever published it can have lied: the secret of that number shows.
+pub fn number_of(terms: &Terms, transaction: &Transaction) -> Option<CommitmentNumber> {
+    let [input] = &transaction.input[..] else { return None };
+    let (low, high) = (transaction.lock_time.to_consensus_u32(), input.sequence.0);
+    if input.previous_output != terms.funding || low >> 24 != 0x20 || high >> 24 != 0x80 {
+        return None;
+    }
+    let obscured = u64::from(high & 0xff_ffff) << 24 | u64::from(low & 0xff_ffff);
+    CommitmentNumber::try_from(obscured ^ obscuring_factor(terms)).ok()
+}
+
 /// What the other side gets: P2WPKH of its payment basepoint.
 pub fn to_remote_script(payment_basepoint: &PublicKey) -> ScriptBuf {
     let hash = hash160::Hash::hash(&payment_basepoint.serialize());
@@ -226,7 +238,7 @@ pub fn to_remote_script(payment_basepoint: &PublicKey) -> ScriptBuf {
 }
 
 /// `IF <revocation> ELSE <delay> CSV DROP <delayed> ENDIF CHECKSIG`.
-fn delayed_script(keys: &CommitmentKeys, delay: u16) -> ScriptBuf {
+pub(super) fn delayed_script(keys: &CommitmentKeys, delay: u16) -> ScriptBuf {
     Builder::new()
         .push_opcode(OP_IF)
         .push_slice(keys.revocation.serialize())

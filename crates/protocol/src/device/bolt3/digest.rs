@@ -6,16 +6,21 @@ use bitcoin::sighash::{EcdsaSighashType, SighashCache};
 use bitcoin::{Amount, Script, Transaction};
 use secp256k1::{Message, PublicKey, SECP256K1, SecretKey, ecdsa};
 
-/// The digest of input 0 of a transaction that this crate built (BIP143, `SIGHASH_ALL`).
+/// The digest of an input of a transaction that this crate built (BIP143, `SIGHASH_ALL`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Digest([u8; 32]);
 
 impl Digest {
     /// Of a transaction whose input 0 spends a P2WSH output of that script and value.
     pub(super) fn of(transaction: &Transaction, witness_script: &Script, value: Amount) -> Self {
+        Self::of_input(transaction, 0, witness_script, value)
+    }
+
+    /// Of a transaction with several inputs, each of which is signed by itself.
+    pub(super) fn of_input(transaction: &Transaction, index: usize, script: &Script, value: Amount) -> Self {
         let sighash = SighashCache::new(transaction)
-            .p2wsh_signature_hash(0, witness_script, value, EcdsaSighashType::All)
-            .expect("input 0 exists");
+            .p2wsh_signature_hash(index, script, value, EcdsaSighashType::All)
+            .expect("the input exists");
         Self(sighash.to_byte_array())
     }
 

@@ -8,6 +8,8 @@
 //! | second stage: an HTLC offered by the publisher, after its expiry | [`htlc_timeout`] |
 //! | second stage: an HTLC received by the publisher, with the preimage | [`htlc_success`] |
 //! | what both publish together (`closing_signed`) | [`closing`] |
+//! | an HTLC that the holder offered, out of the bridge's commitment | [`take_back`] |
+//! | everything of a commitment that the bridge had revoked | [`penalty`] |
 //!
 //! The two sides have fixed names here. [`Side::Holder`] is the device's channel, which funds it and pays the commitment's
 //! fee. [`Side::Bridge`] is the node at the other end. BOLT 3 speaks of *local* and *remote* as seen by the one whose commitment
@@ -23,7 +25,9 @@ pub mod htlc;
 pub mod htlc_success;
 pub mod htlc_timeout;
 pub mod keys;
+pub mod penalty;
 pub mod shachain;
+pub mod take_back;
 pub mod terms;
 
 mod digest;

@@ -1,0 +1,56 @@
+//! What the device signs when the bridge has closed. Everything pays the owner, so nothing is lost by what the gateway says wrong.
+
+use bitcoin::{FeeRate, Transaction, Txid};
+
+use super::account::Account;
+use super::bolt3::commitment::number_of;
+use super::bolt3::keys::secret_key;
+use super::bolt3::{Commitment, Side, penalty, take_back};
+use super::machine::Revoked;
+use super::reject::Reject;
+use super::setup::Setup;
+
+impl Account {
+    /// Takes our HTLCs back out of a commitment that the bridge may publish.
+    pub(super) fn take_back(
+        &self,
+        setup: &Setup,
+        commitment: Txid,
+        fee_rate: FeeRate,
+    ) -> Result<Vec<Transaction>, Reject> {
+        self.most_onchain(fee_rate)?;
+        let bridges = [&self.bridge.newest, &self.bridge.previous];
+        let built = bridges.into_iter().flatten().find_map(|contents| {
+            let built = Commitment::build(&setup.terms, Side::Bridge, contents);
+            (built.txid() == commitment).then_some((contents, built))
+        });
+        let (contents, built) = built.ok_or(Reject::UnknownCommitment(commitment))?;
+        let key = secret_key(&setup.keys.htlc, &contents.point);
+        let to = &setup.enrolment.closing_script;
+        let ours = built.htlcs().iter().filter(|output| output.htlc.offered_by == Side::Holder);
+        // What costs more than it brings stays where it is.
+        Ok(ours.filter_map(|output| take_back::complete(&built, output, &key, to, fee_rate)).collect())
+    }
+
+    /// Takes everything of a commitment that the bridge had revoked.
+    pub(super) fn punish(&self, setup: &Setup, revoked: &Revoked) -> Result<Transaction, Reject> {
+        let most = self.most_onchain(revoked.fee_rate)?;
+        let number = number_of(&setup.terms, &revoked.commitment);
+        let secret = number.and_then(|number| self.bridge.secrets.get(number)).ok_or(Reject::NotRevoked)?;
+        penalty::complete(
+            &setup.terms,
+            &setup.keys.revocation,
+            &secret,
+            &revoked.outputs,
+            &revoked.htlcs,
+            &setup.enrolment.closing_script,
+            revoked.fee_rate,
+        )
+        .ok_or(Reject::OnchainFee { most, got: revoked.fee_rate })
+    }
+
+    fn most_onchain(&self, got: FeeRate) -> Result<FeeRate, Reject> {
+        let most = self.policy.most_fee_rate;
+        if got > most { Err(Reject::OnchainFee { most, got }) } else { Ok(most) }
+    }
+}
