@@ -373,6 +373,70 @@ fn an_htlc_for_a_payment_that_went_through() {
     refused(&mut world, "invoice-not-paid", |world| world.approve(invoice(1, 50_000_000), Source::Direct));
 }
 
+/// The holder's commitment with one HTLC of ours twice: should the device publish it, the bridge would take both.
+#[test]
+fn an_htlc_twice_in_the_holders_commitment() {
+    let ours = htlc(1, 50_000_000);
+    let mut world = approved();
+    world.commit_bridge(world.next_bridge().add(ours)).unwrap();
+    world.revoke_bridge().unwrap();
+    let twice = world.next_holder().add(ours).add(ours);
+    refused(&mut world, "payment-single-htlc", |world| world.commit_holder(twice));
+
+    let mut world = locked_in();
+    let again = world.next_holder().add(ours);
+    refused(&mut world, "payment-single-htlc", |world| world.commit_holder(again));
+}
+
+/// It was paid on the holder's side and is still in the bridge's commitment: it cannot come back and be paid a second time.
+#[test]
+fn an_htlc_that_comes_back_after_it_was_paid() {
+    let ours = htlc(1, 50_000_000);
+    let mut world = locked_in();
+    world.commit_holder(world.next_holder().fulfil(ours, preimage(1))).unwrap();
+    world.revoke_holder().unwrap();
+    let back = world.next_holder().add(ours);
+    refused(&mut world, "payment-settled", |world| world.commit_holder(back));
+}
+
+#[test]
+fn an_htlc_that_a_later_policy_forbids() {
+    for (rule, change) in [
+        ("payment-amount", (|policy| policy.per_payment = msat(50_000)) as fn(&mut Policy)),
+        ("payment-velocity", |policy| policy.per_hour = msat(50_000)),
+        ("payment-velocity", |policy| policy.per_day = msat(50_000)),
+        ("invoice-payee-allowlisted", |policy| policy.payees.clear()),
+    ] {
+        let mut world = World::open();
+        world.approve(invoice(1, 50_000_000), Source::Gateway).unwrap();
+        let mut stricter = Policy { version: 2, ..policy() };
+        change(&mut stricter);
+        world.give(Input::Policy(signed(stricter))).unwrap();
+        let next = world.next_bridge().add(htlc(1, 50_000_000));
+        refused(&mut world, rule, |world| world.commit_bridge(next));
+    }
+}
+
+/// Invoices that were approved one after the other, each within its hour, are not all paid in one.
+#[test]
+fn htlcs_that_were_saved_up() {
+    let mut world = World::open();
+    let hours = |world: &mut World, seconds: u64| world.tip.time = NOW.time + seconds;
+    for byte in 1..=2 {
+        world.approve(invoice(byte, 50_000_000), Source::Direct).unwrap();
+    }
+    hours(&mut world, 3_599);
+    world.lock_in(htlc(1, 50_000_000)).unwrap();
+    hours(&mut world, 3_600);
+    for byte in 3..=4 {
+        let later = invoice_at(world.tip.time, PAYEE, byte, 40_000_000);
+        world.approve(later, Source::Direct).unwrap();
+    }
+    // HTLC 1 left a second ago: it and the two new ones are 131,302 sat with fees.
+    let one_more = invoice_at(world.tip.time, PAYEE, 5, 20_000_000);
+    refused(&mut world, "payment-velocity", |world| world.approve(one_more, Source::Direct));
+}
+
 #[test]
 fn an_htlc_that_begins_on_the_holders_side_or_ends_on_the_bridges() {
     let mut world = approved();
@@ -571,6 +635,9 @@ fn a_close_that_pays_somebody_else() {
     refused(&mut world, "mutual-destination-allowlisted", |world| {
         world.give(Input::CloseTogether(elsewhere))
     });
+    let long = ScriptBuf::from_bytes(vec![0x51; 10_000]);
+    let heavy = Settlement { bridge_script: long, ..settlement(&world) };
+    refused(&mut world, "mutual-counterparty-script", |world| world.give(Input::CloseTogether(heavy)));
     let to_nobody = Settlement { holder_script: ScriptBuf::new(), ..settlement(&world) };
     refused(&mut world, "mutual-destination-allowlisted", |world| {
         world.give(Input::CloseTogether(to_nobody))
@@ -600,6 +667,17 @@ fn a_close_with_other_amounts() {
         changed.to_holder = world.holder.last().unwrap().to_holder.floor() - fee;
         refused(&mut world, "mutual-fee-range", |world| world.give(Input::CloseTogether(changed)));
     }
+}
+
+/// A channel that was given up before it was funded.
+#[test]
+fn a_close_of_what_was_never_opened() {
+    let mut world = World::open();
+    let now = settlement(&world);
+    world = World::new();
+    refused(&mut world, "channel-stage", |world| world.give(Input::CloseTogether(now.clone())));
+    assert!(world.give(Input::CloseAlone).unwrap().is_empty());
+    refused(&mut world, "funding-commitment-complete", |world| world.give(Input::CloseTogether(now)));
 }
 
 #[test]

@@ -17,6 +17,9 @@ use super::setup::Setup;
 use super::update::Update;
 use crate::amount::Msat;
 
+/// The most HTLCs that BOLT 2 allows in a commitment: 483 of each side.
+const MOST_HTLCS: u16 = 966;
+
 /// The channel's books on the device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Account {
@@ -177,6 +180,9 @@ impl Account {
         to: &Contents,
     ) -> Result<Update, Reject> {
         let policy = &self.policy;
+        if to.htlcs.len() > usize::from(MOST_HTLCS) {
+            return Err(Reject::HtlcCount { most: MOST_HTLCS, got: to.htlcs.len() });
+        }
         if from.is_none_or(|from| from.fee_rate != to.fee_rate) {
             let (least, most, got) = (policy.least_fee_rate, policy.most_fee_rate, to.fee_rate);
             if got < least || got > most {
@@ -204,6 +210,13 @@ impl Account {
                 return Err(Reject::HtlcCount { most, got });
             }
         }
+        let ours = |htlc: &&Htlc| htlc.offered_by == Side::Holder;
+        let mut hashes: Vec<PaymentHash> =
+            to.htlcs.iter().filter(ours).map(|htlc| htlc.payment_hash).collect();
+        hashes.sort_unstable();
+        if let Some(twice) = hashes.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(Reject::Live(twice[0]));
+        }
         let (fee, balance) = (to.fee(&setup.terms, broadcaster), to.to_holder.floor());
         if fee > balance {
             return Err(Reject::FeeNotCovered { fee, balance });
@@ -214,21 +227,34 @@ impl Account {
     /// What holds for HTLCs of ours that are new in the bridge's commitment: there they begin.
     pub(super) fn offer(&mut self, to: &Contents, update: &Update) -> Result<(), Reject> {
         let ours = |htlc: &&Htlc| htlc.offered_by == Side::Holder;
-        let mut new: Vec<PaymentHash> = Vec::new();
+        let mut is_new = false;
         for htlc in update.added.iter().filter(ours) {
-            let hash = htlc.payment_hash;
-            if new.contains(&hash) || self.is_live(&hash) {
-                return Err(Reject::Live(hash));
+            if self.is_live(&htlc.payment_hash) {
+                return Err(Reject::Live(htlc.payment_hash));
             }
             self.payments.offer(&self.policy, htlc, self.tip)?;
-            new.push(hash);
+            is_new = true;
         }
-        if !new.is_empty() {
+        if is_new {
             let amounts = to.htlcs.iter().filter(ours).map(|htlc| htlc.amount);
             let got = amounts.fold(Msat::ZERO, Msat::saturating_add);
             let most = self.policy.in_flight;
             if got > most {
                 return Err(Reject::InFlight { most, got });
+            }
+        }
+        Ok(())
+    }
+
+    /// What holds for HTLCs of ours that are new in the holder's commitment: they began in the bridge's, and they have not ended.
+    /// Without the second rule one that was paid could come back and be paid again.
+    pub(super) fn follow(&self, update: &Update) -> Result<(), Reject> {
+        for htlc in update.added.iter().filter(|htlc| htlc.offered_by == Side::Holder) {
+            if self.payments.preimage(&htlc.payment_hash).is_some() {
+                return Err(Reject::Settled(htlc.payment_hash));
+            }
+            if !self.bridge.newest.as_ref().is_some_and(|bridge| bridge.htlcs.contains(htlc)) {
+                return Err(Reject::AddedTooSoon);
             }
         }
         Ok(())

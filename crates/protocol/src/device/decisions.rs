@@ -102,11 +102,7 @@ impl Account {
         next.payments.learn(&proposal.preimages);
         let from = newest.map(|newest| &newest.contents);
         let update = next.check_contents(setup, Side::Holder, from, &contents)?;
-        let with_bridge =
-            |htlc| self.bridge.newest.as_ref().is_some_and(|bridge| bridge.htlcs.contains(htlc));
-        if update.added.iter().any(|htlc| htlc.offered_by == Side::Holder && !with_bridge(htlc)) {
-            return Err(Reject::AddedTooSoon);
-        }
+        next.follow(&update)?;
         let built = Self::build(setup, Side::Holder, &contents, proposal.txid)?;
         let commitment = HolderCommitment::verify(setup, contents, &built, signature, htlc_signatures)?;
         let effect = awaited(&commitment, &built);
@@ -196,7 +192,11 @@ impl Account {
         if settlement.holder_script != setup.enrolment.closing_script {
             return Err(Reject::Destination);
         }
-        let newest = self.holder.newest.as_ref().expect("an open channel has a holder commitment");
+        let newest = self.holder.newest.as_ref().ok_or(Reject::FundingTooSoon)?;
+        let script = &settlement.bridge_script;
+        if !(script.is_witness_program() || script.is_p2pkh() || script.is_p2sh()) {
+            return Err(Reject::BridgeScript);
+        }
         let (holder, bridge) = (newest.contents.to_holder.floor(), newest.contents.to_bridge.floor());
         let closing = Closing::build(&setup.terms, settlement);
 

@@ -1,6 +1,8 @@
 //! What the device has agreed to pay, and what it spent. An invoice is approved once; an HTLC is offered only for an approved
-//! invoice; a payment whose preimage is known is never tried again.
+//! invoice; a payment whose preimage is known is never tried again. The gateway keeps the same books for a device, under its own
+//! copy of the owner's policy.
 
+use secp256k1::PublicKey;
 use serde::{Deserialize, Serialize};
 
 use super::bolt3::{Htlc, PaymentHash, Preimage};
@@ -8,6 +10,9 @@ use super::invoice::Invoice;
 use super::policy::{Policy, Tip};
 use super::reject::Reject;
 use crate::amount::Msat;
+
+/// How many invoices are kept at once.
+const MOST_APPROVED: usize = 1_000;
 
 /// How the device came by an invoice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,7 +30,10 @@ struct Payment {
     amount: Msat,
     most_fee: Msat,
     expires_at: u64,
-    approved_at: u64,
+    payee: PublicKey,
+    source: Source,
+    /// When it was approved or, later, last offered: since then it counts in the limits.
+    counted_at: u64,
     /// What the last HTLC for it held.
     offered: Option<Msat>,
     preimage: Option<Preimage>,
@@ -52,8 +60,12 @@ pub struct Payments {
 }
 
 impl Payments {
-    /// Agrees to pay an invoice. The same one again changes nothing.
-    pub(super) fn approve(
+    /// Agrees to pay an invoice. The same one again changes nothing. `is_live` tells whether an HTLC with that hash may still be
+    /// fulfilled.
+    ///
+    /// # Errors
+    /// The rule of the policy that it breaks.
+    pub fn approve(
         &mut self,
         policy: &Policy,
         invoice: &Invoice,
@@ -61,25 +73,15 @@ impl Payments {
         tip: Tip,
         is_live: impl Fn(&PaymentHash) -> bool,
     ) -> Result<(), Reject> {
-        if policy.paused {
-            return Err(Reject::Paused);
-        }
-        if invoice.expires_at() <= tip.time {
-            return Err(Reject::InvoiceExpired { expired: invoice.expires_at(), now: tip.time });
-        }
-        match source {
-            Source::Gateway if !policy.payees.contains(&invoice.payee()) => {
-                return Err(Reject::PayeeNotListed);
-            }
-            Source::Gateway | Source::Direct => {}
-        }
         self.forget_old(policy, tip, is_live);
         let payment = Payment {
             payment_hash: invoice.payment_hash(),
             amount: invoice.amount(),
             most_fee: policy.most_routing_fee(invoice.amount()),
             expires_at: invoice.expires_at(),
-            approved_at: tip.time,
+            payee: invoice.payee(),
+            source,
+            counted_at: tip.time,
             offered: None,
             preimage: None,
         };
@@ -87,34 +89,26 @@ impl Payments {
             let same = (known.amount, known.expires_at) == (payment.amount, payment.expires_at);
             return if same && known.preimage.is_none() { Ok(()) } else { Err(Reject::HashUsed) };
         }
-        let (most, got) = (policy.per_payment, payment.most());
-        if got > most {
-            return Err(Reject::PerPayment { most, got });
-        }
-        for (seconds, most) in policy.velocities() {
-            let got = self.spent_within(seconds, tip).saturating_add(payment.most());
-            if got > most {
-                return Err(Reject::Velocity { seconds, most, got });
-            }
+        self.check(policy, &payment, tip)?;
+        if self.list.len() >= MOST_APPROVED {
+            return Err(Reject::TooManyApproved { most: MOST_APPROVED });
         }
         self.list.push(payment);
         Ok(())
     }
 
     /// Takes note of an HTLC that is to be offered for an approved invoice. The caller has checked that no other one is live.
-    pub(super) fn offer(&mut self, policy: &Policy, htlc: &Htlc, tip: Tip) -> Result<(), Reject> {
-        if policy.paused {
-            return Err(Reject::Paused);
-        }
+    ///
+    /// # Errors
+    /// The rule that it breaks.
+    pub fn offer(&mut self, policy: &Policy, htlc: &Htlc, tip: Tip) -> Result<(), Reject> {
         let hash = htlc.payment_hash;
-        let payment = self.list.iter_mut().find(|payment| payment.payment_hash == hash);
-        let payment = payment.ok_or(Reject::NotApproved(hash))?;
+        let payment = *self.find(&hash).ok_or(Reject::NotApproved(hash))?;
         if payment.preimage.is_some() {
             return Err(Reject::Settled(hash));
         }
-        if payment.expires_at <= tip.time {
-            return Err(Reject::InvoiceExpired { expired: payment.expires_at, now: tip.time });
-        }
+        // The policy may have changed since the approval, and what was approved hours ago is spent now.
+        self.check(policy, &payment, tip)?;
         let (least, most, got) = (payment.amount, payment.most(), htlc.amount);
         if got < least || got > most {
             return Err(Reject::HtlcAmount { least, most, got });
@@ -124,12 +118,42 @@ impl Payments {
         if htlc.expiry < least || htlc.expiry > most {
             return Err(Reject::CltvRange { least, most, got: htlc.expiry });
         }
-        payment.offered = Some(htlc.amount);
+        if let Some(payment) = self.list.iter_mut().find(|payment| payment.payment_hash == hash) {
+            payment.offered = Some(htlc.amount);
+            payment.counted_at = tip.time;
+        }
+        Ok(())
+    }
+
+    /// Whether the policy allows a payment now, whatever else it allowed in the last hour and day.
+    fn check(&self, policy: &Policy, payment: &Payment, tip: Tip) -> Result<(), Reject> {
+        if policy.paused {
+            return Err(Reject::Paused);
+        }
+        if payment.expires_at <= tip.time {
+            return Err(Reject::InvoiceExpired { expired: payment.expires_at, now: tip.time });
+        }
+        match payment.source {
+            Source::Gateway if !policy.payees.contains(&payment.payee) => return Err(Reject::PayeeNotListed),
+            Source::Gateway | Source::Direct => {}
+        }
+        let (most, got) = (policy.per_payment, payment.most());
+        if got > most {
+            return Err(Reject::PerPayment { most, got });
+        }
+        for (seconds, most) in policy.velocities() {
+            let others = self.list.iter().filter(|other| other.payment_hash != payment.payment_hash);
+            let recent = others.filter(|other| other.counted_at.saturating_add(seconds) > tip.time);
+            let got = recent.fold(payment.most(), |sum, other| sum.saturating_add(other.weight()));
+            if got > most {
+                return Err(Reject::Velocity { seconds, most, got });
+            }
+        }
         Ok(())
     }
 
     /// Takes note of the preimages that are shown. What hashes to no approved invoice is dropped.
-    pub(super) fn learn(&mut self, preimages: &[Preimage]) {
+    pub fn learn(&mut self, preimages: &[Preimage]) {
         for preimage in preimages {
             let hash = preimage.hash();
             if let Some(payment) = self.list.iter_mut().find(|payment| payment.payment_hash == hash) {
@@ -147,18 +171,12 @@ impl Payments {
         self.list.iter().find(|payment| payment.payment_hash == *hash)
     }
 
-    fn spent_within(&self, seconds: u64, tip: Tip) -> Msat {
-        let counts = |payment: &&Payment| payment.approved_at.saturating_add(seconds) > tip.time;
-        let recent = self.list.iter().filter(counts);
-        recent.fold(Msat::ZERO, |sum, payment| sum.saturating_add(payment.weight()))
-    }
-
     /// An expired invoice that has no HTLC can cost nothing any more, and what was spent long ago is in no limit.
     fn forget_old(&mut self, policy: &Policy, tip: Tip, is_live: impl Fn(&PaymentHash) -> bool) {
         let longest = policy.velocities().iter().map(|(seconds, _)| *seconds).max().unwrap_or_default();
         self.list.retain(|payment| {
             let is_counted =
-                payment.preimage.is_some() && payment.approved_at.saturating_add(longest) > tip.time;
+                payment.preimage.is_some() && payment.counted_at.saturating_add(longest) > tip.time;
             is_live(&payment.payment_hash) || payment.expires_at > tip.time || is_counted
         });
     }

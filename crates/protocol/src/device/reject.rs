@@ -42,6 +42,12 @@ pub enum Reject {
         "invoice-payee-allowlisted: the gateway relayed an invoice of a payee that the owner did not list"
     )]
     PayeeNotListed,
+    /// The device keeps no more of them.
+    #[error("payment-count: {most} invoices are approved and not over")]
+    TooManyApproved {
+        /// The limit.
+        most: usize,
+    },
     /// Another invoice with the same hash was approved, or it was paid.
     #[error("invoice-not-paid: an invoice with this payment hash was approved or paid before")]
     HashUsed,
@@ -209,6 +215,9 @@ pub enum Reject {
     /// The owner's money would go elsewhere.
     #[error("mutual-destination-allowlisted: the holder's output is not the owner's")]
     Destination,
+    /// A script of the bridge's that BOLT 2 does not allow: it could be as long as it likes, and the owner pays for its weight.
+    #[error("mutual-counterparty-script: the bridge's output pays no script of the usual forms")]
+    BridgeScript,
     /// A side would get another amount than its balance.
     #[error("mutual-value-matches-commitment: the {side:?} would get {got} of {balance}")]
     ClosingValue {

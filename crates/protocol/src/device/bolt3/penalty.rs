@@ -56,6 +56,10 @@ pub fn complete(
         .iter()
         .filter_map(|(outpoint, output)| {
             let opens = |(script, _): &&(ScriptBuf, Vec<u8>)| script.to_p2wsh() == output.script_pubkey;
+            // No output is worth more than the channel; a larger number is a lie that could overflow.
+            if output.value > terms.capacity {
+                return None;
+            }
             let (witness_script, selector) = scripts.iter().find(opens)?.clone();
             Some(Target { outpoint: *outpoint, output: output.clone(), witness_script, selector })
         })
