@@ -183,7 +183,7 @@ fn add(next: &mut Next, htlc: Htlc) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(100))]
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn gateway_and_bridge_get_no_more_than_was_approved(attacks in vec(attack(), 1..60)) {

@@ -135,6 +135,23 @@ fn two_shares_sign_under_one_key_and_either_side_can_be_the_finisher() {
     }
 }
 
+/// What a narrow link must carry: 0017 in `docs/adr` rests on it.
+#[test]
+fn a_signature_takes_about_82_kilobytes_of_each_side() {
+    let shares = shares();
+    let digest = digest(shares.0.public_key(), 90_000);
+    let (device, to_gateway, gateway, to_device) = start(&shares, 1, &digest, Finisher::Gateway);
+    let (first_of_device, first_of_gateway) = (to_gateway.len(), to_device.len());
+    let (Step::Send(_, to_gateway), Step::Send(_, to_device)) =
+        (device.next(&to_device).unwrap(), gateway.next(&to_gateway).unwrap())
+    else {
+        panic!("the second message goes both ways");
+    };
+    for bytes in [first_of_device + to_gateway.len(), first_of_gateway + to_device.len()] {
+        assert!((80_000..84_000).contains(&bytes), "{bytes}");
+    }
+}
+
 #[test]
 fn low_s_in_every_one_of_thirty_signatures() {
     let shares = shares();
