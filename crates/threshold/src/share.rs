@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use dkls23_secp256k1::Party;
 use dkls23_secp256k1::protocols::PartyIndex;
-use farthing_protocol::device::bolt3::Digest;
-use farthing_protocol::device::joint::{DeviceShare, Failure, Finisher, GatewayShare, RoundId};
+use farthing_protocol::device::joint::{DeviceShare, Failure, Finisher, GatewayShare, RoundId, Task};
 use k256::elliptic_curve::sec1::ToSec1Point;
 use secp256k1::PublicKey;
 use zeroize::Zeroizing;
@@ -146,13 +145,8 @@ impl DeviceShare for Share<Device> {
         self.public_key
     }
 
-    fn start(
-        &self,
-        id: RoundId,
-        digest: &Digest,
-        finisher: Finisher,
-    ) -> Result<(Self::Round, Vec<u8>), Failure> {
-        self.start(id, digest.to_bytes(), finisher)
+    fn start(&self, id: RoundId, task: &Task) -> Result<(Self::Round, Vec<u8>), Failure> {
+        self.start(id, task.digest().to_bytes(), task.finisher())
     }
 }
 

@@ -1,62 +1,34 @@
 //! Device and gateway in one process: keys, signatures, and what a bad peer or a bad wire does to them.
 #![allow(clippy::unwrap_used, reason = "a test helper may panic like the test that calls it")]
 
-use bitcoin::hashes::Hash;
-use bitcoin::{Amount, OutPoint, ScriptBuf, Txid};
-use farthing_protocol::device::bolt3::closing::{Closing, Settlement};
-use farthing_protocol::device::bolt3::{Basepoints, Digest, PartyTerms, Terms};
-use farthing_protocol::device::joint::{DeviceShare, Failure, Finisher, GatewayShare, Round, RoundId, Step};
-use farthing_threshold::{Device, Gateway, KeyGeneration, KeyGenerationStep, Share, SigningRound};
-use secp256k1::{PublicKey, Secp256k1, SecretKey, ecdsa};
+mod common;
+
+use common::*;
+use farthing_protocol::device::joint::{
+    DeviceShare, Failure, Finisher, GatewayShare, Round, RoundId, Step, Task,
+};
+use farthing_threshold::{Device, Gateway, KeyGeneration, KeyGenerationStep, Role, Share, SigningRound};
+use secp256k1::{PublicKey, ecdsa};
 
 fn id(byte: u8) -> RoundId {
     RoundId([byte; 32])
 }
 
-fn sent<R: farthing_threshold::Role>(step: KeyGenerationStep<R>) -> (KeyGeneration<R>, Vec<u8>) {
+fn sent<R: Role>(step: KeyGenerationStep<R>) -> (KeyGeneration<R>, Vec<u8>) {
     match step {
         KeyGenerationStep::Send(next, message) => (*next, message),
         KeyGenerationStep::Done(_) => panic!("two messages are still to come"),
     }
 }
 
-fn done<R: farthing_threshold::Role>(step: KeyGenerationStep<R>) -> Share<R> {
-    match step {
-        KeyGenerationStep::Done(share) => share,
-        KeyGenerationStep::Send(..) => panic!("nothing is left to send"),
+/// What the device's machine releases of a channel with that joint key, at a fee rate (sat/kw): there is no other way to a task.
+fn task(joint: PublicKey, rate: u64, finisher: Finisher) -> Task {
+    let setup = setup(joint);
+    let mut state = opening(&setup);
+    match finisher {
+        Finisher::Device => holder_task(&setup, &mut state, rate),
+        Finisher::Gateway => bridge_task(&setup, &mut state, rate).0,
     }
-}
-
-fn shares() -> (Share<Device>, Share<Gateway>) {
-    let (device, to_gateway) = KeyGeneration::<Device>::start(id(1));
-    let (gateway, to_device) = KeyGeneration::<Gateway>::start(id(1));
-    let (device, second_to_gateway) = sent(device.next(&to_device).unwrap());
-    let (gateway, to_device) = sent(gateway.next(&to_gateway).unwrap());
-    let (device, to_gateway) = sent(device.next(&to_device).unwrap());
-    let (gateway, to_device) = sent(gateway.next(&second_to_gateway).unwrap());
-    (done(device.next(&to_device).unwrap()), done(gateway.next(&to_gateway).unwrap()))
-}
-
-/// The digest of a closing of a channel with that joint key: a device has no other kind of digest.
-fn digest(joint: PublicKey, to_holder: u64) -> Digest {
-    let point = SecretKey::from_slice(&[3; 32]).unwrap().public_key(&Secp256k1::new());
-    let basepoints = Basepoints { payment: point, delayed_payment: point, htlc: point, revocation: point };
-    let party =
-        |funding_key| PartyTerms { funding_key, basepoints, dust_limit: Amount::from_sat(546), delay: 144 };
-    let terms = Terms {
-        funding: OutPoint { txid: Txid::from_byte_array([5; 32]), vout: 0 },
-        capacity: Amount::from_sat(100_000),
-        holder: party(joint),
-        bridge: party(point),
-    };
-    let script = ScriptBuf::from_bytes(vec![0x51]);
-    let settlement = Settlement {
-        to_holder: Amount::from_sat(to_holder),
-        holder_script: script.clone(),
-        to_bridge: Amount::ZERO,
-        bridge_script: script,
-    };
-    Closing::build(&terms, &settlement).digest()
 }
 
 /// Both rounds after the first message has come, with each one's second message.
@@ -70,21 +42,16 @@ struct Second {
 fn start(
     (device, gateway): &(Share<Device>, Share<Gateway>),
     number: u8,
-    digest: &Digest,
-    finisher: Finisher,
+    task: &Task,
 ) -> (SigningRound<Device>, Vec<u8>, SigningRound<Gateway>, Vec<u8>) {
-    let (device, to_gateway) = DeviceShare::start(device, id(number), digest, finisher).unwrap();
-    let (gateway, to_device) = GatewayShare::start(gateway, id(number), digest.to_bytes(), finisher).unwrap();
+    let (device, to_gateway) = DeviceShare::start(device, id(number), task).unwrap();
+    let (digest, finisher) = (task.digest().to_bytes(), task.finisher());
+    let (gateway, to_device) = GatewayShare::start(gateway, id(number), digest, finisher).unwrap();
     (device, to_gateway, gateway, to_device)
 }
 
-fn second(
-    shares: &(Share<Device>, Share<Gateway>),
-    number: u8,
-    digest: &Digest,
-    finisher: Finisher,
-) -> Second {
-    let (device, to_gateway, gateway, to_device) = start(shares, number, digest, finisher);
+fn second(shares: &(Share<Device>, Share<Gateway>), number: u8, task: &Task) -> Second {
+    let (device, to_gateway, gateway, to_device) = start(shares, number, task);
     let (Step::Send(device, second_to_gateway), Step::Send(gateway, second_to_device)) =
         (device.next(&to_device).unwrap(), gateway.next(&to_gateway).unwrap())
     else {
@@ -93,23 +60,18 @@ fn second(
     Second { device, gateway, to_device: second_to_device, to_gateway: second_to_gateway }
 }
 
-fn sign(
-    shares: &(Share<Device>, Share<Gateway>),
-    number: u8,
-    digest: &Digest,
-    finisher: Finisher,
-) -> ecdsa::Signature {
-    let Second { device, gateway, to_device, to_gateway } = second(shares, number, digest, finisher);
+fn sign(shares: &(Share<Device>, Share<Gateway>), number: u8, task: &Task) -> ecdsa::Signature {
+    let Second { device, gateway, to_device, to_gateway } = second(shares, number, task);
     let signed = match (device.next(&to_device).unwrap(), gateway.next(&to_gateway).unwrap()) {
         (Step::Wait(device), Step::SendLast(last)) => {
-            assert_eq!(finisher, Finisher::Device);
+            assert_eq!(task.finisher(), Finisher::Device);
             match device.next(&last).unwrap() {
                 Step::Signed(signature) => signature,
                 _ => panic!("the device finishes"),
             }
         }
         (Step::SendLast(last), Step::Wait(gateway)) => {
-            assert_eq!(finisher, Finisher::Gateway);
+            assert_eq!(task.finisher(), Finisher::Gateway);
             match gateway.next(&last).unwrap() {
                 Step::Signed(signature) => signature,
                 _ => panic!("the gateway finishes"),
@@ -117,7 +79,7 @@ fn sign(
         }
         _ => panic!("one side finishes, and only that side waits"),
     };
-    assert!(digest.is_signed(&DeviceShare::public_key(&shares.0), &signed));
+    assert!(task.digest().is_signed(&DeviceShare::public_key(&shares.0), &signed));
     signed
 }
 
@@ -127,11 +89,11 @@ fn two_shares_sign_under_one_key_and_either_side_can_be_the_finisher() {
     let joint = shares.0.public_key();
     assert_eq!(joint, shares.1.public_key());
     for (number, finisher) in [(1, Finisher::Device), (2, Finisher::Gateway)] {
-        let signature = sign(&shares, number, &digest(joint, 90_000), finisher);
+        let signature = sign(&shares, number, &task(joint, 1_000, finisher));
         let mut low = signature;
         low.normalize_s();
         assert_eq!(low, signature, "s is in the lower half");
-        assert!(!digest(joint, 90_001).is_signed(&joint, &signature));
+        assert!(!task(joint, 2_000, finisher).digest().is_signed(&joint, &signature));
     }
 }
 
@@ -139,8 +101,8 @@ fn two_shares_sign_under_one_key_and_either_side_can_be_the_finisher() {
 #[test]
 fn a_signature_takes_about_82_kilobytes_of_each_side() {
     let shares = shares();
-    let digest = digest(shares.0.public_key(), 90_000);
-    let (device, to_gateway, gateway, to_device) = start(&shares, 1, &digest, Finisher::Gateway);
+    let task = task(shares.0.public_key(), 1_000, Finisher::Gateway);
+    let (device, to_gateway, gateway, to_device) = start(&shares, 1, &task);
     let (first_of_device, first_of_gateway) = (to_gateway.len(), to_device.len());
     let (Step::Send(_, to_gateway), Step::Send(_, to_device)) =
         (device.next(&to_device).unwrap(), gateway.next(&to_gateway).unwrap())
@@ -158,7 +120,7 @@ fn low_s_in_every_one_of_thirty_signatures() {
     let joint = shares.0.public_key();
     for number in 0..30 {
         // `is_signed` in `sign` asks libsecp256k1, which refuses a high s.
-        sign(&shares, number, &digest(joint, 50_000 + u64::from(number)), Finisher::Gateway);
+        sign(&shares, number, &task(joint, 1_000 + 10 * u64::from(number), Finisher::Gateway));
     }
 }
 
@@ -167,22 +129,23 @@ fn low_s_in_every_one_of_thirty_signatures() {
 fn without_the_devices_last_message_the_gateway_has_nothing() {
     let shares = shares();
     let joint = shares.0.public_key();
-    let digest = digest(joint, 90_000);
-    let Second { device, gateway, to_device, to_gateway } = second(&shares, 1, &digest, Finisher::Device);
+    let task_of = |finisher| task(joint, 1_000, finisher);
+    let holder = task_of(Finisher::Device);
+    let Second { device, gateway, to_device, to_gateway } = second(&shares, 1, &holder);
     let Step::SendLast(own) = gateway.next(&to_gateway).unwrap() else {
         panic!("the gateway has done its part")
     };
     assert!(matches!(device.next(&to_device).unwrap(), Step::Wait(_)), "the device sends no third message");
 
     // A gateway that lies to its own engine about who finishes does not even get past the first message.
-    let (device, _, _, _) = start(&shares, 2, &digest, Finisher::Device);
+    let (device, _, _, _) = start(&shares, 2, &holder);
     let (gateway, to_device) =
-        GatewayShare::start(&shares.1, id(2), digest.to_bytes(), Finisher::Gateway).unwrap();
+        GatewayShare::start(&shares.1, id(2), holder.digest().to_bytes(), Finisher::Gateway).unwrap();
     assert!(matches!(device.next(&to_device), Err(Failure::Interrupted(_))));
     drop(gateway);
 
     // And its own half, taken for the device's in a round that it may finish, is refused.
-    let Second { device, gateway, to_device, to_gateway } = second(&shares, 3, &digest, Finisher::Gateway);
+    let Second { device, gateway, to_device, to_gateway } = second(&shares, 3, &task_of(Finisher::Gateway));
     let Step::Wait(gateway) = gateway.next(&to_gateway).unwrap() else { panic!("the gateway waits") };
     assert!(matches!(gateway.next(&own), Err(Failure::Interrupted(_))));
     drop((device, to_device));
@@ -192,9 +155,8 @@ fn without_the_devices_last_message_the_gateway_has_nothing() {
 fn a_gateway_that_wants_another_digest_signed_is_refused_at_the_first_message() {
     let shares = shares();
     let joint = shares.0.public_key();
-    let (device, _) =
-        DeviceShare::start(&shares.0, id(1), &digest(joint, 90_000), Finisher::Gateway).unwrap();
-    let other = digest(joint, 10_000).to_bytes();
+    let (device, _) = DeviceShare::start(&shares.0, id(1), &task(joint, 1_000, Finisher::Gateway)).unwrap();
+    let other = task(joint, 2_000, Finisher::Gateway).digest().to_bytes();
     let (_, to_device) = GatewayShare::start(&shares.1, id(1), other, Finisher::Gateway).unwrap();
     assert!(matches!(device.next(&to_device), Err(Failure::Interrupted(_))));
 }
@@ -204,10 +166,10 @@ fn a_gateway_that_wants_another_digest_signed_is_refused_at_the_first_message() 
 #[test]
 fn a_flipped_bit_in_the_first_message_bans() {
     let shares = shares();
-    let digest = digest(shares.0.public_key(), 90_000);
+    let task = task(shares.0.public_key(), 1_000, Finisher::Device);
     let (mut banned, mut interrupted) = (0, 0);
     for number in 0..40_usize {
-        let (device, _, _, mut to_device) = start(&shares, number as u8, &digest, Finisher::Device);
+        let (device, _, _, mut to_device) = start(&shares, number as u8, &task);
         let at = to_device.len() * number / 40;
         to_device[at] ^= 1 << (number % 8);
         match device.next(&to_device) {
@@ -224,10 +186,9 @@ fn a_flipped_bit_in_the_first_message_bans() {
 #[test]
 fn a_flipped_bit_in_the_last_message_only_interrupts() {
     let shares = shares();
-    let digest = digest(shares.0.public_key(), 90_000);
+    let task = task(shares.0.public_key(), 1_000, Finisher::Device);
     for bit in [0, 100, 400] {
-        let Second { device, gateway, to_device, to_gateway } =
-            second(&shares, bit as u8, &digest, Finisher::Device);
+        let Second { device, gateway, to_device, to_gateway } = second(&shares, bit as u8, &task);
         let Step::SendLast(mut last) = gateway.next(&to_gateway).unwrap() else {
             panic!("the gateway's last")
         };
@@ -240,14 +201,14 @@ fn a_flipped_bit_in_the_last_message_only_interrupts() {
 #[test]
 fn a_message_of_another_round_or_from_oneself_interrupts() {
     let shares = shares();
-    let digest = digest(shares.0.public_key(), 90_000);
-    let (device, own, _, _) = start(&shares, 1, &digest, Finisher::Device);
-    let (_, _, _, of_round_2) = start(&shares, 2, &digest, Finisher::Device);
+    let task = task(shares.0.public_key(), 1_000, Finisher::Device);
+    let (device, own, _, _) = start(&shares, 1, &task);
+    let (_, _, _, of_round_2) = start(&shares, 2, &task);
     assert!(matches!(device.next(&of_round_2), Err(Failure::Interrupted(_))));
-    let (device, _, _, _) = start(&shares, 1, &digest, Finisher::Device);
+    let (device, _, _, _) = start(&shares, 1, &task);
     assert!(matches!(device.next(&own), Err(Failure::Interrupted(_))));
     for bytes in [vec![], vec![0xff; 100], vec![0; 1 << 19]] {
-        let (device, _, _, _) = start(&shares, 1, &digest, Finisher::Device);
+        let (device, _, _, _) = start(&shares, 1, &task);
         assert!(matches!(device.next(&bytes), Err(Failure::Interrupted(_))));
     }
 }
@@ -267,7 +228,7 @@ fn stored_shares_sign_and_are_not_taken_for_each_other() {
 
     let restored = (Share::from_bytes(&device_bytes).unwrap(), Share::from_bytes(&gateway_bytes).unwrap());
     assert_eq!(restored.0.public_key(), device.public_key());
-    sign(&restored, 7, &digest(device.public_key(), 90_000), Finisher::Gateway);
+    sign(&restored, 7, &task(device.public_key(), 1_000, Finisher::Gateway));
 }
 
 #[test]

@@ -8,6 +8,7 @@ use super::bolt3::closing::{Closing, Settlement};
 use super::bolt3::keys::secret_key;
 use super::bolt3::{Commitment, CommitmentNumber, CommitmentSecret, Contents, Side, fees};
 use super::invoice::Invoice;
+use super::joint::{Finisher, Task};
 use super::machine::{Effect, Proposal};
 use super::payments::Source;
 use super::policy::{SignedPolicy, Tip};
@@ -243,14 +244,15 @@ fn bridge_signatures(setup: &Setup, contents: &Contents, built: &Commitment) -> 
     let key = secret_key(&setup.keys.htlc, &contents.point);
     let sign = |output: &super::bolt3::commitment::HtlcOutput| output.second_stage_digest(built).sign(&key);
     let htlc_signatures = built.htlcs().iter().map(sign).collect();
-    Effect::SignBridge { number: contents.number, digest: built.digest(), htlc_signatures }
+    let task = Task::new(built.digest(), Finisher::Gateway);
+    Effect::SignBridge { number: contents.number, task, htlc_signatures }
 }
 
 /// What a validated holder commitment waits for.
 fn awaited(commitment: &HolderCommitment, built: &Commitment) -> Effect {
     let number = commitment.contents.number;
     match commitment.joint_signature {
-        None => Effect::SignHolder { number, digest: built.digest() },
+        None => Effect::SignHolder { number, task: Task::new(built.digest(), Finisher::Device) },
         Some(_) => Effect::HolderComplete(number),
     }
 }

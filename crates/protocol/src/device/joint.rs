@@ -42,6 +42,30 @@ pub enum Finisher {
     Gateway,
 }
 
+/// What the device signs in a round, and for whom. Only the device's machine makes one, when it releases an effect: so there is
+/// no way to have the device sign what the machine did not check, or to let the gateway finish what is the device's to finish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Task {
+    digest: Digest,
+    finisher: Finisher,
+}
+
+impl Task {
+    pub(super) fn new(digest: Digest, finisher: Finisher) -> Self {
+        Self { digest, finisher }
+    }
+
+    /// What is signed.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// Who learns the signature.
+    pub fn finisher(&self) -> Finisher {
+        self.finisher
+    }
+}
+
 /// Why a round ended without a result.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -85,17 +109,11 @@ pub trait DeviceShare {
     /// The joint public key.
     fn public_key(&self) -> PublicKey;
 
-    /// Starts a round over a digest of a transaction that the device built: there is no other [`Digest`]. Gives the first
-    /// message as well.
+    /// Starts a round over what the device's machine released. Gives the first message as well.
     ///
     /// # Errors
     /// See [`Failure`].
-    fn start(
-        &self,
-        id: RoundId,
-        digest: &Digest,
-        finisher: Finisher,
-    ) -> Result<(Self::Round, Vec<u8>), Failure>;
+    fn start(&self, id: RoundId, task: &Task) -> Result<(Self::Round, Vec<u8>), Failure>;
 }
 
 /// The gateway's share of a key.

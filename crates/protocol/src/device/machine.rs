@@ -26,8 +26,9 @@ use serde::{Deserialize, Serialize};
 
 pub use super::account::{Account, Publication};
 use super::bolt3::closing::Settlement;
-use super::bolt3::{CommitmentNumber, CommitmentSecret, Contents, Digest, Htlc, PaymentHash, Preimage};
+use super::bolt3::{CommitmentNumber, CommitmentSecret, Contents, Htlc, PaymentHash, Preimage};
 use super::invoice::Invoice;
+use super::joint::{Finisher, Task};
 use super::payments::Source;
 use super::policy::{SignedPolicy, Tip};
 use super::reject::Reject;
@@ -196,7 +197,7 @@ pub enum Effect {
         /// Which commitment.
         number: CommitmentNumber,
         /// What is signed jointly.
-        digest: Digest,
+        task: Task,
         /// By the HTLC key, in the order of outputs.
         htlc_signatures: Vec<ecdsa::Signature>,
     },
@@ -205,7 +206,7 @@ pub enum Effect {
         /// Which commitment.
         number: CommitmentNumber,
         /// What is signed jointly.
-        digest: Digest,
+        task: Task,
     },
     /// Tell the gateway that this holder commitment is complete and stored.
     HolderComplete(CommitmentNumber),
@@ -222,7 +223,7 @@ pub enum Effect {
     /// Send this to the owner's wallet.
     Fund(FundingStatement),
     /// Take part in a joint round that the *gateway* finishes.
-    SignClosing(Digest),
+    SignClosing(Task),
     /// Bring these into blocks, through any node.
     Publish(Box<Publication>),
     /// Bring these into blocks too, each from its lock time on.
@@ -394,7 +395,8 @@ impl State {
     ) -> Result<Transition<Self, Effect>, Reject> {
         let closing = account.closing(setup, settlement)?;
         let next = Closing { account: account.clone(), is_alone, is_banned: false };
-        Ok(Transition::to(Self::Closing(next)).then(Effect::SignClosing(closing.digest())))
+        let task = Task::new(closing.digest(), Finisher::Gateway);
+        Ok(Transition::to(Self::Closing(next)).then(Effect::SignClosing(task)))
     }
 
     /// Once the bridge has closed there is nothing to update any more.

@@ -20,7 +20,7 @@ use farthing_protocol::device::keys::{DeviceKeys, DeviceSecret};
 use farthing_protocol::device::payments::Source;
 use farthing_protocol::device::setup::{BadTerms, Bounds};
 use farthing_protocol::device::{
-    Effect, Enrolment, Input, Invoice, Policy, Proposal, Reject, Setup, SignedPolicy, State, Tip,
+    Effect, Enrolment, Finisher, Input, Invoice, Policy, Proposal, Reject, Setup, SignedPolicy, State, Tip,
 };
 use lightning_invoice::{Currency, InvoiceBuilder, PaymentSecret};
 use secp256k1::{Keypair, PublicKey, SECP256K1, SecretKey, ecdsa};
@@ -360,12 +360,13 @@ impl World {
         change(&mut proposal);
         let (point, tip) = (contents.point, self.tip);
         let effects = self.give(Input::SignBridge { proposal, point, tip })?;
-        let [Effect::SignBridge { number, digest, htlc_signatures }] = &effects[..] else {
+        let [Effect::SignBridge { number, task, htlc_signatures }] = &effects[..] else {
             panic!("one answer, not {effects:?}")
         };
         assert_eq!(*number, contents.number);
         let built = Commitment::build(&self.setup.terms, Side::Bridge, &contents);
-        assert_eq!(*digest, built.digest());
+        let digest = task.digest();
+        assert_eq!((digest, task.finisher()), (built.digest(), Finisher::Gateway));
         assert_eq!(htlc_signatures.len(), built.htlcs().len());
         for (output, signature) in built.htlcs().iter().zip(htlc_signatures) {
             assert!(output.second_stage_digest(&built).is_signed(&built.keys().other_htlc, signature));
@@ -413,7 +414,9 @@ impl World {
         let mut htlc_signatures: Vec<ecdsa::Signature> = built.htlcs().iter().map(sign).collect();
         change(&mut proposal, &mut signature, &mut htlc_signatures);
         let effects = self.give(Input::ValidateHolder { proposal, signature, htlc_signatures })?;
-        assert_eq!(effects, [Effect::SignHolder { number: contents.number, digest: built.digest() }]);
+        let [Effect::SignHolder { number, task }] = &effects[..] else { panic!("a round, not {effects:?}") };
+        assert_eq!((*number, task.digest()), (contents.number, built.digest()));
+        assert_eq!(task.finisher(), Finisher::Device, "the gateway never holds a signed holder commitment");
         let (number, digest) = (contents.number, built.digest());
         self.holder.push(contents);
         Ok((number, digest))
