@@ -24,6 +24,7 @@ const QUARANTINES: &[Quarantine] = &[
         crates: &["musig2", "schnorr_fun"],
         only_in: &["farthing-protocol"],
     },
+    Quarantine { what: "reading invoices", crates: &["lightning-invoice"], only_in: &["farthing-protocol"] },
     Quarantine { what: "threshold signing", crates: &["dkls23-*", "k256"], only_in: &["farthing-threshold"] },
     Quarantine {
         what: "RPC to a bitcoind",
