@@ -75,6 +75,16 @@ fn a_wrong_balance() {
     }
 }
 
+/// The bridge offers more than it has. Its balance cannot be below zero, so the money would come from nowhere.
+#[test]
+fn an_htlc_that_its_side_cannot_pay() {
+    let mut world = World::open();
+    world.pay(1, 50_000_000).unwrap();
+    let mut next = world.next_holder();
+    (next.to_bridge, next.htlcs) = (Msat::ZERO, vec![from_bridge(9, 50_000_001)]);
+    refused(&mut world, "commitment-balance", |world| world.commit_holder(next));
+}
+
 #[test]
 fn money_that_goes_with_an_htlc_whose_preimage_nobody_showed() {
     let mut world = locked_in();

@@ -199,7 +199,7 @@ impl Account {
                 Update::default()
             }
             Some(from) => {
-                let update = Update::between(from, to);
+                let update = Update::between(&from.htlcs, &to.htlcs);
                 update.check_balances(from, to, &self.payments)?;
                 update
             }

@@ -11,6 +11,7 @@
 //! | what does the device do next, and what can its owner lose? | [`machine`] |
 //! | which rules are there? | [`reject`] |
 //! | what may be paid? | [`policy`], [`payments`], [`invoice`] |
+//! | does the money follow the HTLCs? | [`update`] |
 //! | which keys exist, and what is agreed on before a channel begins? | [`keys`], [`setup`] |
 
 pub mod bolt3;
@@ -22,11 +23,11 @@ pub mod payments;
 pub mod policy;
 pub mod reject;
 pub mod setup;
+pub mod update;
 
 mod account;
 mod decisions;
 mod onchain;
-mod update;
 
 pub use invoice::Invoice;
 pub use joint::{Finisher, RoundId};
