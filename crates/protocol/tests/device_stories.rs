@@ -4,11 +4,12 @@
 mod device;
 
 use bitcoin::hashes::Hash;
-use bitcoin::{Amount, FeeRate, OutPoint};
+use bitcoin::{Amount, FeeRate, OutPoint, TxOut};
 use device::*;
 use farthing_protocol::Msat;
 use farthing_protocol::device::bolt3::closing::Settlement;
 use farthing_protocol::device::bolt3::commitment::to_remote_script;
+use farthing_protocol::device::bolt3::{Commitment, Side};
 use farthing_protocol::device::machine::Revoked;
 use farthing_protocol::device::payments::Source;
 use farthing_protocol::device::{Effect, Input, Reject};
@@ -143,11 +144,7 @@ fn an_erased_state_holds_none_of_its_signatures() {
             || bytes.windows(der.len()).any(|window| window == &der[..])
     };
     let signatures = |contents: &farthing_protocol::device::bolt3::Contents| {
-        let built = farthing_protocol::device::bolt3::Commitment::build(
-            &world.setup.terms,
-            farthing_protocol::device::bolt3::Side::Holder,
-            contents,
-        );
+        let built = Commitment::build(&world.setup.terms, Side::Holder, contents);
         [built.digest().sign(&secret(JOINT)), built.digest().sign(&secret(0x20))]
     };
     let (newest, revoked) = world.holder.split_last().unwrap();
@@ -210,11 +207,21 @@ fn punishes_a_bridge_that_publishes_a_revoked_state() {
     let ours = htlc(2, 30_000_000);
     let published = world.commit_bridge(world.next_bridge().add(theirs).add(ours)).unwrap();
     world.revoke_bridge().unwrap();
-    let outputs: Vec<_> = (0..published.output.len())
+    let mut outputs: Vec<_> = (0..published.output.len())
         .map(|vout| {
             (OutPoint { txid: published.compute_txid(), vout: vout as u32 }, published.output[vout].clone())
         })
         .collect();
+    // And a second stage of the bridge's, which has the same script as its own output.
+    let built = Commitment::build(&world.setup.terms, Side::Bridge, world.bridge.last().unwrap());
+    let second_stage = OutPoint { txid: bitcoin::Txid::from_byte_array([3; 32]), vout: 0 };
+    let of_second_stage =
+        TxOut { value: Amount::from_sat(20_000), script_pubkey: built.delayed_script().to_p2wsh() };
+    outputs.push((second_stage, of_second_stage));
+    let spent_by = |input: &bitcoin::TxIn| {
+        let output = outputs.iter().find(|(outpoint, _)| *outpoint == input.previous_output);
+        output.map(|(_, output)| output.clone()).expect("it takes nothing else")
+    };
     let revoked = |commitment: &bitcoin::Transaction| Revoked {
         commitment: commitment.clone(),
         outputs: outputs.clone(),
@@ -231,16 +238,20 @@ fn punishes_a_bridge_that_publishes_a_revoked_state() {
     let effects = world.give(Input::Punish(Box::new(revoked(&published)))).unwrap();
     let [Effect::Broadcast(transactions)] = &effects[..] else { panic!("a transaction, not {effects:?}") };
     let [penalty] = &transactions[..] else { panic!("one penalty") };
-    assert_eq!(penalty.input.len(), 3, "the bridge's own output and both HTLCs; ours is the owner's anyway");
+    assert_eq!(
+        penalty.input.len(),
+        4,
+        "the bridge's own, both HTLCs, the second stage; ours is the owner's anyway"
+    );
     for (index, input) in penalty.input.iter().enumerate() {
-        let spent = &published.output[input.previous_output.vout as usize];
-        assert!(spends_input(spent, penalty, index));
+        assert!(spends_input(&spent_by(input), penalty, index));
     }
-    let taken: Amount =
-        penalty.input.iter().map(|input| published.output[input.previous_output.vout as usize].value).sum();
+    let taken: Amount = penalty.input.iter().map(|input| spent_by(input).value).sum();
     assert_eq!(penalty.output.len(), 1);
     assert_eq!(penalty.output[0].script_pubkey, owner_script());
-    assert!(taken - penalty.output[0].value <= Amount::from_sat(4_000));
+    let fee = taken - penalty.output[0].value;
+    assert!(fee >= FeeRate::from_sat_per_kwu(2_000) * penalty.weight() - Amount::from_sat(1));
+    assert!(fee <= Amount::from_sat(4_500), "{fee}");
 
     let mut other = published;
     other.input[0].previous_output.vout = 0;

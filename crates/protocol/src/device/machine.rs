@@ -70,7 +70,7 @@ pub struct Closing {
 }
 
 /// A commitment that the gateway asks for. The device believes none of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proposal {
     /// Which commitment of its side.
     pub number: CommitmentNumber,
@@ -90,7 +90,7 @@ pub struct Proposal {
 
 /// A commitment that the bridge had revoked and published, as the gateway or the owner saw it. The device believes none of it:
 /// whatever is wrong only makes the penalty invalid, which pays the owner.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Revoked {
     /// The published commitment.
     pub commitment: Transaction,
