@@ -10,6 +10,7 @@ use farthing_protocol::Msat;
 use farthing_protocol::device::bolt3::closing::Settlement;
 use farthing_protocol::device::bolt3::commitment::to_remote_script;
 use farthing_protocol::device::bolt3::{CommitmentNumber, CommitmentSeed, Htlc, Side, Terms};
+use farthing_protocol::device::joint::JointSignature;
 use farthing_protocol::device::payments::Source;
 use farthing_protocol::device::setup::BadTerms;
 use farthing_protocol::device::{Effect, Input, Policy, Reject, State, Tip};
@@ -183,7 +184,7 @@ fn a_signature_of_the_bridge_that_does_not_fit() {
 fn a_joint_signature_that_does_not_fit() {
     let mut world = World::open();
     let (number, digest) = world.validate_holder(world.next_holder()).unwrap();
-    let signature = digest.sign(&secret(0x77));
+    let signature = JointSignature(digest.sign(&secret(0x77)));
     refused(&mut world, "commitment-joint-signature", |world| {
         world.give(Input::HolderSigned { number, signature })
     });

@@ -10,7 +10,7 @@ use dkls23_secp256k1::protocols::signing::{
     Broadcast3to4, KeepPhase1to2, KeepPhase2to3, SignData, TransmitPhase1to2, TransmitPhase2to3,
     UniqueKeep1to2, UniqueKeep2to3,
 };
-use farthing_protocol::device::joint::{Failure, Finisher, Round, RoundId, Step};
+use farthing_protocol::device::joint::{Failure, Finisher, JointSignature, Round, RoundId, Step};
 use k256::Secp256k1;
 use secp256k1::{PublicKey, ecdsa};
 
@@ -61,7 +61,7 @@ impl<R: Role> SigningRound<R> {
     }
 
     /// Puts the halves together. The engine has checked the signature; libsecp256k1 checks it again.
-    fn finish(&self, nonce: &str, halves: &[Broadcast3to4<Secp256k1>]) -> Result<ecdsa::Signature, Failure> {
+    fn finish(&self, nonce: &str, halves: &[Broadcast3to4<Secp256k1>]) -> Result<JointSignature, Failure> {
         let (s, _) = self.party.sign_phase4(&self.data, nonce, halves, true).map_err(failure)?;
         let invalid = || Failure::Interrupted("the halves make no signature".into());
         let compact: Vec<u8> = hex(nonce).chain(hex(&s)).collect::<Option<_>>().ok_or_else(invalid)?;
@@ -69,7 +69,7 @@ impl<R: Role> SigningRound<R> {
         let digest = secp256k1::Message::from_digest(self.data.message_hash);
         let verifier = secp256k1::Secp256k1::verification_only();
         verifier.verify_ecdsa(&digest, &signature, &self.public_key).map_err(|_| invalid())?;
-        Ok(signature)
+        Ok(JointSignature(signature))
     }
 }
 

@@ -7,13 +7,14 @@ use bitcoin::Transaction;
 use bitcoin::consensus::encode::serialize;
 use common::*;
 use farthing_protocol::device::bolt3::CommitmentNumber;
-use farthing_protocol::device::joint::{DeviceShare, GatewayShare, Round, RoundId, Step, Task};
+use farthing_protocol::device::joint::{
+    DeviceShare, GatewayShare, JointSignature, Round, RoundId, Step, Task,
+};
 use farthing_protocol::device::{Effect, Input, Setup};
 use farthing_threshold::{Device, Gateway, Share};
-use secp256k1::ecdsa;
 
 /// A round to its end. Who finishes gets the signature; the other side got nothing, and the caller sees what it sent.
-fn sign((device, gateway): &(Share<Device>, Share<Gateway>), id: u8, task: &Task) -> ecdsa::Signature {
+fn sign((device, gateway): &(Share<Device>, Share<Gateway>), id: u8, task: &Task) -> JointSignature {
     let id = RoundId([id; 32]);
     let (device, to_gateway) = DeviceShare::start(device, id, task).unwrap();
     let (digest, finisher) = (task.digest().to_bytes(), task.finisher());
@@ -51,7 +52,7 @@ fn opens_a_channel_and_closes_it_without_the_gateway() {
     let (task, theirs) = bridge_task(&setup, &mut state, 1_000);
     let joint = sign(&shares, 1, &task);
     let bridge = theirs.digest().sign(&secret(BRIDGE));
-    assert_spends_funding(&setup, &theirs.complete(&setup.terms, &joint, &bridge));
+    assert_spends_funding(&setup, &theirs.complete(&setup.terms, &joint.0, &bridge));
 
     // The holder's: the device gets it.
     let task = holder_task(&setup, &mut state, 1_000);

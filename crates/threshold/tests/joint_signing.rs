@@ -5,7 +5,7 @@ mod common;
 
 use common::*;
 use farthing_protocol::device::joint::{
-    DeviceShare, Failure, Finisher, GatewayShare, Round, RoundId, Step, Task,
+    DeviceShare, Failure, Finisher, GatewayShare, JointSignature, Round, RoundId, Step, Task,
 };
 use farthing_threshold::{Device, Gateway, KeyGeneration, KeyGenerationStep, Role, Share, SigningRound};
 use secp256k1::{PublicKey, ecdsa};
@@ -66,14 +66,14 @@ fn sign(shares: &(Share<Device>, Share<Gateway>), number: u8, task: &Task) -> ec
         (Step::Wait(device), Step::SendLast(last)) => {
             assert_eq!(task.finisher(), Finisher::Device);
             match device.next(&last).unwrap() {
-                Step::Signed(signature) => signature,
+                Step::Signed(JointSignature(signature)) => signature,
                 _ => panic!("the device finishes"),
             }
         }
         (Step::SendLast(last), Step::Wait(gateway)) => {
             assert_eq!(task.finisher(), Finisher::Gateway);
             match gateway.next(&last).unwrap() {
-                Step::Signed(signature) => signature,
+                Step::Signed(JointSignature(signature)) => signature,
                 _ => panic!("the gateway finishes"),
             }
         }

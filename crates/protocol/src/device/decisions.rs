@@ -8,7 +8,7 @@ use super::bolt3::closing::{Closing, Settlement};
 use super::bolt3::keys::secret_key;
 use super::bolt3::{Commitment, CommitmentNumber, CommitmentSecret, Contents, Side, fees};
 use super::invoice::Invoice;
-use super::joint::{Finisher, Task};
+use super::joint::{Finisher, JointSignature, Task};
 use super::machine::{Effect, Proposal};
 use super::payments::Source;
 use super::policy::{SignedPolicy, Tip};
@@ -116,7 +116,7 @@ impl Account {
         &self,
         setup: &Setup,
         number: CommitmentNumber,
-        signature: ecdsa::Signature,
+        JointSignature(signature): JointSignature,
     ) -> Result<Self, Reject> {
         let mut next = self.clone();
         let newest = next.holder.newest.as_mut().filter(|newest| newest.contents.number == number);

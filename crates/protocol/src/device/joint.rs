@@ -24,6 +24,8 @@
 //! A round lives in memory only. After a restart it starts afresh: a round repeated against other messages can leak the
 //! share.
 
+use std::fmt;
+
 use secp256k1::{PublicKey, ecdsa};
 
 use super::bolt3::Digest;
@@ -66,6 +68,18 @@ impl Task {
     }
 }
 
+/// What a round gave: an ordinary ECDSA signature by the joint key, verified, with its `s` in the lower half. A holder's is a secret
+/// until the channel closes, so it does not show itself in logs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct JointSignature(pub ecdsa::Signature);
+
+impl fmt::Debug for JointSignature {
+    /// Says nothing of the signature.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JointSignature(..)")
+    }
+}
+
 /// Why a round ended without a result.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -88,8 +102,8 @@ pub enum Step<R> {
     SendLast(Vec<u8>),
     /// Send nothing, wait for the other side's last message.
     Wait(R),
-    /// The signature, verified, with its `s` in the lower half.
-    Signed(ecdsa::Signature),
+    /// The signature.
+    Signed(JointSignature),
 }
 
 /// One side of a running round. Consumed by each step: no step can be repeated.

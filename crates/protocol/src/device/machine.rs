@@ -28,7 +28,7 @@ pub use super::account::{Account, Publication};
 use super::bolt3::closing::Settlement;
 use super::bolt3::{CommitmentNumber, CommitmentSecret, Contents, Htlc, PaymentHash, Preimage};
 use super::invoice::Invoice;
-use super::joint::{Finisher, Task};
+use super::joint::{Finisher, JointSignature, Task};
 use super::payments::Source;
 use super::policy::{SignedPolicy, Tip};
 use super::reject::Reject;
@@ -149,7 +149,7 @@ pub enum Input {
         /// Which commitment.
         number: CommitmentNumber,
         /// What the round gave.
-        signature: ecdsa::Signature,
+        signature: JointSignature,
     },
     /// The gateway wants the secret of a holder commitment.
     Revoke {

@@ -16,6 +16,7 @@ use farthing_protocol::device::bolt3::{
     Basepoints, Commitment, CommitmentNumber, CommitmentSeed, Contents, Digest, Htlc, PartyTerms,
     PaymentHash, Preimage, RevokedSecrets, Side, Terms,
 };
+use farthing_protocol::device::joint::JointSignature;
 use farthing_protocol::device::keys::{DeviceKeys, DeviceSecret};
 use farthing_protocol::device::payments::Source;
 use farthing_protocol::device::setup::{BadTerms, Bounds};
@@ -423,7 +424,7 @@ impl World {
     }
 
     pub fn complete_holder(&mut self, number: CommitmentNumber, digest: &Digest) -> Result<(), Reject> {
-        let signature = digest.sign(&secret(JOINT));
+        let signature = JointSignature(digest.sign(&secret(JOINT)));
         let effects = self.give(Input::HolderSigned { number, signature })?;
         assert_eq!(effects, [Effect::HolderComplete(number)]);
         Ok(())
