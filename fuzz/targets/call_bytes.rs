@@ -148,6 +148,7 @@ impl Table {
                 payment.total
             }
             Claim::Rung(rung) => rung.total,
+            Claim::Batch(_) => panic!("this channel pays with words"),
         };
         assert!(claim >= self.claimed, "the claim fell");
         self.claimed = claim;

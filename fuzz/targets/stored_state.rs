@@ -89,7 +89,7 @@ fn sighting(choices: &mut Choices<'_>) -> Sighting {
         0 => Funding::Unseen,
         1 => Funding::Unconfirmed(output),
         2 => Funding::Confirmed { output, confirmations },
-        _ => Funding::Spent { by: spend(choices), confirmations },
+        _ => Funding::Spent { by: spend(choices).into(), confirmations },
     };
     let locked = match &funding {
         Funding::Spent { by, .. } if choices.byte() > 100 => vec![locked(choices, by)],
@@ -103,7 +103,7 @@ fn locked(choices: &mut Choices<'_>, by: &Transaction) -> Locked {
     let confirmations = u32::from(choices.byte() % 64);
     let status = match (choices.byte() % 3, by.output.first()) {
         (0, Some(output)) => Funding::Confirmed { output: output.clone(), confirmations },
-        (1, _) => Funding::Spent { by: spend(choices), confirmations },
+        (1, _) => Funding::Spent { by: spend(choices).into(), confirmations },
         _ => Funding::Unseen,
     };
     Locked { outpoint, status }

@@ -389,7 +389,7 @@ impl World {
                     assert!(self.spends.is_empty(), "the funding was used and its coins are given away");
                 }
                 payer::Effect::Pay(_) => panic!("only buying pays"),
-                payer::Effect::Announce(..) | payer::Effect::Call(_) => {
+                payer::Effect::Announce(..) | payer::Effect::AnnounceBatch(_) | payer::Effect::Call(_) => {
                     panic!("this channel pays for pieces")
                 }
                 payer::Effect::ProposeClosing(settlement) => {
@@ -422,7 +422,7 @@ impl World {
                     assert!(payee.page.items.values().any(|charged| *charged == cost));
                     assert!(!self.has_cosigned, "served after a closing was signed");
                 }
-                payee::Effect::Answer => panic!("this channel pays for pieces"),
+                payee::Effect::Answer | payee::Effect::Spread { .. } => panic!("this channel pays for pieces"),
                 payee::Effect::Publish(publication) => {
                     let transaction = publication.commitment;
                     let paid = Channel::paid_to(&transaction, &fixture.payee.channel.params().payee);
@@ -458,7 +458,7 @@ impl World {
             1 => Funding::Unconfirmed(output),
             2 | 3 if !self.spends.is_empty() => {
                 let by = self.spends[usize::from(choices.byte()) % self.spends.len()].clone();
-                Funding::Spent { by, confirmations }
+                Funding::Spent { by: by.into(), confirmations }
             }
             _ => Funding::Confirmed { output, confirmations: confirmations + 1 },
         };

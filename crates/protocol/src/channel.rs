@@ -313,8 +313,11 @@ pub struct Ending {
     pub kind: SpendKind,
     /// The transaction that did.
     pub txid: Txid,
-    /// What it pays to this party, before any child's fee.
+    /// What it pays to this party, and what this party took of the outputs that it locks; before any child's fee, and before
+    /// what the party's own wallet paid for the micropayment transaction of a batch.
     pub received: Amount,
+    /// What was this party's to take and was not taken, since to take it costs more than it brings.
+    pub left: Amount,
 }
 
 impl Ending {
@@ -325,6 +328,7 @@ impl Ending {
                 kind: channel.spend_kind(by)?,
                 txid: by.compute_txid(),
                 received: Channel::paid_to(by, party),
+                left: Amount::ZERO,
             }),
             Funding::Spent { .. } | Funding::Unseen | Funding::Unconfirmed(_) | Funding::Confirmed { .. } => {
                 None

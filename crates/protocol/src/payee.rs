@@ -21,22 +21,24 @@
 mod account;
 mod charge;
 mod ending;
+mod publishing;
 
-use bitcoin::{Amount, FeeRate, Transaction};
+use bitcoin::{FeeRate, Transaction};
 use secp256k1::schnorr;
 use serde::{Deserialize, Serialize};
 
 use crate::amount::Msat;
 use crate::channel::{Channel, Ending, SpendKind};
 use crate::closing::{self, Settlement};
-use crate::commitment;
+use crate::flat::Batch;
 use crate::keys::ChannelKeys;
 use crate::ledger::Ledger;
-use crate::lightspeed::ladder::RungClaim;
 use crate::lightspeed::tab::{Claim, Tab};
 use crate::opening::{self, Refusal};
 pub use crate::payee::account::Account;
 pub use crate::payee::charge::Reject;
+pub use crate::payee::publishing::Publication;
+use crate::payee::publishing::publication;
 use crate::payment::Payment;
 use crate::sighting::{Funding, Sighting};
 use crate::transition::Transition;
@@ -168,19 +170,15 @@ pub enum Effect {
     Cosign(Settlement),
     /// Bring this into a block.
     Publish(Box<Publication>),
-    /// Broadcast this complete closing.
+    /// Bring the micropayment transaction of this batch into a block, its fee paid by the wallet's own coins at that rate.
+    Spread {
+        /// The batch, whose commitment is in a block.
+        batch: Box<Batch>,
+        /// What confirms soon.
+        fee_rate: FeeRate,
+    },
+    /// Broadcast this complete closing, or this claim.
     Broadcast(Transaction),
-}
-
-/// A complete commitment, to be published with a child where its fee rate is too low.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Publication {
-    /// The commitment.
-    pub commitment: Transaction,
-    /// What it leaves to the miner by itself.
-    pub fee: Amount,
-    /// How its first output is claimed, where that takes a word; the claim is then the child.
-    pub rung: Option<RungClaim>,
 }
 
 /// Accepts an opening that has passed [`opening::Offer::check`].
@@ -270,7 +268,10 @@ impl State {
             (Self::ClosingAlone(state), Input::Sighted(sighting)) => match self.ended(setup, &sighting) {
                 Some(closed) => Ok(Transition::to(closed)),
                 None if setup.is_hopeless(&sighting) => Ok(self.close_without_claim()),
-                None => Ok(Transition::to(self.clone()).then(publication(setup, &state.claim))),
+                None => {
+                    let next = state.publishes(setup, &sighting);
+                    Ok(next.into_iter().fold(Transition::to(self.clone()), Transition::then))
+                }
             },
             (Self::Closed(_), Input::Sighted(_)) => Ok(Transition::to(self.clone())),
         }
@@ -279,7 +280,7 @@ impl State {
     /// What a restart must do again.
     pub fn resume(&self, setup: &Setup) -> Vec<Effect> {
         match self {
-            Self::ClosingAlone(state) => vec![publication(setup, &state.claim)],
+            Self::ClosingAlone(state) => publication(setup, &state.claim),
             Self::ClosingTogether(ClosingTogether { transaction: Some(transaction), .. }) => {
                 vec![Effect::Broadcast(transaction.clone())]
             }
@@ -346,17 +347,24 @@ impl State {
 
     /// Publishes the best commitment; without one there is nothing to claim.
     fn close_alone(&self, setup: &Setup) -> Transition<Self, Effect> {
-        let claim = match self {
+        match self.claim() {
+            Some(claim) => {
+                let effects = publication(setup, &claim);
+                let next = Self::ClosingAlone(ClosingAlone { ledger: self.ledger(), claim });
+                effects.into_iter().fold(Transition::to(next), Transition::then)
+            }
+            None => self.close_without_claim(),
+        }
+    }
+
+    /// The best that this side can publish.
+    fn claim(&self) -> Option<Claim> {
+        match self {
             Self::AwaitingDepth(AwaitingDepth { account, .. })
             | Self::Open(Open { account })
             | Self::ClosingTogether(ClosingTogether { account, .. }) => account.claim(),
-            Self::ClosingAlone(ClosingAlone { claim, .. }) => Some(*claim),
+            Self::ClosingAlone(ClosingAlone { claim, .. }) => Some(claim.clone()),
             Self::Closed(_) => None,
-        };
-        match claim {
-            Some(claim) => Transition::to(Self::ClosingAlone(ClosingAlone { ledger: self.ledger(), claim }))
-                .then(publication(setup, &claim)),
-            None => self.close_without_claim(),
         }
     }
 
@@ -486,14 +494,4 @@ impl Setup {
     fn expired(&self, height: u32) -> bool {
         height >= self.channel.params().expiry.height()
     }
-}
-
-fn publication(setup: &Setup, claim: &Claim) -> Effect {
-    let (commitment, rung) = match claim {
-        Claim::Plain(payment) => (commitment::complete(&setup.channel, &setup.keys, payment), None),
-        Claim::Rung(rung) => (rung.commitment(&setup.channel, &setup.keys), Some(*rung)),
-    };
-    let paid = commitment.output.iter().map(|output| output.value).sum();
-    let fee = setup.channel.params().capacity.checked_sub(paid).unwrap_or_default();
-    Effect::Publish(Box::new(Publication { commitment, fee, rung }))
 }

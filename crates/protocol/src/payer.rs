@@ -19,6 +19,7 @@
 mod account;
 pub mod call;
 mod ending;
+mod taking_back;
 
 use bitcoin::{FeeRate, Transaction};
 use secp256k1::schnorr;
@@ -27,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use crate::amount::Msat;
 use crate::channel::{Channel, Ending, SpendKind};
 use crate::closing::{self, BadSettlement, Settlement};
+use crate::flat::BatchTerms;
 use crate::keys::ChannelKeys;
 use crate::ledger::Ledger;
 use crate::lightspeed::ChainTerms;
@@ -144,6 +146,8 @@ pub enum Effect {
     Pay(Payment),
     /// Send the rungs of this chain, signed on top of this total.
     Announce(ChainTerms, Msat),
+    /// Sign this batch and send it, with its locks.
+    AnnounceBatch(BatchTerms),
     /// Send this call with its words.
     Call(Ticket),
     /// Start a closing round for this settlement.

@@ -1,5 +1,7 @@
 //! What a party saw of its channel on the chain, at one height. The driver looks; the machines decide.
 
+use std::sync::Arc;
+
 use bitcoin::{FeeRate, OutPoint, Transaction, TxOut};
 
 /// One look at the chain.
@@ -41,8 +43,8 @@ pub enum Funding {
     },
     /// Spent.
     Spent {
-        /// By which transaction.
-        by: Transaction,
+        /// By which transaction. One may spend a thousand outputs.
+        by: Arc<Transaction>,
         /// 0 in the mempool, 1 when its block is the tip.
         confirmations: u32,
     },

@@ -152,7 +152,9 @@ proptest! {
                         prop_assert!(paid >= closing::due(ledger.spent, ledger.paid()));
                     }
                     payee::Effect::Accept(_) => prop_assert!(false, "only the opening is accepted"),
-                    payee::Effect::Answer => prop_assert!(false, "no call was served"),
+                    payee::Effect::Answer | payee::Effect::Spread { .. } => {
+                        prop_assert!(false, "no call was served");
+                    }
                 }
             }
             stopped |= !matches!(next, payee::State::AwaitingDepth(_) | payee::State::Open(_));
@@ -168,7 +170,7 @@ proptest! {
         for input in inputs {
             match &input {
                 payer::Input::Countersigned { transaction } => shown.push(transaction.clone()),
-                payer::Input::Sighted(Sighting { funding: Funding::Spent { by, .. }, .. }) => shown.push(by.clone()),
+                payer::Input::Sighted(Sighting { funding: Funding::Spent { by, .. }, .. }) => shown.push(Transaction::clone(by)),
                 _ => {}
             }
             let Ok(transition) = payer.state.handle(&payer.setup, input.clone()) else { continue };
@@ -197,7 +199,7 @@ proptest! {
                     }
                     payer::Effect::Broadcast(transaction) => check_broadcast(&payer, &input, &shown, &transaction)?,
                     payer::Effect::Propose(_) => prop_assert!(false, "it proposes once"),
-                    payer::Effect::Announce(..) | payer::Effect::Call(_) => {
+                    payer::Effect::Announce(..) | payer::Effect::AnnounceBatch(_) | payer::Effect::Call(_) => {
                         prop_assert!(false, "this channel pays for pieces");
                     }
                     payer::Effect::ReleaseCoins => {

@@ -133,6 +133,7 @@ proptest! {
             prop_assert!(tab.spent() >= before.spent() && tab.paid() >= before.paid());
             prop_assert!(tab.uncovered() <= tab.exposure(&channel), "more at stake than was said");
             let claim = match tab.claim() {
+                Claim::Batch(_) => panic!("this channel pays with words"),
                 Claim::Plain(payment) => payment.total,
                 Claim::Rung(rung) => rung.total,
             };
@@ -148,6 +149,7 @@ proptest! {
 /// Whatever the payee relies on is valid by consensus, with the words that it has.
 fn judge(channel: &farthing_protocol::Channel, claim: &Claim) {
     match claim {
+        Claim::Batch(_) => panic!("this channel pays with words"),
         Claim::Plain(payment) => {
             assert_valid(channel, &farthing_protocol::commitment::complete(channel, &payee_keys(), payment));
         }

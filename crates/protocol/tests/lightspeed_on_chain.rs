@@ -48,7 +48,12 @@ fn look(commitment: &Transaction, depth: u32, status: Funding) -> Sighting {
 
 fn ending(commitment: &Transaction, received: u64) -> Ending {
     let (kind, txid) = (SpendKind::Commitment, commitment.compute_txid());
-    Ending { kind, txid, received: Amount::from_sat(received) }
+    Ending { kind, txid, received: Amount::from_sat(received), left: Amount::ZERO }
+}
+
+/// And nobody took the rung.
+fn left(commitment: &Transaction, received: u64) -> Ending {
+    Ending { left: Amount::from_sat(800), ..ending(commitment, received) }
 }
 
 /// What was paid before the chain is inside the lock too: else the payee could take the first rung of a chain that was
@@ -142,7 +147,7 @@ fn a_rung_that_costs_the_payer_more_than_it_brings_is_left() {
     let dear = Sighting { fee_rate: FeeRate::from_sat_per_vb_u32(5), ..sighting };
     assert_eq!(payer.takes(payer::Input::Sighted(dear)), []);
     let payer::State::Closed(closed) = &payer.state else { panic!("{:?}", payer.state) };
-    assert_eq!(closed.ending, ending(&commitment, 100_000 - 408 - 800));
+    assert_eq!(closed.ending, left(&commitment, 100_000 - 408 - 800));
 }
 
 #[test]
@@ -209,7 +214,7 @@ fn a_payee_that_did_not_find_the_claim_worth_its_fee_has_received_nothing() {
     assert_eq!(payee.state.name(), "closing alone");
     payee.takes(payee::Input::Sighted(look(&commitment, depth, unspent(&commitment, depth))));
     let payee::State::Closed(closed) = &payee.state else { panic!("{:?}", payee.state) };
-    assert_eq!(closed.ending, Some(ending(&commitment, 0)));
+    assert_eq!(closed.ending, Some(left(&commitment, 0)));
 }
 
 #[test]
@@ -223,5 +228,5 @@ fn a_rung_that_the_payer_took_back_has_brought_the_payee_nothing() {
     payee.takes(payee::Input::Close);
     payee.takes(payee::Input::Sighted(look(&commitment, 99, spent(&back, POLICY.finality))));
     let payee::State::Closed(closed) = &payee.state else { panic!("{:?}", payee.state) };
-    assert_eq!(closed.ending, Some(ending(&commitment, 0)));
+    assert_eq!(closed.ending, Some(left(&commitment, 0)));
 }

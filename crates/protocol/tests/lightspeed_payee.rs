@@ -118,6 +118,7 @@ fn rungs_of_another_chain() -> Vec<farthing_protocol::lightspeed::Rung> {
 fn claimable(tab: &Tab) -> Msat {
     let (channel, keys) = (channel(), payee_keys());
     match tab.claim() {
+        Claim::Batch(_) => panic!("this channel pays with words"),
         Claim::Plain(payment) => {
             assert_valid(&channel, &commitment::complete(&channel, &keys, &payment));
             payment.total

@@ -181,7 +181,7 @@ fn an_agreed_closing_ends_the_channel_when_it_is_final() {
     }
     payee.sees(TIP + 6, spent(&closing, POLICY.finality));
     let (kind, received) = (SpendKind::Closing, Amount::from_sat(40_000));
-    let ending = Ending { kind, txid: closing.compute_txid(), received };
+    let ending = Ending { kind, txid: closing.compute_txid(), received, left: Amount::ZERO };
     assert!(matches!(&payee.state, State::Closed(closed) if closed.ending == Some(ending)));
 }
 
@@ -241,7 +241,7 @@ fn a_spend_while_open_is_answered_with_the_commitment_until_it_is_final() {
     }
     assert_eq!(payee.sees(EXPIRY + 6, spent(&refund, POLICY.finality)), []);
     let (kind, received) = (SpendKind::Refund, Amount::ZERO);
-    let ending = Ending { kind, txid: refund.compute_txid(), received };
+    let ending = Ending { kind, txid: refund.compute_txid(), received, left: Amount::ZERO };
     assert!(matches!(&payee.state, State::Closed(closed) if closed.ending == Some(ending)));
 }
 
@@ -253,7 +253,7 @@ fn a_spend_that_is_final_when_first_seen_closes_at_once() {
     {
         assert_eq!(payee.sees(TIP + 9, spent(&commitment, POLICY.finality)), []);
         let (kind, received) = (SpendKind::Commitment, Amount::from_sat(50_000));
-        let ending = Ending { kind, txid: commitment.compute_txid(), received };
+        let ending = Ending { kind, txid: commitment.compute_txid(), received, left: Amount::ZERO };
         assert!(matches!(&payee.state, State::Closed(closed) if closed.ending == Some(ending)));
     }
 }

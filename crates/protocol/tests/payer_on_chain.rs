@@ -16,7 +16,8 @@ fn expired(fee_rate: FeeRate) -> Input {
 }
 
 fn assert_ending(payer: &Payer, kind: SpendKind, by: &Transaction, received: u64) {
-    let ending = Ending { kind, txid: by.compute_txid(), received: Amount::from_sat(received) };
+    let ending =
+        Ending { kind, txid: by.compute_txid(), received: Amount::from_sat(received), left: Amount::ZERO };
     assert!(matches!(&payer.state, State::Closed(closed) if closed.ending == ending), "{:?}", payer.state);
 }
 

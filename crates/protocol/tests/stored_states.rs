@@ -13,6 +13,7 @@ use std::path::PathBuf;
 
 use bitcoin::hex::{DisplayHex, FromHex};
 use common::call_story::{payee_of_calls, payer_of_calls};
+use common::flat_story::{flat_payee, flat_payer};
 use common::payee_story::{Payee, charge, settle};
 use common::payer_story::Payer;
 use common::*;
@@ -58,6 +59,8 @@ fn payer_states() -> Vec<(Payer, &'static str)> {
     awaiting_funding.buys(Msat::new(1_234));
     let mut seen = Payer::with_spent();
     seen.sees(TIP, spent(&commitment_to(sat(40_000)), 0));
+    let mut flat = flat_payer();
+    flat.calls(payer::call::Input::Call { cost: sat(2_000) });
     vec![
         (Payer::awaiting_acceptance(), ""),
         (Payer::abandoned(), ""),
@@ -68,6 +71,7 @@ fn payer_states() -> Vec<(Payer, &'static str)> {
         (Payer::closing_complete(), "_complete"),
         (seen, "_seen"),
         (payer_of_calls(), "_calls"),
+        (flat, "_flat"),
         (Payer::refunding(), ""),
         (Payer::closed(), ""),
     ]
@@ -83,6 +87,8 @@ fn payee_states() -> Vec<(Payee, &'static str)> {
     handed_over.takes(Input::Settled { transaction: closing_of(&settlement(40_000)) });
     let mut claiming = payee_of_calls();
     claiming.takes(Input::Close);
+    let mut spreading = flat_payee(&[0, 7, 19]);
+    spreading.takes(Input::Close);
     let mut unfunded = Payee::awaiting_depth();
     unfunded.takes(Input::Close);
     vec![
@@ -90,10 +96,12 @@ fn payee_states() -> Vec<(Payee, &'static str)> {
         (awaiting_depth, ""),
         (Payee::with(sat(50_000), sat(40_000)), ""),
         (payee_of_calls(), "_calls"),
+        (flat_payee(&[0, 7, 19]), "_flat"),
         (Payee::closing_together(), ""),
         (handed_over, "_complete"),
         (Payee::closing_alone(), ""),
         (claiming, "_rung"),
+        (spreading, "_batch"),
         (Payee::closed(), ""),
         (unfunded, "_unfunded"),
     ]

@@ -11,9 +11,9 @@ use bitcoin::transaction::Version;
 use bitcoin::{FeeRate, Txid, Weight};
 
 use crate::channel::Channel;
-use crate::flat::batch::{Batches, Spend};
 use crate::flat::outputs::Outputs;
 use crate::flat::preimages::Preimage;
+use crate::flat::spends::{Batches, Spend};
 use crate::hashlock::{self, Locked};
 use crate::keys::ChannelKeys;
 

@@ -17,8 +17,8 @@ use secp256k1::{Message, SECP256K1, schnorr};
 
 use crate::amount::{DUST, Msat};
 use crate::channel::Channel;
-use crate::flat::batch::fee;
 use crate::flat::lsf::{Lsf, LsfOutput};
+use crate::flat::spends::fee;
 use crate::flat::terms::Terms;
 use crate::funding::FundingOutput;
 use crate::keys::ChannelKeys;

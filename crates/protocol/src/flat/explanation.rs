@@ -8,9 +8,9 @@ use bitcoin::{Amount, FeeRate};
 use crate::amount::DUST;
 use crate::channel::Channel;
 use crate::child;
-use crate::flat::batch::fee;
 use crate::flat::lsf::Lsf;
 use crate::flat::micropayment::{self, FEE_INPUTS, MOST_OUTPUTS};
+use crate::flat::spends::fee;
 use crate::flat::terms::{Limits, Terms};
 use crate::flat::{claim, commitment, refund};
 

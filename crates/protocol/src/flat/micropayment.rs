@@ -25,9 +25,9 @@ use bitcoin::{
 use secp256k1::{Message, SECP256K1, schnorr};
 
 use crate::channel::Channel;
-use crate::flat::batch::{MOST_WEIGHT, fee};
 use crate::flat::lsf::{Lsf, LsfOutput};
 use crate::flat::outputs::Outputs;
+use crate::flat::spends::{MOST_WEIGHT, fee};
 use crate::keys::ChannelKeys;
 
 /// How many fee inputs there are at most.
@@ -153,6 +153,11 @@ impl Micropayment {
             output: outputs.txouts(),
         };
         Ok(Self { digest: digest(&unsigned, lsf), unsigned, lsf: lsf.clone() })
+    }
+
+    /// The output that it spends.
+    pub fn lsf(&self) -> &LsfOutput {
+        &self.lsf
     }
 
     /// Signs, as the payer; before the commitment.

@@ -25,8 +25,12 @@
 //! 2. The payer hands over the [`Locks`], then its signature on the micropayment transaction, then the one on the
 //!    commitment. In any other order the payee would hold a commitment whose LSF output only the payer can take.
 //! 3. Call i carries preimage i. No signature, no round trip: one SHA-256 for the payee.
-//! 4. A plain payment makes another commitment, with another LSF output: so each commitment takes its own signature on
-//!    its own micropayment transaction. The locks stay the same, since only one of the two can ever confirm.
+//! 4. When a batch is used up the payer announces the next ([`batch`]): other locks, and a commitment that pays everything
+//!    revealed so far plainly, as its base. So each commitment takes its own signature on its own micropayment
+//!    transaction, and the payee keeps the newest of each.
+//!
+//! The payee counts preimages in [`crate::lightspeed::tab`], the payer in [`crate::lightspeed::purse`]; what either does
+//! once a commitment is on the chain is in [`crate::payee`] and [`crate::payer`].
 //!
 //! # Who can lose what, until when
 //!
@@ -62,7 +66,7 @@
 //! [BIP342](https://github.com/bitcoin/bips/blob/master/bip-0342.mediawiki); version 3
 //! [BIP431](https://github.com/bitcoin/bips/blob/master/bip-0431.mediawiki).
 
-mod batch;
+pub mod batch;
 pub mod claim;
 pub mod commitment;
 pub mod explanation;
@@ -70,16 +74,19 @@ pub mod lsf;
 pub mod micropayment;
 pub mod outputs;
 pub mod preimages;
+pub(crate) mod progress;
 pub mod refund;
+mod spends;
 pub mod terms;
 #[cfg(test)]
 mod testing;
 
-pub use batch::{Batches, Left};
+pub use batch::{BadBatch, Batch, BatchTerms, Signed};
 pub use commitment::Commitment;
 pub use explanation::{Costs, Explanation};
 pub use lsf::{Lsf, LsfOutput};
 pub use micropayment::{FeeInput, MOST_OUTPUTS, MOST_OUTPUTS_V3, Micropayment};
 pub use outputs::Outputs;
 pub use preimages::{Locks, Preimage, Preimages};
+pub use spends::{Batches, Left};
 pub use terms::{BadTerms, Limits, Terms};

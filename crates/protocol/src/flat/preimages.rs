@@ -12,9 +12,11 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 use crate::channel::ChannelId;
 use crate::flat::micropayment::MOST_OUTPUTS;
 use crate::flat::terms::Terms;
+use crate::keys::ChannelKeys;
 use crate::tagged;
 
 const TAG: &str = "farthing/flat/preimage";
+const SECRET: &str = "farthing/flat/secret";
 
 /// Opens one output. Worth money until the payee has it: neither `Clone` nor `Debug`, and wiped when dropped.
 #[derive(Zeroize, ZeroizeOnDrop)]
@@ -55,6 +57,11 @@ impl Preimages {
     /// before the locks leave.
     pub const fn new(secret: [u8; 32], channel: ChannelId, batch: u32) -> Self {
         Self { secret, channel, batch }
+    }
+
+    /// The preimages of that batch in that channel, from the channel's own keys.
+    pub fn of(keys: &ChannelKeys, channel: ChannelId, batch: u32) -> Self {
+        Self::new(tagged::hash(SECRET, &[&keys.words]), channel, batch)
     }
 
     /// The preimage of one output, counted from 0.

@@ -15,9 +15,9 @@ use secp256k1::{Message, SECP256K1};
 
 use crate::amount::DUST;
 use crate::channel::Channel;
-use crate::flat::batch::{Batches, Spend, fee};
 use crate::flat::lsf::{Lsf, LsfOutput};
 use crate::flat::outputs::Outputs;
+use crate::flat::spends::{Batches, Spend, fee};
 use crate::hashlock::{self, Delay, HashLock, Locked, NotWorthIt};
 use crate::keys::ChannelKeys;
 

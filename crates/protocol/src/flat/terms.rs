@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::amount::DUST;
 use crate::channel::Channel;
-use crate::flat::batch::fee;
 use crate::flat::explanation::Explanation;
 use crate::flat::lsf::Lsf;
 use crate::flat::micropayment::{MOST_OUTPUTS, MOST_OUTPUTS_V3};
+use crate::flat::spends::fee;
 use crate::flat::{claim, commitment, refund};
 use crate::hashlock::Delay;
 

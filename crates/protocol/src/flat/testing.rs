@@ -17,7 +17,7 @@ use crate::testing;
 pub const MARGIN: u32 = 36;
 pub const BATCH: u32 = 1;
 
-pub fn terms() -> Terms {
+pub const fn terms() -> Terms {
     Terms {
         outputs: 20,
         unit: Amount::from_sat(2_500),

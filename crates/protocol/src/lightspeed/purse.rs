@@ -7,62 +7,28 @@
 //! A chain that does not cover a call is left for the next one, whose rungs the payee has already. The first calls on it
 //! carry the last word of the chain before, until one of them was answered.
 
+mod batches;
+mod words;
+
 use std::collections::BTreeMap;
 
+use bitcoin::Amount;
 use serde::{Deserialize, Serialize};
 
 use crate::amount::Msat;
 use crate::channel::Channel;
+use crate::flat::{self, BadTerms, BatchTerms};
 use crate::ledger::Ledger;
 use crate::lightspeed::call::CallNumber;
 use crate::lightspeed::ladder::{self, BadLadder};
 use crate::lightspeed::numbers::WINDOW;
-use crate::lightspeed::tab::MOST_STEPS;
+use crate::lightspeed::purse::batches::Batches;
+use crate::lightspeed::purse::words::Chains;
 use crate::lightspeed::terms::{ChainTerms, Shape};
 use crate::payment::Payment;
 
 /// How many calls may be outstanding: fewer than the payee's window holds, so that each may be retried.
 pub const MOST_OUTSTANDING: usize = (WINDOW / 2) as usize;
-
-/// Where the payer stands on its present chain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Position {
-    terms: ChainTerms,
-    base: Msat,
-    /// The highest word that was sent.
-    index: u32,
-    /// The highest word that came with a call which was served: the payee has it.
-    confirmed: u32,
-    /// The number and the last index of the chain before.
-    before: Option<(u32, u32)>,
-    /// Whether calls carry its last word: until one on this chain was answered, and again when the payee has started
-    /// afresh, since it may have lost what it had not stored.
-    carries: bool,
-}
-
-impl Position {
-    fn paid(&self) -> Msat {
-        self.base.saturating_add(self.terms.shape.worth(self.index))
-    }
-
-    fn end(&self) -> Msat {
-        self.base.saturating_add(self.terms.shape.worth(self.terms.shape.words))
-    }
-
-    /// Goes to a word, if the payee hashes that far from the newest one that it certainly has. So calls that are lost on the
-    /// way never leave the payee behind for good.
-    fn reach(&mut self, index: u32, waiting: usize, cost: Msat) -> Result<(), Unable> {
-        if index.saturating_sub(self.confirmed) > MOST_STEPS {
-            let shape = self.terms.shape;
-            return Err(match waiting {
-                0 => Unable::TooDear { cost, most: shape.worth(shape.words.min(MOST_STEPS)) },
-                waiting => Unable::TooManyOutstanding(waiting),
-            });
-        }
-        self.index = self.index.max(index);
-        Ok(())
-    }
-}
 
 /// A call whose answer has not come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,15 +36,21 @@ struct Outstanding {
     cost: Msat,
     chain: u32,
     index: u32,
+    /// Its preimage pays for it, in flat mode.
+    is_fresh: bool,
 }
 
-/// A chain that was announced and not begun.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Next {
-    terms: ChainTerms,
-    base: Msat,
-    /// Whether the payee has taken it.
-    is_taken: bool,
+/// What a call shows.
+#[derive(Clone, Copy, Debug)]
+struct Shown {
+    /// The chain or batch.
+    chain: u32,
+    /// The index of its word or preimage.
+    index: u32,
+    /// The chain and index of the word to carry besides.
+    last: Option<(u32, u32)>,
+    /// Whether it is a preimage that pays for no other call.
+    is_fresh: bool,
 }
 
 /// One payee's account, kept by the payer.
@@ -89,10 +61,14 @@ pub struct Purse {
     epoch: u32,
     counter: u64,
     outstanding: BTreeMap<CallNumber, Outstanding>,
-    position: Option<Position>,
-    next: Option<Next>,
-    /// All chains ever announced, with what they stand on: the payee may publish a rung of any.
-    chains: Vec<(ChainTerms, Msat)>,
+    pays: Pays,
+}
+
+/// What calls are paid with. The first announcement decides, for as long as the channel lives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Pays {
+    Words(Chains),
+    Preimages(Batches),
 }
 
 /// A call to be sent: which number it has, and which words to reveal.
@@ -114,8 +90,8 @@ pub struct Ticket {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Unable {
-    /// Another chain is needed first.
-    #[error("the chain of words does not cover this call: another must be announced first")]
+    /// Another chain or batch is needed first.
+    #[error("what was announced does not cover this call: another chain or batch must be announced first")]
     NeedsChain,
     /// The channel cannot pay that much.
     #[error("this would make a total of {got}, but the channel can pay only {most}")]
@@ -139,6 +115,20 @@ pub enum Unable {
     /// A chain is waiting already.
     #[error("chain {0} is announced already and not begun")]
     Waiting(u32),
+    /// The first announcement decides whether a channel pays with words or with preimages.
+    #[error("this channel pays in the other mode: words and preimages do not mix")]
+    OtherMode,
+    /// The batch makes no sense in this channel.
+    #[error(transparent)]
+    BadTerms(#[from] BadTerms),
+    /// The batch stands on another total than what was paid.
+    #[error("the batch stands on {got}, but {expected} is paid")]
+    WrongBase {
+        /// Everything paid, in whole satoshi.
+        expected: Amount,
+        /// The batch's base.
+        got: Amount,
+    },
     /// Not the next number, or not the chain that is waiting.
     #[error("chain {0} is not the one that is due")]
     WrongChain(u32),
@@ -175,15 +165,17 @@ impl Purse {
             epoch: 0,
             counter: 0,
             outstanding: BTreeMap::new(),
-            position: None,
-            next: None,
-            chains: Vec::new(),
+            pays: Pays::Words(Chains::default()),
         }
     }
 
     /// Everything paid: the newest plain payment or the highest word sent.
     pub fn paid(&self) -> Msat {
-        self.position.map_or(Msat::ZERO, |position| position.paid()).max(self.plain.total)
+        let revealed = match &self.pays {
+            Pays::Words(chains) => chains.paid(),
+            Pays::Preimages(batches) => batches.paid(),
+        };
+        revealed.max(self.plain.total)
     }
 
     /// What answered calls cost.
@@ -224,38 +216,57 @@ impl Purse {
 
     /// All chains ever announced, with what they stand on.
     pub fn chains(&self) -> &[(ChainTerms, Msat)] {
-        &self.chains
+        match &self.pays {
+            Pays::Words(chains) => chains.all(),
+            Pays::Preimages(_) => &[],
+        }
     }
 
-    /// What the words that are left on the chains which the payee has taken still pay. Nothing without a chain, whatever was
-    /// paid before: a call needs one.
+    /// All batches ever announced, in flat mode.
+    pub fn batches(&self) -> &[BatchTerms] {
+        match &self.pays {
+            Pays::Words(_) => &[],
+            Pays::Preimages(batches) => batches.all(),
+        }
+    }
+
+    /// What can still be paid without another announcement that the payee has to take first: by the words that are left on
+    /// its chains, or in flat mode by one call. Nothing without a chain or a batch, whatever was paid before.
     pub fn left(&self) -> Msat {
-        let end = match (&self.next, &self.position) {
-            (Some(next), _) if next.is_taken => {
-                next.base.checked_add(next.terms.shape.worth(next.terms.shape.words)).unwrap_or(next.base)
+        match &self.pays {
+            Pays::Words(chains) => {
+                let Some(end) = chains.end_of_taken() else { return Msat::ZERO };
+                let taken = self.spent.checked_add(self.outstanding()).unwrap_or(end);
+                end.saturating_sub(taken)
             }
-            (_, Some(position)) => position.end(),
-            (_, None) => return Msat::ZERO,
-        };
-        let taken = self.spent.checked_add(self.outstanding()).unwrap_or(end);
-        end.saturating_sub(taken)
+            Pays::Preimages(batches) => batches.left(self.spent, self.outstanding.values()),
+        }
     }
 
     /// Whether a chain waits for the payee's answer: which, and what it stands on.
     pub fn announced(&self) -> Option<(ChainTerms, Msat)> {
-        self.next.filter(|next| !next.is_taken).map(|next| (next.terms, next.base))
+        match &self.pays {
+            Pays::Words(chains) => chains.announced(),
+            Pays::Preimages(_) => None,
+        }
+    }
+
+    /// Whether a batch waits for the payee's answer.
+    pub fn announced_batch(&self) -> Option<BatchTerms> {
+        match &self.pays {
+            Pays::Words(_) => None,
+            Pays::Preimages(batches) => batches.announced(),
+        }
     }
 
     /// The number of the next chain and what it stands on.
     ///
     /// # Errors
-    /// When a chain is waiting already.
+    /// When a chain is waiting already, or the channel pays with preimages.
     pub fn next_chain(&self) -> Result<(u32, Msat), Unable> {
-        let number = self.chains.last().map_or(1, |(terms, _)| terms.number.saturating_add(1));
-        match (&self.next, &self.position) {
-            (Some(next), _) => Err(Unable::Waiting(next.terms.number)),
-            (None, Some(position)) => Ok((number, position.end())),
-            (None, None) => Ok((number, self.plain.total)),
+        match &self.pays {
+            Pays::Words(chains) => chains.next(self.plain.total),
+            Pays::Preimages(_) => Err(Unable::OtherMode),
         }
     }
 
@@ -268,6 +279,23 @@ impl Purse {
         shape.check().is_ok().then_some(shape)
     }
 
+    /// The next batch of those terms, with as many outputs as the capacity still covers on top of everything paid; `None`
+    /// when it covers none that is worth its fees.
+    ///
+    /// # Errors
+    /// When a batch is waiting already, or the channel pays with words.
+    pub fn fit_batch(&self, channel: &Channel, offered: &flat::Terms) -> Result<Option<BatchTerms>, Unable> {
+        Ok(BatchTerms::fit(channel, self.next_batch()?, self.paid(), offered))
+    }
+
+    fn next_batch(&self) -> Result<u32, Unable> {
+        match &self.pays {
+            Pays::Words(chains) if chains.all().is_empty() => Ok(1),
+            Pays::Words(_) => Err(Unable::OtherMode),
+            Pays::Preimages(batches) => batches.next_number(),
+        }
+    }
+
     /// Takes note of a chain that is about to be announced.
     pub(crate) fn announce(&mut self, channel: &Channel, terms: ChainTerms) -> Result<Msat, Unable> {
         let (number, base) = self.next_chain()?;
@@ -275,36 +303,45 @@ impl Purse {
             return Err(Unable::WrongChain(terms.number));
         }
         ladder::check(channel, &terms.shape, base)?;
-        self.chains.push((terms, base));
-        self.next = Some(Next { terms, base, is_taken: false });
+        if let Pays::Words(chains) = &mut self.pays {
+            chains.announce(terms, base);
+        }
         Ok(base)
     }
 
-    /// The payee took the chain, in that epoch.
-    pub(crate) fn taken(&mut self, number: u32, epoch: u32) -> Result<(), Unable> {
-        self.turn_to(epoch);
-        match &mut self.next {
-            Some(next) if next.terms.number == number => next.is_taken = true,
-            _ if self.position.is_some_and(|position| position.terms.number == number) => {}
-            Some(_) | None => return Err(Unable::WrongChain(number)),
+    /// Takes note of a batch that is about to be announced. Its base is everything paid.
+    pub(crate) fn announce_batch(&mut self, channel: &Channel, batch: BatchTerms) -> Result<(), Unable> {
+        if batch.number != self.next_batch()? {
+            return Err(Unable::WrongChain(batch.number));
         }
-        if self.position.is_none()
-            && let Some(Next { terms, base, .. }) = self.next.take()
-        {
-            self.position =
-                Some(Position { terms, base, index: 0, confirmed: 0, before: None, carries: false });
+        let (expected, got) = (batches::base(self.paid()), batch.terms.prepaid);
+        if got != expected {
+            return Err(Unable::WrongBase { expected, got });
+        }
+        batch.terms.check(channel, 1)?;
+        if matches!(self.pays, Pays::Words(_)) {
+            self.pays = Pays::Preimages(Batches::default());
+        }
+        if let Pays::Preimages(batches) = &mut self.pays {
+            batches.announce(batch);
         }
         Ok(())
     }
 
-    /// The payee refused the chain: its number is not used again.
+    /// The payee took the chain or batch, in that epoch.
+    pub(crate) fn taken(&mut self, number: u32, epoch: u32) -> Result<(), Unable> {
+        self.turn_to(epoch);
+        match &mut self.pays {
+            Pays::Words(chains) => chains.taken(number),
+            Pays::Preimages(batches) => batches.taken(number),
+        }
+    }
+
+    /// The payee refused the chain or batch: its number is not used again.
     pub(crate) fn refused(&mut self, number: u32) -> Result<(), Unable> {
-        match self.next {
-            Some(next) if next.terms.number == number && !next.is_taken => {
-                self.next = None;
-                Ok(())
-            }
-            Some(_) | None => Err(Unable::WrongChain(number)),
+        match &mut self.pays {
+            Pays::Words(chains) => chains.refused(number),
+            Pays::Preimages(batches) => batches.refused(number),
         }
     }
 
@@ -313,8 +350,10 @@ impl Purse {
         if epoch > self.epoch {
             self.epoch = epoch;
             self.counter = 0;
-            if let Some(position) = &mut self.position {
-                position.carries = true;
+            match &mut self.pays {
+                Pays::Words(chains) => chains.carry_again(),
+                // What was served was stored: flat mode is sold in no other way.
+                Pays::Preimages(_) => {}
             }
         }
     }
@@ -329,28 +368,16 @@ impl Purse {
         let sum = [self.outstanding(), cost].into_iter().try_fold(self.spent, Msat::checked_add);
         let total = sum.filter(|total| *total <= most);
         let total = total.ok_or(Unable::OverCapacity { most, got: sum.unwrap_or(Msat::new(u64::MAX)) })?;
-        let mut position = self.position.ok_or(Unable::NeedsChain)?;
-        if total > position.end() {
-            let next = self.next.filter(|next| next.is_taken).ok_or(Unable::NeedsChain)?;
-            let Next { terms, base, .. } = next;
-            let last = position.terms.shape.words;
-            position.reach(last, waiting, cost)?;
-            let before = Some((position.terms.number, last));
-            position = Position { terms, base, index: 0, confirmed: 0, before, carries: true };
-        }
-        let shape = position.terms.shape;
-        let words = shape.words_for(total.saturating_sub(position.base));
-        let words = words.ok_or(Unable::TooDear { cost, most: shape.worth(shape.words.min(MOST_STEPS)) })?;
-        position.reach(words, waiting, cost)?;
-        if self.next.is_some_and(|next| next.terms.number == position.terms.number) {
-            self.next = None;
-        }
-        self.position = Some(position);
+        let Self { spent, outstanding, pays, .. } = self;
+        let shown = match pays {
+            Pays::Words(chains) => chains.reveal(total, cost, waiting)?,
+            Pays::Preimages(batches) => batches.reveal(cost, *spent, outstanding.values())?,
+        };
+        let Shown { chain, index, last, is_fresh } = shown;
         self.counter = self.counter.saturating_add(1);
         let number = CallNumber { epoch: self.epoch, counter: self.counter };
-        let (chain, index) = (position.terms.number, position.index);
-        self.outstanding.insert(number, Outstanding { cost, chain, index });
-        Ok(Ticket { number, cost, chain, index, last: position.before.filter(|_| position.carries) })
+        self.outstanding.insert(number, Outstanding { cost, chain, index, is_fresh });
+        Ok(Ticket { number, cost, chain, index, last })
     }
 
     /// Prepares a call of no cost that lets a call without an answer cost `by` more. Its word covers that.
@@ -384,12 +411,13 @@ impl Purse {
         }
         self.outstanding.remove(&number);
         self.spent = self.spent.saturating_add(got);
-        // Whoever was served on a chain has shown its word, and with it the last one of the chain before.
-        let position = self.position.as_mut().filter(|position| position.terms.number == call.chain);
-        if let (Some(position), Some(_served)) = (position, charged) {
-            position.confirmed = position.confirmed.max(call.index);
+        match (&mut self.pays, charged) {
             // What was served before the payee started afresh says nothing of what it has now.
-            position.carries &= number.epoch != self.epoch;
+            (Pays::Words(chains), Some(_)) => {
+                chains.served(call.chain, call.index, number.epoch == self.epoch);
+            }
+            (Pays::Words(_), None) => {}
+            (Pays::Preimages(batches), _) => batches.answered(&call, charged.is_some()),
         }
         Ok(())
     }
@@ -403,10 +431,9 @@ impl Purse {
         }
         self.outstanding.clear();
         self.spent = self.spent.max(stated);
-        // It can have served that much only with the words for it.
-        if let Some(position) = &mut self.position {
-            let words = position.terms.shape.words_for(stated.saturating_sub(position.base)).unwrap_or(0);
-            position.confirmed = position.confirmed.max(words.min(position.index));
+        match &mut self.pays {
+            Pays::Words(chains) => chains.reconciled(stated),
+            Pays::Preimages(batches) => batches.reconciled(self.spent),
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! The payee's tab: what one payer has paid with words and payments, and what its calls cost.
 //!
-//! `paid` is the newest plain payment's total, or `base + index·unit` of the newest word. `spent` is what served calls
+//! `paid` is the newest plain payment's total, or `base + index·unit` of the newest word, or in flat mode
+//! ([`crate::flat`]) `base + revealed·unit` of the newest batch. `spent` is what served calls
 //! cost. A call is admitted when `spent + pending + cost ≤ paid`; its cost is pending while it runs, then spent, or free
 //! again when it failed. Words and calls are counted apart, so calls may run in parallel and arrive in any order: one
 //! that brings an older word than the newest needs no hashing.
@@ -9,6 +10,9 @@
 //! later). What runs is not stored: after a crash it costs nothing.
 
 mod refusal;
+mod words;
+
+use std::cmp::Ordering;
 
 use serde::{Deserialize, Serialize};
 
@@ -16,12 +20,14 @@ use crate::amount::{DUST, Msat};
 use crate::channel::Channel;
 use crate::child;
 use crate::commitment;
+use crate::flat::{Batch, BatchTerms};
 use crate::hashlock;
 use crate::ledger::Ledger;
 use crate::lightspeed::call::{Call, CallNumber};
 use crate::lightspeed::ladder::{Ladder, RungClaim};
 use crate::lightspeed::numbers::{Numbers, Standing};
 pub use crate::lightspeed::tab::refusal::{BadPay, Refused};
+use crate::lightspeed::tab::words::Chains;
 use crate::lightspeed::terms::ChainTerms;
 use crate::lightspeed::word::Word;
 use crate::payment::Payment;
@@ -31,75 +37,51 @@ pub const MOST_STEPS: u32 = 65_536;
 /// The most calls of one payer that run at once.
 pub const MOST_RUNNING: usize = 1_024;
 
-/// Where the payer stands on its present chain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Position {
-    terms: ChainTerms,
-    base: Msat,
-    index: u32,
-    word: Word,
-}
-
-impl Position {
-    fn at_the_start_of(ladder: &Ladder) -> Self {
-        let terms = *ladder.terms();
-        Self { terms, base: ladder.base(), index: 0, word: terms.anchor }
-    }
-
-    fn paid(&self) -> Msat {
-        self.base.saturating_add(self.terms.shape.worth(self.index))
-    }
-
-    fn end(&self) -> Msat {
-        self.base.saturating_add(self.terms.shape.worth(self.terms.shape.words))
-    }
-}
-
 /// One payer's account.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tab {
     plain: Payment,
     spent: Msat,
-    position: Option<Position>,
-    /// A chain that is announced and not begun.
-    next: Option<ChainTerms>,
-    /// The highest number of a chain that was announced, taken or not.
+    pays: Pays,
+    /// The highest number of a chain or a batch that was announced, taken or not.
     chains: u32,
-    /// The newest rung whose word is known.
-    best: Option<RungClaim>,
     numbers: Numbers,
-    /// A rung's lock was not that of its word: this payer is not served any more.
-    lied: bool,
+}
+
+/// What calls are paid with. The first announcement decides, for as long as the channel lives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "a tab is boxed where states are kept, and words are the rule")]
+enum Pays {
+    /// The words of chains.
+    Words(Chains),
+    /// The preimages of the newest batch; none before the first, and after a plain payment.
+    Preimages(Option<Box<Batch>>),
 }
 
 /// What a payee can publish when it closes alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Claim {
     /// A commitment that pays it plainly.
     Plain(Payment),
     /// A rung, whose locked output it claims with a word.
     Rung(RungClaim),
+    /// The commitment of a batch, whose outputs it claims with preimages.
+    Batch(Box<Batch>),
 }
 
 impl Tab {
     /// A tab that goes on where the plain payments of a channel stand.
     pub fn new(plain: Payment, spent: Msat) -> Self {
-        Self {
-            plain,
-            spent,
-            position: None,
-            next: None,
-            chains: 0,
-            best: None,
-            numbers: Numbers::default(),
-            lied: false,
-        }
+        Self { plain, spent, pays: Pays::Words(Chains::default()), chains: 0, numbers: Numbers::default() }
     }
 
     /// Everything paid.
     pub fn paid(&self) -> Msat {
-        let words = self.position.map_or(Msat::ZERO, |position| position.paid());
-        words.max(self.plain.total)
+        let revealed = match &self.pays {
+            Pays::Words(chains) => chains.paid(),
+            Pays::Preimages(batch) => batch.as_ref().map_or(Msat::ZERO, |batch| batch.paid()),
+        };
+        revealed.max(self.plain.total)
     }
 
     /// The cost of everything served.
@@ -119,60 +101,92 @@ impl Tab {
 
     /// Chain and index of the newest word.
     pub fn newest_word(&self) -> Option<(u32, u32, Word)> {
-        self.position.map(|position| (position.terms.number, position.index, position.word))
+        match &self.pays {
+            Pays::Words(chains) => chains.newest_word(),
+            Pays::Preimages(_) => None,
+        }
+    }
+
+    /// The batch whose preimages pay, in flat mode.
+    pub fn batch(&self) -> Option<&Batch> {
+        match &self.pays {
+            Pays::Words(_) => None,
+            Pays::Preimages(batch) => batch.as_deref(),
+        }
     }
 
     /// The best that can be published.
     pub fn claim(&self) -> Claim {
-        match self.best {
-            Some(best) if best.is_enforceable() && best.total > self.plain.total => Claim::Rung(best),
-            Some(_) | None => Claim::Plain(self.plain),
+        match &self.pays {
+            Pays::Words(chains) => match chains.best() {
+                Some(best) if best.is_enforceable() && best.total > self.plain.total => Claim::Rung(best),
+                Some(_) | None => Claim::Plain(self.plain),
+            },
+            Pays::Preimages(Some(batch)) if batch.paid() > self.plain.total => Claim::Batch(batch.clone()),
+            Pays::Preimages(_) => Claim::Plain(self.plain),
         }
     }
 
-    /// What would be lost if the payer vanished now: what was served and no commitment covers.
+    /// What would be lost if the payer vanished now: what was served and no commitment covers. In flat mode all that is
+    /// not in the base may be lost: the outputs of few preimages cost more than they bring.
     pub fn uncovered(&self) -> Msat {
         let covered = match self.claim() {
             Claim::Plain(payment) => payment.total,
             Claim::Rung(rung) => rung.total,
+            Claim::Batch(batch) => batch.terms().base(),
         };
         self.spent.saturating_sub(covered)
     }
 
-    /// The most that this payer can ever owe uncovered on its present chain: the words between two rungs, or dust and
-    /// what a claim costs.
+    /// The most that this payer can ever owe uncovered: the words between two rungs of its present chain, or dust and
+    /// what a claim costs. In flat mode all outputs of the batch; [`crate::flat::Costs::break_even`] says how many of them
+    /// have to be revealed before they are worth their fees.
     pub fn exposure(&self, channel: &Channel) -> Msat {
         let fee_rate = channel.params().fee_rate;
         let claim = fee_rate.checked_mul_by_weight(hashlock::claim_weight(1)).unwrap_or_default();
         let floor = Msat::from_amount(DUST + claim.max(child::cost(fee_rate))).unwrap_or_default();
-        self.position
-            .map_or(floor, |position| floor.max(position.terms.shape.worth(position.terms.shape.stretch())))
+        let most = match &self.pays {
+            Pays::Words(chains) => chains.between_rungs(),
+            Pays::Preimages(batch) => batch.as_ref().map_or(Msat::ZERO, |batch| {
+                let BatchTerms { terms, .. } = batch.terms();
+                terms.locked().and_then(Msat::from_amount).unwrap_or_default()
+            }),
+        };
+        floor.max(most)
     }
 
     /// The least number that the next chain may have, and the total that it must stand on.
     ///
     /// # Errors
-    /// When a chain is waiting already.
+    /// When a chain is waiting already, or the channel pays with preimages.
     pub fn next_chain(&self) -> Result<(u32, Msat), BadPay> {
-        match (&self.next, &self.position) {
-            (Some(next), _) => Err(BadPay::Waiting(next.number)),
-            (None, Some(position)) => Ok((self.chains.saturating_add(1), position.end())),
-            (None, None) => Ok((self.chains.saturating_add(1), self.plain.total)),
+        match &self.pays {
+            Pays::Words(chains) => {
+                Ok((self.chains.saturating_add(1), chains.end()?.unwrap_or(self.plain.total)))
+            }
+            Pays::Preimages(_) => Err(BadPay::OtherMode),
         }
     }
 
     /// Whether this very chain was taken and is not over. An announcement that comes again is answered as the first was, or
     /// the payer would drop a chain that waits here.
     pub fn has_taken(&self, terms: &ChainTerms) -> bool {
-        self.is_current(terms.number, |taken| taken == terms)
+        match &self.pays {
+            Pays::Words(chains) => chains.is_current(terms.number, |taken| taken == terms),
+            Pays::Preimages(_) => false,
+        }
     }
 
-    fn is_current(&self, number: u32, holds: impl Fn(&ChainTerms) -> bool) -> bool {
-        let present = self.position.as_ref().map(|position| &position.terms);
-        [present, self.next.as_ref()]
-            .into_iter()
-            .flatten()
-            .any(|taken| taken.number == number && holds(taken))
+    /// Whether the batch of these terms is the present one: its announcement comes again.
+    pub fn has_taken_batch(&self, terms: &BatchTerms) -> bool {
+        self.batch().is_some_and(|batch| batch.terms() == terms)
+    }
+
+    fn is_current(&self, number: u32) -> bool {
+        match &self.pays {
+            Pays::Words(chains) => chains.is_current(number, |_| true),
+            Pays::Preimages(batch) => batch.as_ref().is_some_and(|batch| batch.terms().number == number),
+        }
     }
 
     /// Whether [`Self::announce`] would take a chain. To be asked before its rungs are stored, or those of another chain under
@@ -199,18 +213,39 @@ impl Tab {
     /// When it is not the next one.
     pub fn announce(&mut self, ladder: &Ladder) -> Result<(), BadPay> {
         self.expects(ladder)?;
-        self.chains = ladder.terms().number;
-        match self.position {
-            None => self.position = Some(Position::at_the_start_of(ladder)),
-            Some(_) => self.next = Some(*ladder.terms()),
+        if let Pays::Words(chains) = &mut self.pays {
+            chains.take(ladder);
         }
+        self.chains = ladder.terms().number;
+        Ok(())
+    }
+
+    /// Takes a verified batch, at once in the place of the one before: its base covers everything that was revealed.
+    ///
+    /// # Errors
+    /// When it is not the next one, its base does not cover what was paid, or the channel pays with words.
+    pub fn take_batch(&mut self, batch: Batch) -> Result<(), BadPay> {
+        let BatchTerms { number: got, .. } = *batch.terms();
+        if matches!(&self.pays, Pays::Words(chains) if !chains.is_new()) {
+            return Err(BadPay::OtherMode);
+        }
+        let expected = self.chains.saturating_add(1);
+        if got < expected {
+            return Err(BadPay::Number { expected, got });
+        }
+        let (paid, base) = (self.paid(), batch.terms().base());
+        if base < paid {
+            return Err(BadPay::Base { expected: paid, got: base });
+        }
+        self.chains = got;
+        self.pays = Pays::Preimages(Some(Box::new(batch)));
         Ok(())
     }
 
     /// Takes note that a chain was refused. Its payer hears that and announces another, so a copy of the announcement that
     /// comes late must not be taken after all. To be stored before the refusal leaves.
     pub fn refuse_chain(&mut self, number: u32) {
-        if !self.is_current(number, |_| true) {
+        if !self.is_current(number) {
             self.chains = self.chains.max(number);
         }
     }
@@ -229,8 +264,10 @@ impl Tab {
         }
         commitment::verify(channel, &payment)?;
         self.plain = payment;
-        self.position = None;
-        self.next = None;
+        match &mut self.pays {
+            Pays::Words(chains) => chains.end_all(),
+            Pays::Preimages(batch) => *batch = None,
+        }
         Ok(())
     }
 
@@ -316,94 +353,23 @@ impl Tab {
         charged
     }
 
-    /// Raises what is paid by the call's words.
+    /// Raises what is paid by what the call reveals.
     fn raise<'a>(
         &mut self,
         ladders: impl IntoIterator<Item = &'a Ladder>,
         call: &Call,
     ) -> Result<(), Refused> {
         let unknown = Refused::UnknownChain { newest: self.chains, got: call.chain };
-        let position = self.position.ok_or(unknown.clone())?;
-        if self.lied {
-            return Err(Refused::LyingRung { chain: position.terms.number, rung: 0 });
-        }
-        if call.chain < position.terms.number {
-            return Ok(()); // it was sent before the chain turned, and everything of its chain is paid
-        }
-        if call.chain == position.terms.number {
-            if call.index <= position.index {
-                return Ok(());
-            }
-            let mut ladders = ladders.into_iter();
-            let ladder = ladders.find(|ladder| *ladder.terms() == position.terms).ok_or(unknown)?;
-            return self.reveal(ladder, call.index, call.word);
-        }
-        let announced = self.next.filter(|next| next.number == call.chain).ok_or(unknown.clone())?;
-        let (mut present, mut next) = (None, None);
-        for ladder in ladders {
-            if *ladder.terms() == position.terms {
-                present = Some(ladder);
-            } else if *ladder.terms() == announced {
-                next = Some(ladder);
-            }
-        }
-        let (present, next) = (present.ok_or(unknown.clone())?, next.ok_or(unknown)?);
-        let words = position.terms.shape.words;
-        if position.index < words {
-            let last = call.last.ok_or(Refused::LastWordMissing(call.chain))?;
-            self.reveal(present, words, last)?;
-        }
-        self.position = Some(Position::at_the_start_of(next));
-        self.next = None;
-        if call.index == 0 { Ok(()) } else { self.reveal(next, call.index, call.word) }
-    }
-
-    /// Hashes a word down to the newest one that is known, and checks the lock of each rung on the way. So a payer whose
-    /// rung is locked with something else is found out at that rung, and has been served no further.
-    fn reveal(&mut self, ladder: &Ladder, index: u32, word: Word) -> Result<(), Refused> {
-        let position = self.position.as_mut().expect("a word is revealed on the present chain");
-        let (shape, chain) = (position.terms.shape, position.terms.number);
-        if index > shape.words {
-            return Err(Refused::BeyondChain { words: shape.words, got: index });
-        }
-        let steps = index.saturating_sub(position.index);
-        if steps > MOST_STEPS {
-            return Err(Refused::TooFar { index: position.index, got: index });
-        }
-        let mut rung = shape.rungs_below(index);
-        let lowest = shape.rungs_below(position.index);
-        let (mut at, mut below) = (index, word);
-        let mut newest = None;
-        let mut lie = None;
-        while at > position.index {
-            if rung > lowest && at == shape.rung_index(rung) {
-                let is_locked = ladder.rung(rung).is_some_and(|known| known.lock == below.lock());
-                if !is_locked {
-                    (lie, newest) = (Some(rung), None); // what is below it still counts
-                } else if newest.is_none() {
-                    newest = Some((rung, below));
+        match &mut self.pays {
+            Pays::Words(chains) => chains.raise(ladders, call, unknown),
+            Pays::Preimages(batch) => {
+                let batch = batch.as_mut().ok_or(unknown.clone())?;
+                match call.chain.cmp(&batch.terms().number) {
+                    // It was sent before this batch was taken, whose base covers all of the one before.
+                    Ordering::Less => Ok(()),
+                    Ordering::Equal => Ok(batch.reveal(call.index, call.word)?),
+                    Ordering::Greater => Err(unknown),
                 }
-                rung -= 1;
-            }
-            below = below.before();
-            at -= 1;
-        }
-        if below != position.word {
-            return Err(Refused::WrongWord { chain, index });
-        }
-        if let Some((rung, word)) = newest {
-            self.best = ladder.claim(rung, word);
-        }
-        match (lie, newest) {
-            (None, _) => (position.index, position.word) = (index, word),
-            (Some(_), Some((rung, word))) => (position.index, position.word) = (shape.rung_index(rung), word),
-            (Some(_), None) => {}
-        }
-        match lie {
-            None => Ok(()),
-            Some(rung) => {
-                self.lied = true;
-                Err(Refused::LyingRung { chain, rung })
             }
         }
     }

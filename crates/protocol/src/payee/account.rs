@@ -1,4 +1,4 @@
-//! What a channel pays for: pieces, one signature each, or calls, one word each.
+//! What a channel pays for: pieces, one signature each, or calls, one word or preimage each.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +13,7 @@ use crate::payment::Payment;
 pub enum Account {
     /// Plain payments only.
     Pieces(Ledger),
-    /// Words, on top of plain payments.
+    /// Words or preimages, on top of plain payments.
     Calls(Box<Tab>),
 }
 

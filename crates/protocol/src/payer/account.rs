@@ -1,4 +1,4 @@
-//! What a channel pays for: pieces, one signature each, or calls, one word each.
+//! What a channel pays for: pieces, one signature each, or calls, one word or preimage each.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +14,7 @@ use crate::payment::Payment;
 pub enum Account {
     /// Plain payments only.
     Pieces(Ledger),
-    /// Words, on top of plain payments.
+    /// Words or preimages, on top of plain payments.
     Calls(Box<Purse>),
 }
 
@@ -54,8 +54,10 @@ impl Account {
     pub(super) fn call(&self, setup: &Setup, input: call::Input) -> Result<(Self, Option<Effect>), Reject> {
         let mut purse = match self {
             Self::Calls(purse) => purse.clone(),
-            // The first chain stands on the prepayment, which is signed now if nothing was paid yet.
-            Self::Pieces(ledger) if matches!(input, call::Input::Announce(_)) => {
+            // The first chain or batch stands on the prepayment, which is signed now if nothing was paid yet.
+            Self::Pieces(ledger)
+                if matches!(input, call::Input::Announce(_) | call::Input::AnnounceBatch(_)) =>
+            {
                 let (ledger, payment) = ledger.bought(setup, Msat::ZERO)?;
                 Box::new(Purse::new(payment, ledger.spent))
             }

@@ -3,6 +3,7 @@
 use super::Effect;
 use crate::amount::Msat;
 use crate::channel::Channel;
+use crate::flat::BatchTerms;
 use crate::lightspeed::purse::{Purse, Unable};
 use crate::lightspeed::{CallNumber, ChainTerms};
 
@@ -12,14 +13,17 @@ pub enum Input {
     /// A chain was drawn and is to be announced. The first one turns a channel that paid for pieces into one that pays for
     /// calls.
     Announce(ChainTerms),
-    /// The payee took the chain, and is in that epoch.
+    /// A batch of preimages is to be announced, in flat mode. The first one turns a channel that paid for pieces into one
+    /// that pays for calls.
+    AnnounceBatch(BatchTerms),
+    /// The payee took the chain or batch, and is in that epoch.
     Taken {
         /// The chain.
         chain: u32,
         /// The payee's epoch.
         epoch: u32,
     },
-    /// The payee refused the chain.
+    /// The payee refused the chain or batch.
     Refused {
         /// The chain.
         chain: u32,
@@ -55,6 +59,10 @@ impl Purse {
             Input::Announce(terms) => {
                 let base = self.announce(channel, terms)?;
                 Ok(Some(Effect::Announce(terms, base)))
+            }
+            Input::AnnounceBatch(batch) => {
+                self.announce_batch(channel, batch)?;
+                Ok(Some(Effect::AnnounceBatch(batch)))
             }
             Input::Taken { chain, epoch } => self.taken(chain, epoch).map(|()| None),
             Input::Refused { chain } => self.refused(chain).map(|()| None),

@@ -1,9 +1,11 @@
-//! How a channel ends for the payer when the payee published a rung: what nobody claims in time is the payer's again.
+//! How a channel ends for the payer when the payee published a rung or a batch: what nobody claims in time is the payer's
+//! again.
 
 use super::{Account, Closed, Closing, Effect, Setup, State};
 use crate::channel::{Channel, Ending, SpendKind};
 use crate::hashlock::{self, Locked};
 use crate::lightspeed::{Purse, ladder};
+use crate::payer::taking_back::Batch;
 use crate::sighting::{Funding, Sighting};
 use crate::transition::Transition;
 
@@ -23,12 +25,24 @@ impl State {
                 None
             }
         };
+        let waits = Closing { account: account.clone(), settlement: None, transaction: None };
+        let waits = Transition::to(Self::Closing(waits));
+        let batches = account.purse().map_or(&[][..], Purse::batches);
+        match spender.and_then(|by| Batch::of(setup, batches, by, sighting)) {
+            Some(Batch::Open(back)) => {
+                return back.into_iter().map(Effect::Broadcast).fold(waits, Transition::then);
+            }
+            Some(Batch::Settled { received, left }) => {
+                ending.received = ending.received.checked_add(received).unwrap_or(ending.received);
+                ending.left = left;
+                return Transition::to(Self::Closed(Closed { ledger: account.ledger(), ending }));
+            }
+            None => {}
+        }
         let rung = spender.and_then(|by| ladder::find(&setup.channel, &setup.keys, chains, by));
         let (Some((scripts, value)), Some(locked)) = (rung, sighting.locked.first()) else {
             return Transition::to(Self::Closed(Closed { ledger: account.ledger(), ending }));
         };
-        let waits = Closing { account: account.clone(), settlement: None, transaction: None };
-        let waits = Transition::to(Self::Closing(waits));
         match &locked.status {
             Funding::Spent { by, confirmations } if *confirmations >= setup.finality => {
                 let back = Channel::paid_to(by, &setup.channel.params().payer);
@@ -42,6 +56,7 @@ impl State {
                 match hashlock::take_back(&setup.channel, &setup.keys, &[output], sighting.fee_rate) {
                     Ok(transaction) => waits.then(Effect::Broadcast(transaction)),
                     Err(_not_worth_it) => {
+                        ending.left = value;
                         Transition::to(Self::Closed(Closed { ledger: account.ledger(), ending }))
                     }
                 }

@@ -257,6 +257,7 @@ impl Seller {
     fn judge(&mut self, claim: &Claim) -> Amount {
         let (channel, keys) = (&self.setup.channel, &self.setup.keys);
         let total = match claim {
+            Claim::Batch(_) => panic!("this channel pays with words"),
             Claim::Plain(payment) => payment.total,
             Claim::Rung(rung) => rung.total,
         };
@@ -264,6 +265,7 @@ impl Seller {
             return total.floor();
         }
         let commitment: Transaction = match claim {
+            Claim::Batch(_) => panic!("this channel pays with words"),
             Claim::Plain(payment) => commitment::complete(channel, keys, payment),
             Claim::Rung(rung) => rung.commitment(channel, keys),
         };

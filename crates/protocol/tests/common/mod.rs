@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test program uses its own part")]
 
 pub mod call_story;
+pub mod flat_story;
 pub mod payee_story;
 pub mod payer_story;
 
@@ -165,7 +166,7 @@ pub fn confirmed(confirmations: u32) -> Funding {
 }
 
 pub fn spent(by: &Transaction, confirmations: u32) -> Funding {
-    Funding::Spent { by: by.clone(), confirmations }
+    Funding::Spent { by: by.clone().into(), confirmations }
 }
 
 /// A look at the chain while 2 sat/vB confirms.

@@ -99,11 +99,11 @@ impl Chain {
         let output = self.channel.funding_txout();
         let funding = match (&self.spent, self.funding) {
             (Some((by, block)), _) => {
-                Funding::Spent { by: by.clone(), confirmations: self.height - block + 1 }
+                Funding::Spent { by: by.clone().into(), confirmations: self.height - block + 1 }
             }
             (None, Place::Nowhere) => Funding::Unseen,
             (None, Place::Mempool | Place::Block(_)) if !self.spends.is_empty() => {
-                Funding::Spent { by: self.spends[which % self.spends.len()].clone(), confirmations: 0 }
+                Funding::Spent { by: self.spends[which % self.spends.len()].clone().into(), confirmations: 0 }
             }
             (None, Place::Mempool) => Funding::Unconfirmed(output),
             (None, Place::Block(block)) => {

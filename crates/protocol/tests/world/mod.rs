@@ -243,7 +243,12 @@ impl World {
             (payer::Effect::Pay(payment), Context::None | Context::Round(..) | Context::HandOver) => {
                 panic!("pays {payment:?} for nothing")
             }
-            (effect @ (payer::Effect::Announce(..) | payer::Effect::Call(_)), _) => {
+            (
+                effect @ (payer::Effect::Announce(..)
+                | payer::Effect::AnnounceBatch(_)
+                | payer::Effect::Call(_)),
+                _,
+            ) => {
                 panic!("{effect:?} of a channel that pays for pieces")
             }
             (payer::Effect::ProposeClosing(settlement), _) => {
@@ -318,7 +323,10 @@ impl World {
             }
             (payee::Effect::Broadcast(transaction), _) => self.chain.broadcast(&transaction),
             (
-                effect @ (payee::Effect::Serve { .. } | payee::Effect::Answer | payee::Effect::Cosign(_)),
+                effect @ (payee::Effect::Serve { .. }
+                | payee::Effect::Answer
+                | payee::Effect::Spread { .. }
+                | payee::Effect::Cosign(_)),
                 _,
             ) => {
                 panic!("{effect:?}")

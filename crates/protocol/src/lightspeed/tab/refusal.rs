@@ -3,6 +3,7 @@
 use super::{MOST_RUNNING, MOST_STEPS};
 use crate::amount::Msat;
 use crate::commitment::WrongSignature;
+use crate::flat::batch::BadPreimage;
 use crate::lightspeed::call::CallNumber;
 
 /// Why a call is not served now. It costs nothing.
@@ -69,6 +70,9 @@ pub enum Refused {
     /// The chain before is not paid out.
     #[error("chain {0} counts only with the last word of the chain before it")]
     LastWordMissing(u32),
+    /// The preimage opens no output of the batch.
+    #[error(transparent)]
+    BadPreimage(#[from] BadPreimage),
     /// The words do not cover the cost.
     #[error("{needed} must be paid in total for this call, but only {paid} is")]
     Unpaid {
@@ -109,13 +113,16 @@ pub enum BadPay {
     #[error("chain {0} is announced already and not begun")]
     Waiting(u32),
     /// The chain stands on another total.
-    #[error("the chain must stand on {expected}, not on {got}")]
+    #[error("the chain or batch must stand on {expected}, not on {got}")]
     Base {
         /// What was paid before it.
         expected: Msat,
         /// What the rungs were verified with.
         got: Msat,
     },
+    /// The first announcement decides whether a channel pays with words or with preimages.
+    #[error("this channel pays in the other mode: words and preimages do not mix")]
+    OtherMode,
     /// The payment does not cover what was paid with words.
     #[error("the payment is {got}, but {paid} is paid already")]
     NotIncreasing {
