@@ -115,6 +115,13 @@ pub struct SellArguments {
     /// Let every call through for free, and only log what it would have cost.
     #[arg(long, requires = "upstream")]
     pub shadow: bool,
+    /// Flat mode: each call is paid by a secret of its own, which opens an output of its own on the chain, in batches of at
+    /// most that many calls. What that costs is shown at the start. Without it, calls are paid by words.
+    #[arg(long, requires = "upstream", value_name = "OUTPUTS")]
+    pub flat: Option<u32>,
+    /// Up to which fee rate an output of flat mode must be worth taking, in sat/vB.
+    #[arg(long, requires = "flat", default_value_t = 5, value_name = "RATE")]
+    pub flat_fee_rate: u32,
     /// Where to listen. For buyers elsewhere, put a server that speaks TLS before it.
     #[arg(long, default_value = "127.0.0.1:8402")]
     pub listen: String,

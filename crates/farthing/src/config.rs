@@ -281,6 +281,7 @@ impl Context {
             most_unfunded: sell.most_unfunded,
             durability: sell.durability.0,
             most_exposure: Msat::new(sell.most_exposure.saturating_mul(1_000)),
+            flat: None,
         }
     }
 

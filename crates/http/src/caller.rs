@@ -17,6 +17,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use farthing_node::buyer::calls::Prepared;
 use farthing_protocol::lightspeed::Call;
+use farthing_protocol::flat;
 use farthing_protocol::lightspeed::call::Target;
 use farthing_protocol::opening::Offer;
 use farthing_protocol::payer;
@@ -34,7 +35,7 @@ pub use crate::caller::means::Means;
 use crate::caller::outcome::Outcome;
 use crate::caller::payee::{Payee, Prices};
 use crate::caller::preparing::Wanted;
-use crate::challenge::Challenge;
+use crate::challenge::{Calls, Challenge};
 use crate::client::{self, Client, ClientError};
 use crate::encoding;
 use crate::gate::digest;
@@ -67,6 +68,8 @@ pub struct Quote {
     pub price: CallPrice,
     /// The seller's terms for a channel.
     pub offer: Box<Offer>,
+    /// Its terms of flat mode, if calls are paid with preimages.
+    pub flat: Option<flat::Terms>,
 }
 
 /// Pays for calls to any number of sellers.
@@ -109,8 +112,8 @@ impl Caller {
         }
         let challenge = client::challenge(&response)?;
         let asked = challenge.request()?;
-        let price = asked.method_details.calls.ok_or(ClientError::NoCalls)?.price;
-        Ok(Ok(Quote { price, offer: Box::new(asked.method_details.offer) }))
+        let Calls { price, flat, .. } = asked.method_details.calls.ok_or(ClientError::NoCalls)?;
+        Ok(Ok(Quote { price, offer: Box::new(asked.method_details.offer), flat }))
     }
 
     /// Sends a request without paying.
@@ -254,6 +257,10 @@ impl Caller {
                 let Means { limits, deposit, .. } = self.means;
                 if cost > deposit {
                     return Err(ClientError::OverDeposit { cost, deposit });
+                }
+                if let Some(flat) = terms.flat {
+                    let explained = self.client.explain(&offer, &limits, deposit, flat).await?;
+                    (self.means.explain)(&explained);
                 }
                 let opened =
                     self.client.open_under(&request.url, (&challenge, &offer), &limits, deposit, deposit);

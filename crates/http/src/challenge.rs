@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 
 use bitcoin::hashes::{Hash as _, HashEngine as _, Hmac, HmacEngine, cmp, sha256};
 use farthing_protocol::Msat;
+use farthing_protocol::flat;
 use farthing_protocol::keys::KeyId;
 use farthing_protocol::opening::Offer;
 use jiff::{SignedDuration, Timestamp};
@@ -89,12 +90,17 @@ pub struct Calls {
     pub replay_window: u64,
     /// What the answer costs besides the call, for each KiB and each event.
     pub price: CallPrice,
+    /// Calls are paid with preimages, in batches of these terms: the flat mode. What is prepaid is the payer's to say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flat: Option<flat::Terms>,
 }
 
 /// The mode of paying for pieces.
 pub const CHANNEL: &str = "channel";
 /// The mode of paying for calls.
 pub const LIGHTSPEED: &str = "lightspeed";
+/// The mode of paying for calls with preimages.
+pub const FLAT: &str = "lightspeed-flat";
 
 /// A price: so many millisatoshi for each so many bytes begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,7 +198,7 @@ impl Challenge {
         if request.currency != "msat" {
             return Err(BadChallenge::Unsupported(format!("the currency `{}`", request.currency)));
         }
-        let known = |mode: &String| mode == CHANNEL || mode == LIGHTSPEED;
+        let known = |mode: &String| [CHANNEL, LIGHTSPEED, FLAT].contains(&mode.as_str());
         if !request.method_details.modes.iter().any(known) {
             return Err(BadChallenge::Unsupported(format!(
                 "a seller of the modes {:?}",
@@ -328,7 +334,7 @@ impl Request {
             unit_type: "call".to_owned(),
             recipient: offer.payee.funding.to_string(),
             method_details: Details {
-                modes: vec![LIGHTSPEED.to_owned()],
+                modes: vec![if calls.flat.is_some() { FLAT } else { LIGHTSPEED }.to_owned()],
                 offer,
                 key,
                 file: None,

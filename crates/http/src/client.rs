@@ -2,6 +2,7 @@
 //!
 //! The client never believes a total that the seller states: what was paid and spent comes from the buyer's own books.
 
+mod announcing;
 mod error;
 
 use std::sync::{Arc, Once};
@@ -10,9 +11,7 @@ use std::time::Duration;
 use bitcoin::consensus::encode::serialize_hex;
 use bitcoin::{Amount, FeeRate, Transaction};
 use farthing_node::books::OrderError;
-use farthing_node::buyer::calls::Announcement;
 use farthing_node::buyer::{Buyer, CloseError, ProposeError};
-use farthing_protocol::lightspeed::Shape;
 use farthing_protocol::opening::{Limits, Offer};
 use farthing_protocol::payer;
 use farthing_protocol::{ChannelId, Msat, commitment};
@@ -25,8 +24,7 @@ pub use crate::client::error::ClientError;
 use crate::manifest::{BadManifest, Manifest, Pieces};
 use crate::problem::Body;
 use crate::wire::{
-    self, AcceptedBody, ChainBody, ChainTaken, CloseBody, ClosedBody, ClosingBody, OpenBody, StandingAnswer,
-    StandingBody,
+    self, AcceptedBody, CloseBody, ClosedBody, ClosingBody, OpenBody, StandingAnswer, StandingBody,
 };
 
 /// A conversation with sellers.
@@ -300,31 +298,6 @@ impl Client {
         self.buyer.epoch(id, standing.epoch).await?;
         let spent = standing.spent_msat.ok_or(ClientError::CallsRunning)?;
         Ok(self.buyer.reconcile(id, Msat::new(spent)).await?)
-    }
-
-    /// Announces the next chain of words of a channel, or again the one whose answer was lost.
-    ///
-    /// # Errors
-    /// When nothing is left to pay with, or the seller cannot be reached or refuses.
-    pub async fn announce(&self, id: ChannelId, peer: &Url, shape: Shape) -> Result<(), ClientError> {
-        let buyer = self.buyer.clone();
-        let Announcement { terms, rungs, payment } = blocking(move || Ok(buyer.announce(id, shape)?)).await?;
-        let key = self.buyer.call_key(id).ok_or(OrderError::NoChannel(id))?;
-        let body = ChainBody::new(terms, &rungs, &payment).signed(&key, id, &authority(peer));
-        let url = join(peer, &wire::chains_path(id))?;
-        let response = self.send(self.http.post(url).json(&body)).await?;
-        match succeeded(response).await {
-            Ok(response) => {
-                let taken: ChainTaken = json(response).await?;
-                Ok(self.buyer.announced(id, terms.number, Some(taken.epoch)).await?)
-            }
-            Err(error) => {
-                if !error.is_transient() {
-                    self.buyer.announced(id, terms.number, None).await?;
-                }
-                Err(error)
-            }
-        }
     }
 
     /// A request to the seller, for what only passes through.

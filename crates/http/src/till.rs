@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `POST …/channels` | opens a channel under a challenge |
 //! | `POST …/channels/ID/chains` | takes a chain of words with its rungs |
+//! | `POST …/channels/ID/batches` | takes a batch of preimages with its locks and signatures, in flat mode |
 //! | `POST …/channels/ID/standing` | where the payer stands |
 //! | `POST …/channels/ID/close` | the seller's half of a cooperative close |
 //! | `POST …/channels/ID/closed` | takes the finished closing |
@@ -21,17 +22,17 @@ use bitcoin::Transaction;
 use bitcoin::consensus::encode::deserialize_hex;
 use farthing_node::books::OrderError;
 use farthing_node::seller::{AcceptError, Seller, SettleError};
-use farthing_node::tabs::{AnnounceError, CallError};
+use farthing_node::tabs::{AnnounceError, Announced, CallError};
 use farthing_protocol::closing::PublicNonce;
 use farthing_protocol::lightspeed::tab::BadPay;
 use farthing_protocol::session::{Call, CallKey};
-use farthing_protocol::{ChannelId, Msat};
+use farthing_protocol::{ChannelId, Msat, Payment};
 use jiff::Timestamp;
 
 use crate::problem::{Kind, Problem};
 use crate::wire::{
-    self, AcceptedBody, ChainBody, ChainTaken, CloseBody, ClosedBody, ClosingBody, OpenBody, StandingAnswer,
-    StandingBody,
+    self, AcceptedBody, BatchBody, ChainBody, ChainTaken, CloseBody, ClosedBody, ClosingBody, OpenBody,
+    StandingAnswer, StandingBody,
 };
 
 /// The largest body that is read, in bytes.
@@ -68,6 +69,7 @@ impl Till {
     pub fn routes(self: Arc<Self>) -> Router {
         let below = |last: &str| format!("{}/{{id}}/{last}", wire::CHANNELS);
         let chains = post(chain).layer(DefaultBodyLimit::max(MOST_CHAIN));
+        let batches = post(batch).layer(DefaultBodyLimit::max(MOST_CHAIN));
         Router::new()
             .route(wire::CHANNELS, post(open))
             .route(&below("standing"), post(standing))
@@ -75,6 +77,7 @@ impl Till {
             .route(&below("closed"), post(closed))
             .layer(DefaultBodyLimit::max(MOST_BODY))
             .route(&below("chains"), chains)
+            .route(&below("batches"), batches)
             .with_state(self)
     }
 
@@ -121,7 +124,31 @@ async fn chain(
     // Before anything is looked at: whoever could announce for another would take its numbers away.
     till.verify(id, &body.mac, &body.call(id, &authority(&headers, &uri), uri.path()))?;
     let (rungs, payment) = body.read().map_err(|error| Problem::new(Kind::BadRequest, error))?;
-    let taken = till.seller.announce(id, body.terms, rungs, payment).await;
+    take(&till, id, Announced::Chain(body.terms, rungs), payment).await
+}
+
+/// `POST …/channels/ID/batches`.
+async fn batch(
+    State(till): State<Arc<Till>>,
+    UrlPath(id): UrlPath<String>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Result<Json<BatchBody>, JsonRejection>,
+) -> Result<Json<ChainTaken>, Problem> {
+    let body = read(body)?;
+    let id = channel(&id)?;
+    till.verify(id, &body.mac, &body.call(id, &authority(&headers, &uri), uri.path()))?;
+    let (signed, payment) = body.read().map_err(|error| Problem::new(Kind::BadRequest, error))?;
+    take(&till, id, Announced::Batch(body.batch, signed), payment).await
+}
+
+async fn take(
+    till: &Till,
+    id: ChannelId,
+    announced: Announced,
+    payment: Payment,
+) -> Result<Json<ChainTaken>, Problem> {
+    let taken = till.seller.announce(id, announced, payment).await;
     let epoch = taken.map_err(|error| match &error {
         AnnounceError::BadPay(BadPay::Waiting(_)) => Problem::new(Kind::Unavailable, error).retry_after(1),
         AnnounceError::Unfunded => Problem::new(Kind::FundingNotDeep, error).retry_after(1),

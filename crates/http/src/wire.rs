@@ -2,6 +2,7 @@
 
 use bitcoin::{Amount, FeeRate};
 use farthing_protocol::closing::{Answer, PublicNonce, Settlement};
+use farthing_protocol::flat::{BatchTerms, Signed};
 use farthing_protocol::lightspeed::{CallNumber, ChainTerms, Rung};
 use farthing_protocol::opening::Opening;
 use farthing_protocol::session::{Call, CallKey};
@@ -35,6 +36,11 @@ pub fn closed_path(channel: ChannelId) -> String {
 /// The path that a channel's chains of words are posted to.
 pub fn chains_path(channel: ChannelId) -> String {
     format!("{CHANNELS}/{channel}/chains")
+}
+
+/// The path that a channel's batches of preimages are posted to.
+pub fn batches_path(channel: ChannelId) -> String {
+    format!("{CHANNELS}/{channel}/batches")
 }
 
 /// The path that tells a payer where it stands.
@@ -86,7 +92,7 @@ pub struct ChainBody {
 
 /// A body that does not decode.
 #[derive(Debug, thiserror::Error)]
-#[error("the rungs or the payment do not decode")]
+#[error("the rungs, the locks or the payment do not decode")]
 pub struct BadChainBody;
 
 impl ChainBody {
@@ -149,6 +155,74 @@ impl ChainBody {
 
 /// The length of a rung, in bytes.
 const RUNG: usize = 96;
+
+/// `POST` [`batches_path`]: announces a batch.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BatchBody {
+    /// Its number and terms.
+    pub batch: BatchTerms,
+    /// The locks, 32 bytes each, in base64url.
+    pub locks: String,
+    /// The payer's signature on the micropayment transaction.
+    pub micropayment: schnorr::Signature,
+    /// The payer's signature on the commitment.
+    pub commitment: schnorr::Signature,
+    /// The newest plain payment, 72 bytes, in base64url.
+    pub payment: String,
+    /// Shows that the payer announces it: the signatures do not cover the number.
+    #[serde(with = "hex_array")]
+    pub mac: [u8; 32],
+}
+
+impl BatchBody {
+    /// Packs an announcement.
+    pub fn new(batch: BatchTerms, signed: &Signed, payment: &Payment) -> Self {
+        Self {
+            batch,
+            locks: encoding::encode_bytes(&signed.locks.concat()),
+            micropayment: signed.micropayment,
+            commitment: signed.commitment,
+            payment: encoding::encode_bytes(&payment.to_bytes()),
+            mac: [0; 32],
+        }
+    }
+
+    /// The announcement with its MAC, as the payer sends it to that host.
+    #[must_use]
+    pub fn signed(self, key: &CallKey, channel: ChannelId, authority: &str) -> Self {
+        let mac = key.mac(&self.call(channel, authority, &batches_path(channel)));
+        Self { mac, ..self }
+    }
+
+    /// The call that its MAC covers: all of the announcement is the item.
+    pub fn call<'a>(&self, channel: ChannelId, authority: &'a str, target: &'a str) -> Call<'a> {
+        let all = (&self.batch, &self.locks, &self.micropayment, &self.commitment, &self.payment);
+        Call {
+            channel,
+            item: *blake3::hash(&encoding::canonical(&all)).as_bytes(),
+            cost: Msat::ZERO,
+            total: Msat::ZERO,
+            method: "POST",
+            authority,
+            target,
+            challenge: "batch",
+        }
+    }
+
+    /// Unpacks it.
+    ///
+    /// # Errors
+    /// When it does not decode. Whether the signatures fit is for the batch to say.
+    pub fn read(&self) -> Result<(Signed, Payment), BadChainBody> {
+        let bytes = encoding::decode_bytes(&self.locks).map_err(|_| BadChainBody)?;
+        let (locks, []) = bytes.as_chunks::<32>() else { return Err(BadChainBody) };
+        let (micropayment, commitment) = (self.micropayment, self.commitment);
+        let signed = Signed { locks: locks.to_vec(), micropayment, commitment };
+        let payment = encoding::decode_bytes(&self.payment).map_err(|_| BadChainBody)?;
+        Ok((signed, Payment::from_bytes(&payment).map_err(|_| BadChainBody)?))
+    }
+}
 
 /// Its answer.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]

@@ -1,5 +1,6 @@
 //! What a program that buys uses: channels to sellers, payments, closings, refunds. Calls are in [`calls`].
 
+pub mod batches;
 pub mod calls;
 
 use std::sync::{Arc, Mutex};
@@ -254,6 +255,7 @@ impl Buyer {
             Effect::Propose(_)
             | Effect::ReleaseCoins
             | Effect::Announce(..)
+            | Effect::AnnounceBatch(_)
             | Effect::Call(_)
             | Effect::ProposeClosing(_)
             | Effect::Broadcast(_) => None,
@@ -299,6 +301,7 @@ impl Buyer {
             | Effect::ReleaseCoins
             | Effect::Pay(_)
             | Effect::Announce(..)
+            | Effect::AnnounceBatch(_)
             | Effect::Call(_)
             | Effect::Broadcast(_) => None,
         });
@@ -404,6 +407,7 @@ fn opening(effects: Vec<Effect>) -> Opening {
         Effect::ReleaseCoins
         | Effect::Pay(_)
         | Effect::Announce(..)
+        | Effect::AnnounceBatch(_)
         | Effect::Call(_)
         | Effect::ProposeClosing(_)
         | Effect::Broadcast(_) => None,
@@ -420,6 +424,7 @@ impl Watchable for Payer {
             Effect::Propose(_)
             | Effect::Pay(_)
             | Effect::Announce(..)
+            | Effect::AnnounceBatch(_)
             | Effect::Call(_)
             | Effect::ProposeClosing(_) => None,
         }

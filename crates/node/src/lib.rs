@@ -7,9 +7,11 @@
 //! | [`store`] | SQLite: what is stored, and how |
 //! | [`books`] | one thread that runs every machine of one role and stores each batch of decisions in one durable write |
 //! | [`tabs`] | the accounts of payers that pay for calls, in memory, stored by the books |
+//! | [`explain`] | what terms of flat mode mean before anything is locked |
 //! | [`wallet`] | the on-chain wallet (BIP86), persisted in the same database |
 //! | [`watch`] | looks at the chain and tells the machines |
 //! | [`publish`] | brings a commitment into a block, with a child that pays for it where needed |
+//! | [`spread`] | brings the outputs of a batch of calls into a block, in flat mode |
 //! | [`seller`], [`buyer`] | what a program that sells or buys uses |
 //!
 //! The rule that everything here serves: **nothing is sent, served, signed or broadcast before the state behind it is
@@ -19,10 +21,12 @@ pub mod books;
 pub mod buyer;
 mod crash;
 pub mod entropy;
+pub mod explain;
 pub mod home;
 pub mod machine;
 pub mod publish;
 pub mod seller;
+pub mod spread;
 pub mod start;
 pub mod store;
 pub mod tabs;

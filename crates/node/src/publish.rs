@@ -17,7 +17,7 @@ use farthing_protocol::{child, hashlock};
 use crate::wallet::{Wallet, WalletError};
 
 /// What a transaction must pay more than the one it replaces, for each of its own bytes (BIP125).
-const INCREMENT: FeeRate = FeeRate::BROADCAST_MIN;
+pub(crate) const INCREMENT: FeeRate = FeeRate::BROADCAST_MIN;
 
 /// A commitment to be published, with the keys that claim its output where that takes a word.
 #[derive(Clone)]
@@ -182,14 +182,14 @@ fn claim_size() -> u64 {
     hashlock::claim_weight(1).to_vbytes_ceil()
 }
 
-fn spender(chain: &Chain, outpoint: &OutPoint) -> Result<Option<MempoolEntry>, ChainError> {
+pub(crate) fn spender(chain: &Chain, outpoint: &OutPoint) -> Result<Option<MempoolEntry>, ChainError> {
     match chain.mempool_spender(outpoint)? {
         Some(by) => chain.mempool_entry(&by.compute_txid()),
         None => Ok(None),
     }
 }
 
-fn confirms(target: FeeRate, paid: Amount, vsize: u64) -> bool {
+pub(crate) fn confirms(target: FeeRate, paid: Amount, vsize: u64) -> bool {
     target.fee_vb(vsize).is_some_and(|needed| paid >= needed)
 }
 

@@ -10,6 +10,7 @@ use bitcoin::{Amount, FeeRate, ScriptBuf, Transaction};
 use farthing_chain::{Chain, ChainError};
 use farthing_protocol::channel::BadParams;
 use farthing_protocol::closing::{self, Answer, BadSettlement, PublicNonce, Settlement};
+use farthing_protocol::flat;
 use farthing_protocol::keys::{KeyId, Seed};
 use farthing_protocol::opening::{Confirmations, Offer, Opening, Refusal};
 use farthing_protocol::payee::{self, Effect, Input, Policy, Reject};
@@ -23,6 +24,7 @@ use crate::home::{Home, Lock};
 use crate::machine::{Machine as _, Payee, PayeeRecord};
 use crate::publish::Publication;
 use crate::seller::calls::Batches;
+use crate::spread::Spreading;
 use crate::start::StartError;
 use crate::tabs::{Durability, Tabs};
 use crate::wallet::{self, Balance, Wallet, WalletError};
@@ -56,6 +58,9 @@ pub struct Terms {
     pub durability: Durability,
     /// The most that one payer's calls may come to between two rungs of a chain of words.
     pub most_exposure: Msat,
+    /// Calls are paid with preimages, in batches of at most that many outputs; what is prepaid comes from the payer. `None`:
+    /// with words.
+    pub flat: Option<flat::Terms>,
 }
 
 impl Default for Terms {
@@ -74,6 +79,7 @@ impl Default for Terms {
             most_unfunded: 100,
             durability: Durability::Call,
             most_exposure: Msat::new(2_000_000),
+            flat: None,
         }
     }
 }
@@ -140,6 +146,9 @@ impl Seller {
     /// When the folder is used by another process, or anything in it cannot be read.
     pub fn start(home: &Home, chain: Chain, pace: Pace, terms: Terms) -> Result<Self, StartError> {
         terms.validate()?;
+        if terms.flat.is_some() && terms.durability != Durability::Call {
+            return Err(StartError::FlatInBatches);
+        }
         let lock = home.lock()?;
         let seed = Arc::new(home.seed()?);
         let mut store = home.store()?;
@@ -274,6 +283,7 @@ impl Seller {
             Effect::Accept(_)
             | Effect::Serve { .. }
             | Effect::Answer
+            | Effect::Spread { .. }
             | Effect::Publish(_)
             | Effect::Broadcast(_) => None,
         });
@@ -377,6 +387,7 @@ fn signature(effects: Vec<Effect>) -> schnorr::Signature {
         Effect::Accept(signature) => Some(signature),
         Effect::Serve { .. }
         | Effect::Answer
+        | Effect::Spread { .. }
         | Effect::Cosign(_)
         | Effect::Publish(_)
         | Effect::Broadcast(_) => None,
@@ -390,6 +401,9 @@ impl Watchable for Payee {
             Effect::Publish(publication) => {
                 let payee::Publication { commitment, fee, rung } = *publication;
                 Some(OnChain::Publish(Publication { commitment, fee, rung, setup: setup.clone() }))
+            }
+            Effect::Spread { batch, fee_rate } => {
+                Some(OnChain::Spread(Spreading { batch, fee_rate, setup: setup.clone() }))
             }
             Effect::Broadcast(transaction) => Some(OnChain::Broadcast(transaction)),
             Effect::Accept(_) | Effect::Serve { .. } | Effect::Answer | Effect::Cosign(_) => None,

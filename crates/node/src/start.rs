@@ -15,6 +15,9 @@ pub enum StartError {
     /// The data folder.
     #[error(transparent)]
     Home(#[from] HomeError),
+    /// A preimage comes once, so a crash between an answer and the next store would lose what it pays.
+    #[error("flat mode stores each call before its answer: it does not go with a store every so often")]
+    FlatInBatches,
     /// The stored channels.
     #[error(transparent)]
     Books(#[from] OpenError),

@@ -5,7 +5,8 @@
 //! |---|---|
 //! | `channels` | one row each: role, setup record, state |
 //! | `purchases` | every item ever charged, so that it is charged once |
-//! | `spends` | transactions in blocks that spend a watched funding |
+//! | `spends` | which watched outputs were spent, in which block |
+//! | `spenders` | the transactions that did: one may spend a thousand outputs |
 //! | `wallet` | the wallet's change sets, in order |
 //! | `chains` | the rungs of chains of words that a payee has taken |
 //! | `epochs` | one row: how often a payee has started |
@@ -58,6 +59,7 @@ CREATE TABLE spends (
     outpoint BLOB NOT NULL, block BLOB NOT NULL, height INTEGER NOT NULL, spender BLOB NOT NULL,
     PRIMARY KEY (outpoint, block)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE spenders (txid BLOB PRIMARY KEY, spender BLOB NOT NULL) STRICT;
 CREATE TABLE wallet (id INTEGER PRIMARY KEY, changes BLOB NOT NULL) STRICT;
 CREATE TABLE chains (
     channel BLOB NOT NULL, number INTEGER NOT NULL, ladder BLOB NOT NULL, PRIMARY KEY (channel, number)
@@ -110,11 +112,11 @@ pub struct StoredChannel<M: Machine> {
     pub opened_at: u64,
 }
 
-/// A funding's spend that was seen in a block.
+/// A spend of watched outputs that was seen in a block.
 #[derive(Clone, Debug)]
 pub struct Spend {
     /// What was spent.
-    pub outpoint: OutPoint,
+    pub outpoints: Vec<OutPoint>,
     /// The transaction that did.
     pub by: Transaction,
     /// The block it is in.
@@ -207,7 +209,7 @@ impl Store {
             let funding = deserialize(&funding).map_err(|error| StoreError::corrupt("outpoint", error))?;
             followed.0.insert(funding, decode("parties' scripts", &parties)?);
         }
-        let mut statement = self.connection.prepare_cached("SELECT spender FROM spends")?;
+        let mut statement = self.connection.prepare_cached("SELECT spender FROM spenders")?;
         let rows = statement.query_map([], |row| row.get::<_, Vec<u8>>(0))?;
         let spenders: Vec<Transaction> = rows
             .map(|row| deserialize(&row?).map_err(|error| StoreError::corrupt("transaction", error)))
@@ -275,7 +277,8 @@ impl Store {
     /// When the database cannot be read.
     pub fn spends(&self, outpoint: &OutPoint) -> Result<Vec<Spend>, StoreError> {
         let mut statement = self.connection.prepare_cached(
-            "SELECT block, height, spender FROM spends WHERE outpoint = ?1 ORDER BY height DESC",
+            "SELECT block, height, spenders.spender FROM spends JOIN spenders ON txid = spends.spender
+             WHERE outpoint = ?1 ORDER BY height DESC",
         )?;
         let rows = statement.query_map([serialize(outpoint)], |row| {
             Ok((row.get::<_, [u8; 32]>(0)?, row.get::<_, u32>(1)?, row.get::<_, Vec<u8>>(2)?))
@@ -283,7 +286,7 @@ impl Store {
         rows.map(|row| {
             let (block, height, by) = row?;
             let by = deserialize(&by).map_err(|error| StoreError::corrupt("transaction", error))?;
-            Ok(Spend { outpoint: *outpoint, by, block: BlockHash::from_byte_array(block), height })
+            Ok(Spend { outpoints: vec![*outpoint], by, block: BlockHash::from_byte_array(block), height })
         })
         .collect()
     }
@@ -411,15 +414,18 @@ impl Batch<'_> {
                 self.transaction.execute("INSERT INTO wallet (changes) VALUES (?1)", [encode(changes)])?;
             }
             Write::Spend(spend) => {
+                let txid = spend.by.compute_txid();
                 self.transaction.execute(
-                    "INSERT OR IGNORE INTO spends VALUES (?1, ?2, ?3, ?4)",
-                    params![
-                        serialize(&spend.outpoint),
-                        spend.block.as_byte_array(),
-                        spend.height,
-                        serialize(&spend.by)
-                    ],
+                    "INSERT OR IGNORE INTO spenders VALUES (?1, ?2)",
+                    params![txid.as_byte_array(), serialize(&spend.by)],
                 )?;
+                let mut statement = self
+                    .transaction
+                    .prepare_cached("INSERT OR IGNORE INTO spends VALUES (?1, ?2, ?3, ?4)")?;
+                for outpoint in &spend.outpoints {
+                    let (block, txid) = (spend.block.as_byte_array(), txid.as_byte_array());
+                    statement.execute(params![serialize(outpoint), block, spend.height, txid])?;
+                }
             }
             Write::Day { day, by } => {
                 let mut statement = self.transaction.prepare_cached(

@@ -8,23 +8,24 @@
 //! the interval. The payer pays for nothing twice in either: each start begins an epoch that is stored first, and older
 //! epochs serve nothing new.
 
+mod announcing;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::Duration;
 
 use farthing_protocol::lightspeed::call::{MacKey, Target};
-use farthing_protocol::lightspeed::ladder::BadLadder;
 use farthing_protocol::lightspeed::numbers::Standing as NumberStanding;
-use farthing_protocol::lightspeed::tab::{BadPay, Refused};
-use farthing_protocol::lightspeed::{Call, CallNumber, ChainTerms, Ladder, Rung, Tab};
+use farthing_protocol::lightspeed::tab::Refused;
+use farthing_protocol::lightspeed::{Call, CallNumber, Ladder, Tab};
 use farthing_protocol::payee::{self, Input, Reject};
 use farthing_protocol::session::{CallKey, NotAuthentic};
-use farthing_protocol::{ChannelId, Msat, Payment};
+use farthing_protocol::{ChannelId, Msat};
 use tokio::sync::{Notify, oneshot};
 
 use crate::books::{Books, Desk, Drawn, FoldReply, OrderError};
 use crate::machine::Payee;
-use crate::store::Write;
+pub use crate::tabs::announcing::{AnnounceError, Announced};
 
 /// When a served call is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,37 +52,6 @@ pub enum CallError {
     /// The channel is being closed.
     #[error("the channel is being closed and serves no more calls")]
     Closing,
-    /// The books.
-    #[error(transparent)]
-    Order(#[from] OrderError<Reject>),
-}
-
-/// Why a chain was not taken. Nothing changed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum AnnounceError {
-    /// No such channel.
-    #[error("channel {0} is not known here")]
-    Unknown(ChannelId),
-    /// The chain or its rungs.
-    #[error(transparent)]
-    BadLadder(#[from] BadLadder),
-    /// It is not the next one, or the payment does not fit.
-    #[error(transparent)]
-    BadPay(#[from] BadPay),
-    /// The payee would risk too much between two rungs.
-    #[error(
-        "the words between two rungs are worth {got}, but at most {most} may be served uncovered: use more rungs"
-    )]
-    Exposure {
-        /// The payee's limit.
-        most: Msat,
-        /// What the chain would come to.
-        got: Msat,
-    },
-    /// The funding was not seen on the chain.
-    #[error("the funding of this channel is not to be seen yet")]
-    Unfunded,
     /// The books.
     #[error(transparent)]
     Order(#[from] OrderError<Reject>),
@@ -336,94 +306,6 @@ impl Tabs {
         let ladders = books.ladders(channel, least).await?;
         self.insert(channel, &setup, tab.clone(), ladders, state.cap(&setup));
         Ok(true)
-    }
-
-    /// Takes a chain: verifies its rungs, stores them, and only then counts its words. `payment` is what the channel's first
-    /// chain stands on, or a plain payment that ends the chain before.
-    ///
-    /// # Errors
-    /// When a signature does not fit or too much would be at stake. Nothing changed then.
-    pub async fn announce(
-        &self,
-        books: &Books<Payee>,
-        channel: ChannelId,
-        (terms, rungs): (ChainTerms, Vec<Rung>),
-        payment: Payment,
-        most: Msat,
-    ) -> Result<(), AnnounceError> {
-        let setup = books.setup(&channel).ok_or(AnnounceError::Unknown(channel))?;
-        if !self.load(books, channel).await? {
-            self.begin(books, channel, payment).await?;
-        }
-        let session = self.session(channel).ok_or(AnnounceError::Unknown(channel))?;
-        let _one_at_a_time = session.announcing.lock().await;
-        if session.live().tab.has_taken(&terms) {
-            return Ok(()); // the answer to the first announcement was lost
-        }
-        let number = terms.number;
-        let taken = self.verify_and_take(books, (channel, &session, &setup), (terms, rungs), most).await;
-        if matches!(taken, Err(AnnounceError::BadPay(BadPay::Waiting(_)))) {
-            return taken; // it may come again when the chain before has begun
-        }
-        if taken.is_err() {
-            // The payer hears that and announces another, so a late copy of this one must not be taken after all.
-            session.live().tab.refuse_chain(number);
-        }
-        self.store_now(books, channel).await?;
-        taken
-    }
-
-    async fn verify_and_take(
-        &self,
-        books: &Books<Payee>,
-        (channel, session, setup): (ChannelId, &Session, &Arc<payee::Setup>),
-        (terms, rungs): (ChainTerms, Vec<Rung>),
-        most: Msat,
-    ) -> Result<(), AnnounceError> {
-        let (expected, base) = session.live().tab.next_chain()?;
-        if terms.number < expected {
-            return Err(BadPay::Number { expected, got: terms.number }.into());
-        }
-        let between = terms.shape.worth(terms.shape.stretch());
-        if between > most {
-            return Err(AnnounceError::Exposure { most, got: between });
-        }
-        let least_delay = u16::try_from(setup.policy.margin).unwrap_or(u16::MAX);
-        let verifying = setup.clone();
-        let verified = tokio::task::spawn_blocking(move || {
-            Ladder::verify(&verifying.channel, terms, base, rungs, least_delay)
-        });
-        let ladder = verified.await.map_err(|_| OrderError::Ended)??;
-        session.live().tab.expects(&ladder)?;
-        // The rungs are stored before a word of theirs counts.
-        books.write(vec![Write::Ladder(channel, Arc::new(ladder.clone()))]).await?;
-        let mut live = session.live();
-        live.tab.announce(&ladder)?;
-        live.ladders.push(ladder);
-        Ok(())
-    }
-
-    /// Turns a channel that paid for pieces into one that pays for calls.
-    async fn begin(
-        &self,
-        books: &Books<Payee>,
-        channel: ChannelId,
-        payment: Payment,
-    ) -> Result<(), AnnounceError> {
-        let setup = books.setup(&channel).ok_or(AnnounceError::Unknown(channel))?;
-        let charge = Input::Charge { payment: Some(payment), cost: Msat::ZERO };
-        match books.handle(channel, charge, None).await {
-            Ok(_) | Err(OrderError::Rejected(Reject::NotIncreasing { .. })) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let state = books.state(channel).await?.ok_or(AnnounceError::Unknown(channel))?;
-        if state.is_unfunded() {
-            return Err(AnnounceError::Unfunded);
-        }
-        let ledger = state.ledger();
-        let newest = ledger.newest.ok_or(AnnounceError::Unknown(channel))?;
-        self.insert(channel, &setup, Tab::new(newest, ledger.spent), Vec::new(), state.cap(&setup));
-        Ok(())
     }
 
     fn insert(

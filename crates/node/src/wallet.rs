@@ -7,14 +7,16 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bdk_wallet::chain::{BlockId, CheckPoint};
+use bdk_wallet::chain::{BlockId, ChainPosition, CheckPoint};
+use bdk_wallet::coin_selection::LargestFirstCoinSelection;
 use bdk_wallet::error::CreateTxError;
 use bdk_wallet::template::Bip86Public;
-use bdk_wallet::{ChangeSet, KeychainKind, Update};
+use bdk_wallet::{ChangeSet, KeychainKind, LocalOutput, Update};
 use bitcoin::bip32::{ChildNumber, DerivationPath, Fingerprint, Xpub};
-use bitcoin::psbt::Psbt;
+use bitcoin::psbt::{Input, Psbt};
 use bitcoin::{
-    Address, Amount, Block, BlockHash, FeeRate, Network, ScriptBuf, Transaction, Txid, Witness, secp256k1,
+    Address, Amount, Block, BlockHash, FeeRate, Network, OutPoint, ScriptBuf, Transaction, TxOut, Txid,
+    Witness, secp256k1,
 };
 use farthing_chain::{Chain, ChainError};
 use farthing_protocol::keys::Seed;
@@ -97,6 +99,17 @@ impl Balance {
     pub fn total(&self) -> Amount {
         self.confirmed + self.pending + self.immature
     }
+}
+
+/// An output of the wallet's.
+#[derive(Clone, Debug)]
+pub struct Coin {
+    /// Where it is.
+    pub outpoint: OutPoint,
+    /// What it is.
+    pub output: TxOut,
+    /// The transaction that makes it, if that is in no block yet.
+    pub unconfirmed: Option<Arc<Transaction>>,
 }
 
 /// The on-chain wallet.
@@ -209,6 +222,44 @@ impl Wallet {
         Ok(transaction)
     }
 
+    /// The coins that can be spent, as far as the wallet has seen, with the transactions of those that are in no block yet.
+    pub fn coins(&self) -> Vec<Coin> {
+        let coin = |output: LocalOutput| {
+            let unconfirmed = match output.chain_position {
+                ChainPosition::Confirmed { .. } => None,
+                ChainPosition::Unconfirmed { .. } => {
+                    self.inner.get_tx(output.outpoint.txid).map(|known| known.tx_node.tx)
+                }
+            };
+            Coin { outpoint: output.outpoint, output: output.txout, unconfirmed }
+        };
+        self.inner.list_unspent().map(coin).collect()
+    }
+
+    /// A signed transaction that makes a coin of this wallet's that holds `amount`, out of others than `taken`. To be saved
+    /// before it is used; [`Self::release`] frees its coins again.
+    ///
+    /// # Errors
+    /// When there is too little money.
+    pub fn make_coin(
+        &mut self,
+        amount: Amount,
+        fee_rate: FeeRate,
+        taken: Vec<OutPoint>,
+    ) -> Result<Coin, WalletError> {
+        let script = self.new_address().script_pubkey();
+        let mut builder = self.inner.build_tx().coin_selection(LargestFirstCoinSelection);
+        builder.add_recipient(script.clone(), amount).fee_rate(fee_rate).unspendable(taken);
+        let psbt = builder.finish().map_err(insufficient)?;
+        let transaction = self.sign(psbt)?;
+        self.inner.apply_unconfirmed_txs([(transaction.clone(), now())]);
+        let output = TxOut { value: amount, script_pubkey: script };
+        let vout = transaction.output.iter().position(|other| *other == output);
+        let vout = vout.expect("the wallet pays what it was asked to") as u32;
+        let outpoint = OutPoint { txid: transaction.compute_txid(), vout };
+        Ok(Coin { outpoint, output, unconfirmed: Some(Arc::new(transaction)) })
+    }
+
     /// A signed transaction that pays everything to `script`.
     ///
     /// # Errors
@@ -227,14 +278,15 @@ impl Wallet {
         self.inner.apply_evicted_txs([(txid, now())]);
     }
 
-    /// Signs a transaction whose every input spends an output of this wallet by its key.
+    /// Signs every input of a transaction that is not final yet; each spends an output of this wallet by its key.
     ///
     /// # Errors
     /// When an input is not this wallet's.
     pub fn sign(&self, mut psbt: Psbt) -> Result<Transaction, WalletError> {
         let secp = self.inner.secp_ctx();
         let root = self.seed.root();
-        for input in &mut psbt.inputs {
+        let is_ours = |input: &&mut Input| input.final_script_witness.is_none();
+        for input in psbt.inputs.iter_mut().filter(is_ours) {
             let output = input.witness_utxo.as_ref().ok_or(WalletError::Unsigned)?;
             let script = output.script_pubkey.clone();
             let (keychain, index) = self.inner.derivation_of_spk(script).ok_or(WalletError::Unsigned)?;
@@ -246,7 +298,7 @@ impl Wallet {
             input.tap_key_origins = [(internal, (Vec::new(), (self.fingerprint, path)))].into();
         }
         psbt.sign(&root, secp).map_err(|_| WalletError::Unsigned)?;
-        for input in &mut psbt.inputs {
+        for input in psbt.inputs.iter_mut().filter(is_ours) {
             let signature = input.tap_key_sig.ok_or(WalletError::Unsigned)?;
             input.final_script_witness = Some(Witness::p2tr_key_spend(&signature));
         }

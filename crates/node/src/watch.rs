@@ -23,8 +23,12 @@ use tokio::sync::oneshot;
 use crate::books::{Books, OrderError};
 use crate::machine::{Machine, Watched};
 use crate::publish::{self, Publication};
+use crate::spread::{self, Spreading};
 use crate::store::{Followed, Spend, Write, locked_outputs};
 use crate::wallet::{Wallet, WalletError};
+
+/// A channel with more outputs than this on the chain is looked at once a block, and not in between.
+const MANY: usize = 64;
 
 /// How the chain is watched.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +48,8 @@ pub enum OnChain {
     Broadcast(Transaction),
     /// Publish a commitment, with a child where needed.
     Publish(Publication),
+    /// Publish the micropayment transaction of a batch, with a coin of the wallet's for its fee.
+    Spread(Spreading),
     /// Free the coins of a transaction that will never be broadcast.
     Release(Txid),
 }
@@ -194,6 +200,10 @@ impl<M: Watchable> Watcher<M> {
         self.grant_wishes()?;
         let fee_rate = publish::fee_rate(&self.chain, self.pace.target_blocks, self.pace.fallback_fee_rate)?;
         for Watched { id, outpoint, parties } in watched {
+            let is_large = |seen: &&Glimpse| seen.tip == tip && seen.outputs.len() > MANY;
+            if self.seen.get(&id).filter(is_large).is_some() {
+                continue; // each output is a question to the node
+            }
             let funding = self.status(&outpoint, tip)?;
             let mut locked = Vec::new();
             self.follow(&funding, &parties, tip, &mut locked)?;
@@ -255,10 +265,11 @@ impl<M: Watchable> Watcher<M> {
             wallet.connect(&block, height, last)?;
             let mut writes = Vec::new();
             for by in &block.txdata {
-                let spent = followed.take_in(by).into_iter().map(|outpoint| {
-                    Write::Spend(Box::new(Spend { outpoint, by: by.clone(), block: hash, height }))
-                });
-                writes.extend(spent);
+                let outpoints = followed.take_in(by);
+                if !outpoints.is_empty() {
+                    let spend = Spend { outpoints, by: by.clone(), block: hash, height };
+                    writes.push(Write::Spend(Box::new(spend)));
+                }
             }
             writes.extend(wallet.staged());
             self.books.write_blocking(writes)?;
@@ -268,7 +279,7 @@ impl<M: Watchable> Watcher<M> {
         Ok(last)
     }
 
-    /// What became of the outputs that a spend locks to a condition, and of those that follow from them.
+    /// What became of the outputs that a spend in a block locks to a condition, and of those that follow from them.
     fn follow(
         &self,
         spent: &Funding,
@@ -276,13 +287,26 @@ impl<M: Watchable> Watcher<M> {
         tip: BlockId,
         locked: &mut Vec<Locked>,
     ) -> Result<(), WatchError> {
-        let Funding::Spent { by, .. } = spent else { return Ok(()) };
-        for outpoint in locked_outputs(by, parties) {
-            let status = self.status(&outpoint, tip)?;
-            locked.push(Locked { outpoint, status: status.clone() });
-            self.follow(&status, parties, tip, locked)?;
+        let Funding::Spent { by, confirmations: 1.. } = spent else { return Ok(()) };
+        let outpoints: Vec<OutPoint> = locked_outputs(by, parties).collect();
+        // One spender tells of all outputs that it spends: a claim may spend a thousand.
+        let mut told: HashMap<OutPoint, Funding> = HashMap::new();
+        let mut spends = Vec::new();
+        for outpoint in outpoints {
+            let status = match told.remove(&outpoint) {
+                Some(status) => status,
+                None => {
+                    let status = self.status(&outpoint, tip)?;
+                    if let Funding::Spent { by, .. } = &status {
+                        told.extend(by.input.iter().map(|input| (input.previous_output, status.clone())));
+                        spends.push(status.clone());
+                    }
+                    status
+                }
+            };
+            locked.push(Locked { outpoint, status });
         }
-        Ok(())
+        spends.iter().try_for_each(|spend| self.follow(spend, parties, tip, locked))
     }
 
     fn status(&self, outpoint: &OutPoint, tip: BlockId) -> Result<Funding, WatchError> {
@@ -291,7 +315,7 @@ impl<M: Watchable> Watcher<M> {
             OutputStatus::Unconfirmed { output } => Funding::Unconfirmed(output),
             OutputStatus::SpentInMempool { confirmations, output } => {
                 match self.chain.mempool_spender(outpoint)? {
-                    Some(by) => Funding::Spent { by, confirmations: 0 },
+                    Some(by) => Funding::Spent { by: by.into(), confirmations: 0 },
                     // The spender left the mempool between the two questions.
                     None => Funding::Confirmed { output, confirmations },
                 }
@@ -304,12 +328,12 @@ impl<M: Watchable> Watcher<M> {
         for spend in self.books.spends_blocking(*outpoint)? {
             if self.chain.block_hash(spend.height)? == Some(spend.block) {
                 let confirmations = tip.height.saturating_sub(spend.height) + 1;
-                return Ok(Funding::Spent { by: spend.by, confirmations });
+                return Ok(Funding::Spent { by: spend.by.into(), confirmations });
             }
         }
         // Funding and spend may both be in the mempool.
         Ok(match self.chain.mempool_spender(outpoint)? {
-            Some(by) => Funding::Spent { by, confirmations: 0 },
+            Some(by) => Funding::Spent { by: by.into(), confirmations: 0 },
             None => Funding::Unseen,
         })
     }
@@ -330,6 +354,10 @@ impl<M: Watchable> Watcher<M> {
                     .map_err(publish::PublishError::from)
                     .and_then(|target| publish::publish(&self.chain, &wallet, &publication, target))
                     .map_err(Into::into)
+            }
+            OnChain::Spread(spreading) => {
+                let save = |write| self.books.write_blocking(vec![write]);
+                spread::publish(&self.chain, &mut wallet, save, &spreading).map_err(Into::into)
             }
             OnChain::Release(txid) => {
                 wallet.release(txid);

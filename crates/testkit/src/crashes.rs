@@ -55,14 +55,16 @@ pub fn at_every_point<S>(
 #[derive(Clone)]
 enum Sold {
     File(Goods),
-    Calls { upstream: String, price: &'static str },
+    Calls { upstream: String, price: &'static str, options: &'static [&'static str] },
 }
 
 impl Sold {
     fn start(&self, person: &Person, address: &str) -> Result<Process> {
         match self {
             Self::File(goods) => person.start_selling(goods, address),
-            Self::Calls { upstream, price } => person.start_selling_calls(upstream, price, &[], address),
+            Self::Calls { upstream, price, options } => {
+                person.start_selling_calls(upstream, price, options, address)
+            }
         }
     }
 }
@@ -93,10 +95,10 @@ impl TendedSeller {
         point: u64,
         person: &Person,
         upstream: &str,
-        price: &'static str,
+        (price, options): (&'static str, &'static [&'static str]),
         address: &str,
     ) -> Result<Self> {
-        Self::start(point, person, Sold::Calls { upstream: upstream.to_owned(), price }, address)
+        Self::start(point, person, Sold::Calls { upstream: upstream.to_owned(), price, options }, address)
     }
 
     fn start(point: u64, person: &Person, sold: Sold, address: &str) -> Result<Self> {

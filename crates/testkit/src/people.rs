@@ -67,6 +67,8 @@ pub struct Ending {
     pub txid: Txid,
     /// What it paid to this side.
     pub received_sat: u64,
+    /// What this side did not take, since that costs more than it brings.
+    pub left_sat: u64,
 }
 
 impl Person {

@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, Method, StatusCode};
 use farthing_http::caller::{Answer, Budget, Caller, Means, Outgoing, Quote};
 use farthing_http::client::{self, Client, ClientError};
 use farthing_node::buyer::Buyer;
+use farthing_protocol::flat::Explanation;
 use serde_json::json;
 
 use crate::cli::{CallArguments, Spending};
@@ -89,10 +90,13 @@ async fn dry_run(
     outgoing: &Outgoing,
     arguments: &CallArguments,
 ) -> anyhow::Result<()> {
-    let Ok(Quote { price, offer }) = caller.quote(outgoing).await? else {
+    let Ok(Quote { price, offer, flat }) = caller.quote(outgoing).await? else {
         return context.output.say(&json!({ "cost_msat": 0 }), "This call is free. Nothing would be locked.");
     };
     let (client, limits, deposit) = (caller.client().clone(), context.limits(), arguments.spending.deposit.0);
+    if let Some(flat) = flat {
+        explain(&client.explain(&offer, &limits, deposit, flat).await?);
+    }
     let plan = blocking(move || Ok(client.plan(&offer, &limits, deposit)?)).await?;
     let value = json!({
         "cost_msat": price.call.get(),
@@ -135,8 +139,16 @@ pub async fn caller(context: &Context, spending: &Spending, buyer: Arc<Buyer>) -
         day: spending.day_budget.map(|most| most.0),
         payee: spending.payee_budget.map(|most| most.0),
     };
-    let means = Means { limits: context.limits(), deposit: spending.deposit.0, budget, ..Means::default() };
+    let (limits, deposit) = (context.limits(), spending.deposit.0);
+    let means = Means { limits, deposit, budget, explain, ..Means::default() };
     Ok(Caller::new(client, means).await?)
+}
+
+/// Shown before anything is locked.
+fn explain(explanation: &Explanation) {
+    eprintln!(
+        "farthing: this seller is paid in flat mode, one output on the chain for each call:\n{explanation}"
+    );
 }
 
 fn outgoing(arguments: &CallArguments) -> anyhow::Result<Outgoing> {

@@ -44,6 +44,8 @@ struct Ended {
     kind: String,
     txid: String,
     received_sat: u64,
+    /// What was not taken, since to take it costs more than it brings.
+    left_sat: u64,
 }
 
 /// Runs a channels command.
@@ -117,6 +119,7 @@ fn row<M: Machine>(
             kind: ending.kind.to_string(),
             txid: ending.txid.to_string(),
             received_sat: ending.received.to_sat(),
+            left_sat: ending.left.to_sat(),
         }),
         opened_at,
         id,
@@ -166,7 +169,13 @@ fn show(context: &Context, row: &Row) -> anyhow::Result<()> {
                 "ended by",
                 row.ending.as_ref().map_or_else(
                     || "-".to_owned(),
-                    |ended| format!("{} {}, {} sat received", ended.kind, ended.txid, ended.received_sat),
+                    |ended| {
+                        let left = match ended.left_sat {
+                            0 => String::new(),
+                            left => format!(", {left} sat left: to take them costs more than they bring"),
+                        };
+                        format!("{} {}, {} sat received{left}", ended.kind, ended.txid, ended.received_sat)
+                    },
                 ),
             ),
         ])

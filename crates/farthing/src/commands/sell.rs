@@ -4,14 +4,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
+use bitcoin::{Amount, FeeRate};
 use farthing_http::challenge::Price;
 use farthing_http::gate::{Gate, Manner};
 use farthing_http::server::{self, Shop};
 use farthing_http::tariff::{CallPrice, Tariff};
 use farthing_http::upstream::Upstream;
-use farthing_node::seller::Seller;
-use farthing_protocol::Msat;
+use farthing_node::seller::{self, Seller};
+use farthing_protocol::hashlock::Delay;
 use farthing_protocol::opening::Offer;
+use farthing_protocol::{Msat, flat};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -48,7 +50,11 @@ async fn calls(
 ) -> anyhow::Result<()> {
     let SellArguments { listen, route, shadow, .. } = arguments;
     let service = Upstream::new(upstream)?;
-    let seller = start(context).await?;
+    let flat = flat(context, arguments, price)?;
+    let seller = start_with(context, flat).await?;
+    if let Some(explanation) = explained(&seller).await? {
+        eprintln!("farthing: flat mode, in the largest channel that is accepted:\n{explanation}");
+    }
     let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
     let rules = route.iter().map(|route| route.0.clone()).collect();
     let manner = Manner { shadow: *shadow, ..Manner::default() };
@@ -62,10 +68,19 @@ async fn calls(
         "price_msat": price.call.get(),
         "shadow": shadow,
         "most_exposure_msat": exposure.get(),
+        "flat_outputs": flat.map(|terms| terms.outputs),
     });
+    let lost = match flat {
+        Some(terms) => format!(
+            "what it called on its present batch, at most {} sat, while too few of the batch's outputs are paid for to be worth \
+             their fees; the fee of publishing them comes from this wallet",
+            terms.locked().unwrap_or_default().to_sat()
+        ),
+        None => format!("what it called since its last rung, at most {exposure} (`most_exposure`)"),
+    };
     let line = format!(
         "Calls to {upstream} cost {price} at\n\n    {url}\n\n\
-         What you can lose with one payer: what it called since its last rung, at most {exposure} (`most_exposure`); and below {floor} \
+         What you can lose with one payer: {lost}; and below {floor} \
          a channel is not worth closing alone, so that is the least first payment. This process closes each channel by itself {} \
          blocks before it expires: keep it running, or start it at least that often.\n\
          Stop with Ctrl-C. `farthing channels list` shows what it earned.",
@@ -131,9 +146,43 @@ async fn pieces(
     .await
 }
 
+/// The terms of flat mode, if that is asked for: an output holds what the dearest call costs.
+fn flat(
+    context: &Context,
+    arguments: &SellArguments,
+    price: CallPrice,
+) -> anyhow::Result<Option<flat::Terms>> {
+    let Some(outputs) = arguments.flat else { return Ok(None) };
+    let prices = arguments.route.iter().map(|route| route.0.price).chain([price]);
+    let prices: Vec<CallPrice> = prices.collect();
+    if prices.iter().any(CallPrice::is_metered) {
+        bail!("in flat mode a call has one price: nothing for each KiB or event");
+    }
+    let unit = prices.iter().map(|price| price.call.ceil()).max().unwrap_or_default();
+    let margin = u16::try_from(context.terms().margin).unwrap_or(u16::MAX);
+    Ok(Some(flat::Terms {
+        outputs,
+        unit,
+        prepaid: Amount::ZERO,
+        d1: Delay::blocks(margin),
+        d2: Delay::blocks(margin),
+        most_fee_rate: FeeRate::from_sat_per_vb_u32(arguments.flat_fee_rate),
+    }))
+}
+
+async fn explained(seller: &Arc<Seller>) -> anyhow::Result<Option<flat::Explanation>> {
+    let seller = seller.clone();
+    blocking(move || seller.explain_flat().context("these terms of flat mode cannot be kept")).await
+}
+
 /// Opens the data folder as a seller.
 pub async fn start(context: &Context) -> anyhow::Result<Arc<Seller>> {
-    let (home, pace, terms) = (context.home()?, context.pace(), context.terms());
+    start_with(context, None).await
+}
+
+async fn start_with(context: &Context, flat: Option<flat::Terms>) -> anyhow::Result<Arc<Seller>> {
+    let (home, pace) = (context.home()?, context.pace());
+    let terms = seller::Terms { flat, ..context.terms() };
     let chain = context.chain()?;
     blocking(move || Ok(Arc::new(Seller::start(&home, chain, pace, terms)?))).await
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bitcoin::{Amount, FeeRate};
 use farthing_protocol::Msat;
+use farthing_protocol::flat::Explanation;
 use farthing_protocol::opening::Limits;
 
 use super::Budget;
@@ -21,6 +22,8 @@ pub struct Means {
     pub attempts: u32,
     /// How long it waits for a new channel's funding to be deep enough.
     pub patience: Duration,
+    /// Gets to see what a seller's flat terms mean, before anything is locked.
+    pub explain: fn(&Explanation),
 }
 
 impl Default for Means {
@@ -40,6 +43,7 @@ impl Default for Means {
             attempts: 8,
             // A new channel's funding must get into a block.
             patience: Duration::from_secs(2 * 3_600),
+            explain: |explanation| tracing::warn!("this seller is paid in flat mode:\n{explanation}"),
         }
     }
 }

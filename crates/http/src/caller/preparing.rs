@@ -84,8 +84,13 @@ impl Caller {
                 continue;
             }
             let shape = payee.shape(buyer.params(channel).as_ref(), cost);
+            let flat = payee.terms.and_then(|terms| terms.flat);
             loop {
-                match self.client.announce(channel, &request.url, shape).await {
+                let announced = match flat {
+                    Some(offered) => self.client.announce_batch(channel, &request.url, offered).await,
+                    None => self.client.announce(channel, &request.url, shape).await,
+                };
+                match announced {
                     Ok(()) => break,
                     // It was announced in the background meanwhile.
                     Err(ClientError::Calls(CallsError::Order(OrderError::Rejected(Reject::Call(

@@ -3,6 +3,7 @@
 use farthing_node::books::OrderError;
 use farthing_node::buyer::calls::CallsError;
 use farthing_node::buyer::{CloseError, ProposeError};
+use farthing_node::explain::ExplainError;
 use farthing_node::watch::WatchError;
 use farthing_protocol::Msat;
 use farthing_protocol::lightspeed::purse::Unable;
@@ -158,6 +159,9 @@ pub enum ClientError {
         /// What the call costs.
         cost: Msat,
     },
+    /// The seller's flat terms break a limit, or cannot be explained: nothing is locked.
+    #[error("the seller's terms for calls are not accepted: {0}")]
+    Flat(#[from] ExplainError),
     /// The seller served the call but its answer was lost, and is not kept any more.
     #[error(
         "the call was served and cost {0}, but its answer was lost on the way and the seller keeps it no more"

@@ -156,7 +156,9 @@ impl Shared {
             return problem.into_response();
         }
         let (offer, key) = self.till.seller().offer();
-        let calls = Calls { most_exposure: self.till.seller().most_exposure(), replay_window: WINDOW, price };
+        let seller = self.till.seller();
+        let (most_exposure, flat) = (seller.most_exposure(), seller.flat().copied());
+        let calls = Calls { most_exposure, replay_window: WINDOW, price, flat };
         let request = PaymentRequest::for_call(offer, key, calls);
         let challenge = Challenge::issue(self.till.secret(), authority, &request, Timestamp::now());
         problem.with_challenge(&challenge.to_header())

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use farthing_protocol::flat::BadBatch;
 use farthing_protocol::lightspeed::call::{MacKey, Target};
 use farthing_protocol::lightspeed::ladder::{self, BadLadder};
 use farthing_protocol::lightspeed::purse::Ticket;
@@ -47,6 +48,9 @@ pub enum CallsError {
     /// The chain makes no sense in this channel.
     #[error(transparent)]
     Chain(#[from] BadLadder),
+    /// The batch makes no sense in this channel.
+    #[error(transparent)]
+    Batch(#[from] BadBatch),
     /// The capacity is used up.
     #[error("channel {0} has nothing left to pay with")]
     Spent(ChannelId),
@@ -95,6 +99,7 @@ impl Buyer {
                         Effect::Propose(_)
                         | Effect::ReleaseCoins
                         | Effect::Pay(_)
+                        | Effect::AnnounceBatch(_)
                         | Effect::Call(_)
                         | Effect::ProposeClosing(_)
                         | Effect::Broadcast(_) => None,
@@ -160,6 +165,7 @@ impl Buyer {
             call::Input::Call { cost } => *cost,
             call::Input::TopUp { by, .. } => *by,
             call::Input::Announce(_)
+            | call::Input::AnnounceBatch(_)
             | call::Input::Taken { .. }
             | call::Input::Refused { .. }
             | call::Input::Answered { .. }
@@ -173,6 +179,7 @@ impl Buyer {
             | Effect::ReleaseCoins
             | Effect::Pay(_)
             | Effect::Announce(..)
+            | Effect::AnnounceBatch(_)
             | Effect::ProposeClosing(_)
             | Effect::Broadcast(_) => None,
         });
@@ -185,8 +192,10 @@ impl Buyer {
         };
         let call = Call { channel: id, number, cost, chain, index, word, last };
         let mac = self.mac(id, &call, target)?;
-        let words = self.length(id, chain).unwrap_or(index);
-        Ok(Prepared { bytes: call.to_bytes(&mac), call, is_low: words.saturating_sub(index) < words / 4 })
+        // A batch is not announced ahead: its base is everything that was revealed before it.
+        let is_low = |words: u32| words.saturating_sub(index) < words / 4;
+        let is_low = self.length(id, chain).is_some_and(is_low);
+        Ok(Prepared { bytes: call.to_bytes(&mac), call, is_low })
     }
 
     /// What a call of at most `most` turned out to cost; `None` when it was not served and never will be.
@@ -254,8 +263,13 @@ impl Buyer {
         if let Some(word) = self.known_word(id, chain, index) {
             return Ok(word);
         }
-        // Drawn by an earlier process.
         let purse = self.purse(id).await?.ok_or(OrderError::NoChannel(id))?;
+        if let Some(batch) = purse.batches().iter().find(|batch| batch.number == chain) {
+            let setup = self.books.setup(&id).ok_or(OrderError::NoChannel(id))?;
+            let preimage = batch.preimages(&setup.channel, &setup.keys).preimage(index);
+            return Ok(Word::from_bytes(*preimage.as_bytes()));
+        }
+        // Drawn by an earlier process.
         let terms = purse.chains().iter().map(|(terms, _)| *terms).find(|terms| terms.number == chain);
         let terms = terms.expect("a word is revealed on a chain that was announced");
         let words = self.draw(id, &terms.shape, chain)?;

@@ -4,15 +4,19 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use farthing_protocol::channel::Expiry;
+use farthing_protocol::flat::{self, BatchTerms, Explanation};
 use farthing_protocol::lightspeed::call::Target;
-use farthing_protocol::lightspeed::{Call, CallNumber, ChainTerms, Rung};
+use farthing_protocol::lightspeed::{Call, CallNumber};
 use farthing_protocol::payee::Reject;
 use farthing_protocol::{ChannelId, Msat, Payment};
 
 use super::Seller;
 use crate::books::{Books, OrderError};
+use crate::explain::{ExplainError, explain};
 use crate::machine::Payee;
-use crate::tabs::{AnnounceError, CallError, Drained, Ended, Standing, Tabs};
+use crate::spread;
+use crate::tabs::{AnnounceError, Announced, CallError, Drained, Ended, Standing, Tabs};
 
 impl Seller {
     /// Admits a call: its cost is set aside until [`Self::end`].
@@ -82,20 +86,64 @@ impl Seller {
         self.tabs.stored(&self.books, id).await
     }
 
-    /// Takes a chain of words with its rungs.
+    /// Takes a chain of words with its rungs, or a batch of preimages: the one that this seller is paid by.
     ///
     /// # Errors
-    /// When a rung's signature does not fit, or too much would be at stake.
+    /// When a signature does not fit, too much would be at stake, or the terms are not this seller's.
     pub async fn announce(
         &self,
         id: ChannelId,
-        terms: ChainTerms,
-        rungs: Vec<Rung>,
+        announced: Announced,
         payment: Payment,
     ) -> Result<u32, AnnounceError> {
+        let fits = match (&announced, &self.terms.flat) {
+            (Announced::Chain(..), None) => Ok(()),
+            (Announced::Batch(batch, _), Some(offered)) => self.check_batch(id, batch, offered),
+            (Announced::Chain(..), Some(_)) => Err(AnnounceError::OtherMode("with preimages")),
+            (Announced::Batch(..), None) => Err(AnnounceError::OtherMode("with words")),
+        };
         let most = self.terms.most_exposure;
-        self.tabs.announce(&self.books, id, (terms, rungs), payment, most).await?;
+        self.tabs.announce(&self.books, id, announced, payment, (fits, most)).await?;
         Ok(self.tabs.epoch())
+    }
+
+    /// Whether the batch is of the terms that were offered, and its outputs could be published: the fee comes from this
+    /// side's wallet.
+    fn check_batch(
+        &self,
+        id: ChannelId,
+        batch: &BatchTerms,
+        offered: &flat::Terms,
+    ) -> Result<(), AnnounceError> {
+        let terms = flat::Terms { prepaid: offered.prepaid, outputs: offered.outputs, ..batch.terms };
+        if terms != *offered || batch.terms.outputs > offered.outputs {
+            return Err(AnnounceError::OtherTerms);
+        }
+        let setup = self.books.setup(&id).ok_or(AnnounceError::Unknown(id))?;
+        let needed = spread::cost(batch.terms.outputs, setup.channel.params().fee_rate);
+        let got = self.balance().total();
+        if got < needed {
+            tracing::warn!(%got, %needed, "a batch was refused: the wallet could not pay to publish its outputs");
+            return Err(AnnounceError::NoCoins { got, needed });
+        }
+        Ok(())
+    }
+
+    /// What the terms of flat mode mean in the largest channel that is accepted; `None` when calls are paid with words. Blocks.
+    ///
+    /// # Errors
+    /// When a term breaks a limit.
+    pub fn explain_flat(&self) -> Result<Option<Explanation>, ExplainError> {
+        let Some(flat) = &self.terms.flat else { return Ok(None) };
+        let (offer, _) = self.offer();
+        let expiry = Expiry::at_height(self.chain.tip()?.height.saturating_add(offer.lifetime.1));
+        let rates = (offer.fee_rate.0, offer.fee_rate.0);
+        explain(&self.seed, &offer, (offer.capacity.1, expiry), rates, flat).map(Some)
+    }
+
+    /// The terms of flat mode, if calls are paid with preimages.
+    pub fn flat(&self) -> Option<&flat::Terms> {
+        self.terms.flat.as_ref()
     }
 
     /// Where a payer of calls stands; `None` if the channel pays for no calls.

@@ -18,8 +18,11 @@ impl Followed {
             .map(|input| input.previous_output)
             .filter(|outpoint| self.0.contains_key(outpoint))
             .collect();
-        for outpoint in &spent {
-            let parties = self.0[outpoint].clone();
+        // Almost always all of them are of one channel: a claim may spend a thousand.
+        let mut parties: Vec<[ScriptBuf; 2]> =
+            spent.iter().map(|outpoint| self.0[outpoint].clone()).collect();
+        parties.dedup();
+        for parties in parties {
             self.0.extend(locked_outputs(transaction, &parties).map(|locked| (locked, parties.clone())));
         }
         spent

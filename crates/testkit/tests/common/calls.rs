@@ -2,7 +2,7 @@
 
 use bitcoin::{OutPoint, Transaction};
 use farthing_node::machine::PayeeRecord;
-use farthing_node::tabs::CallError;
+use farthing_node::tabs::{Announced, CallError};
 use farthing_protocol::hashlock::Delay;
 use farthing_protocol::lightspeed::call::Target;
 use farthing_protocol::lightspeed::tab::Claim;
@@ -20,7 +20,7 @@ pub const PREPAID: u64 = 552;
 /// How long the seller has to claim a rung, in blocks.
 pub const DELAY: u32 = MARGIN;
 
-const TARGET: Target<'_> = Target { method: "GET", authority: "seller", uri: "/", body: [0; 32] };
+pub const TARGET: Target<'_> = Target { method: "GET", authority: "seller", uri: "/", body: [0; 32] };
 
 /// A chain of so many words of that many satoshi, each with its own rung.
 pub fn rungs(unit_sat: u64, words: u32) -> Shape {
@@ -39,7 +39,8 @@ impl Story {
     /// The buyer announces a chain, and the seller takes it.
     pub fn announce(&self, id: ChannelId, shape: Shape) {
         let told = self.buyer().announce(id, shape).unwrap();
-        let epoch = wait(self.seller().announce(id, told.terms, told.rungs, told.payment)).unwrap();
+        let epoch = wait(self.seller().announce(id, Announced::Chain(told.terms, told.rungs), told.payment));
+        let epoch = epoch.unwrap();
         wait(self.buyer().announced(id, told.terms.number, Some(epoch))).unwrap();
     }
 

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test helper may panic like the test that calls it")]
 
 pub mod calls;
+pub mod flat;
 
 use std::future::Future;
 use std::path::Path;
@@ -100,6 +101,7 @@ impl Default for Setting {
             most_unfunded: 10,
             durability: Durability::Call,
             most_exposure: Msat::new(2_000_000),
+            flat: None,
         };
         let pace =
             Pace { interval: Duration::from_secs(3_600), target_blocks: 3, fallback_fee_rate: rate(2) };

@@ -1,38 +1,47 @@
-//! The flat mode's transactions on the real chain: each call reveals one secret, and each secret opens one output. Both sides'
-//! keys are in this process and nothing travels: no machine and no program drives this mode yet.
+//! The flat mode on the real chain: each call reveals one secret, and each secret opens one output. Seller and buyer are the
+//! library's own, in this process, each with its data folder and its wallet; only HTTP is left out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, ensure};
-use bitcoin::hashes::Hash as _;
-use bitcoin::key::{Keypair, TapTweak as _};
-use bitcoin::psbt::Psbt;
-use bitcoin::secp256k1::{All, Message, Secp256k1};
-use bitcoin::sighash::{Prevouts, SighashCache, TapSighashType};
-use bitcoin::{Address, Amount, FeeRate, Network, OutPoint, ScriptBuf, Transaction, TxOut, Witness};
-use farthing_node::entropy;
-use farthing_protocol::channel::Expiry;
-use farthing_protocol::flat::{Commitment, FeeInput, Micropayment, Outputs, Preimages, Terms};
-use farthing_protocol::flat::{claim, micropayment, refund};
+use bitcoin::{Address, Amount, FeeRate, Network, OutPoint, ScriptBuf, Transaction, Txid};
+use farthing_http::caller::Means;
+use farthing_node::buyer::Buyer;
+use farthing_node::home::Home;
+use farthing_node::seller::{self, Seller};
+use farthing_node::tabs::Announced;
+use farthing_node::watch::Pace;
+use farthing_protocol::flat::Terms;
 use farthing_protocol::hashlock::Delay;
-use farthing_protocol::keys::{KeyId, Seed};
-use farthing_protocol::{Channel, Msat, Params, Party};
+use farthing_protocol::lightspeed::Call;
+use farthing_protocol::lightspeed::call::Target;
+use farthing_protocol::opening::Limits;
+use farthing_protocol::{ChannelId, Msat, Party, payee, payer};
 use serde::Serialize;
+use tokio::runtime::Handle;
+use tokio::task::JoinSet;
 
 use crate::demo::stage::Stage;
 
-const MARGIN: u32 = 36;
-const FEE_RATE: FeeRate = FeeRate::from_sat_per_vb_u32(2);
 /// How many calls are made of those that the batch could pay.
 const CALLS: u32 = 1_234;
+/// How many of them run at once.
+const AT_ONCE: usize = 32;
+const CAPACITY: Amount = Amount::from_sat(2_100_000);
+const LIFETIME: u32 = 500;
+const MARGIN: u32 = 36;
+const FINALITY: u32 = 6;
 const TERMS: Terms = Terms {
     outputs: 2_000,
     unit: Amount::from_sat(1_000),
-    prepaid: Amount::from_sat(1_000),
+    prepaid: Amount::ZERO,
     d1: Delay::blocks(36),
     d2: Delay::blocks(40),
     most_fee_rate: FeeRate::from_sat_per_vb_u32(5),
 };
+const TARGET: Target<'static> = Target { method: "GET", authority: "in process", uri: "/", body: [0; 32] };
 
 /// What the chain shows in the end.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -41,6 +50,9 @@ pub struct Flat {
     outputs: u32,
     claimed: u32,
     refunded: u32,
+    /// Both sides call the channel closed, and neither left anything.
+    #[serde(skip)]
+    settled: bool,
     #[serde(skip)]
     vsize: Sizes,
 }
@@ -57,15 +69,15 @@ struct Sizes {
 impl Flat {
     /// Whether each output went to whom it is due.
     pub fn is_ok(&self) -> bool {
-        self.claimed == self.calls && self.claimed + self.refunded == self.outputs
+        self.settled && self.claimed == self.calls && self.claimed + self.refunded == self.outputs
     }
 
     /// In words.
     pub fn outcome(&self) -> String {
-        let Self { calls, outputs, claimed, refunded, vsize } = self;
+        let Self { calls, outputs, claimed, refunded, vsize, .. } = self;
         format!(
             "{calls} of {outputs} secrets revealed: {claimed} outputs claimed, {refunded} refunded; commitment {} vB, micropayment \
-             transaction {} vB, claims {} vB, refunds {} vB. The transactions only: no program drives this mode yet",
+             transaction {} vB, claims {} vB, refunds {} vB",
             vsize.commitment, vsize.micropayment, vsize.claims, vsize.refunds
         )
     }
@@ -74,114 +86,146 @@ impl Flat {
 /// Plays it.
 pub fn play(stage: &Stage) -> anyhow::Result<Flat> {
     eprintln!("The flat mode: {CALLS} calls, {} outputs …", TERMS.outputs);
-    let secp = Secp256k1::new();
-    let seed = || Seed::new(entropy::bytes(), Network::Regtest);
-    let [payer, payee] = [seed(), seed()].map(|seed| seed.channel_keys(KeyId::from_u64(1)));
-    let [payer_key, payee_key] =
-        [(); 2].map(|()| Keypair::new(&secp, &mut bitcoin::secp256k1::rand::thread_rng()));
-    let output = |key: &Keypair| ScriptBuf::new_p2tr(&secp, key.x_only_public_key().0, None);
-    let expiry = Expiry::at_height(stage.chain().tip()?.height + 1_000);
-    let mut params = Params {
-        network: Network::Regtest,
-        funding: OutPoint::null(),
-        capacity: Amount::from_sat(2_100_000),
-        expiry,
-        fee_rate: FEE_RATE,
-        prepaid: TERMS.prepaid,
-        payer: Party { funding: payer.funding(), session: payer.session(), output: output(&payer_key) },
-        payee: Party { funding: payee.funding(), session: payee.session(), output: output(&payee_key) },
-    };
-    // What is locked does not depend on where it will be.
-    let locked = Channel::new(params.clone())?.funding_txout();
-    params.funding = send(stage, &locked.script_pubkey, locked.value)?;
-    let channel = Channel::new(params)?;
-    TERMS.check(&channel, MARGIN)?;
+    let pace = Pace::for_network(Network::Regtest);
+    let home = |name: &str| Home::init(&stage.folder().join(name), Network::Regtest);
+    let (sellers, buyers) = (home("flat seller")?.0, home("flat buyer")?.0);
+    let terms = seller::Terms { margin: MARGIN, flat: Some(TERMS), ..seller::Terms::default() };
+    let scene = Arc::new(Scene {
+        seller: Seller::start(&sellers, stage.chain(), pace, terms)?,
+        buyer: Buyer::start(&buyers, stage.chain(), pace, FINALITY)?,
+    });
+    let coins = [(scene.seller.offer().0.payee.output, 500_000), (scene.buyers_script()?, 2_200_000)];
+    for (script, amount) in coins {
+        let address = Address::from_script(&script, Network::Regtest)?;
+        stage.node().send(&address, Amount::from_sat(amount))?;
+    }
+    scene.mine(stage, 1)?;
+    let channel = scene.open(stage)?;
+    Handle::current().block_on(scene.clone().calls(channel))?;
+    scene.close(stage, channel)?;
+    scene.count(stage, channel)
+}
 
-    // Ahead of the calls: the locks, and the payer's two signatures in this order.
-    let preimages = Preimages::new(entropy::bytes(), channel.id(), 1);
-    let outputs = Outputs::new(&channel, &TERMS, preimages.locks(&TERMS)?);
-    let commitment = Commitment::new(&channel, &TERMS, Msat::ZERO)?;
-    let payments = Micropayment::new(commitment.lsf(), &outputs)?;
-    let signatures = (payments.sign(&payer), commitment.sign(&payer));
-    payments.verify(&channel, &signatures.0)?;
-    commitment.verify(&channel, &signatures.1)?;
+struct Scene {
+    seller: Seller,
+    buyer: Buyer,
+}
 
-    // The calls: in any order, each with its own secret.
-    let mut revealed = BTreeMap::new();
-    for index in (0..TERMS.outputs).map(|call| call * 7 % TERMS.outputs).take(CALLS as usize) {
-        let preimage = preimages.preimage(index);
-        ensure!(outputs.locks().opens(index, &preimage), "secret {index} opens nothing");
-        revealed.insert(index, preimage);
+impl Scene {
+    fn buyers_script(&self) -> anyhow::Result<ScriptBuf> {
+        Ok(self.buyer.new_address()?.script_pubkey())
     }
 
-    // The payee closes alone.
-    let fee = micropayment::fee_at(TERMS.outputs, 1, FEE_RATE);
-    let script = output(&payee_key);
-    let coin = FeeInput {
-        outpoint: send(stage, &script, fee)?,
-        output: TxOut { value: fee, script_pubkey: script },
-    };
-    let closed = commitment.complete(&channel, &payee, &signatures.1);
-    confirm(stage, &[&closed])?;
-    let spread = signed(&secp, &payee_key, payments.complete(&payee, &signatures.0, &[coin], fee)?)?;
-    confirm(stage, &[&spread])?;
-    let txid = payments.published_as(&spread).context("the micropayment transaction")?;
-    let claims = claim::claim(&channel, &payee, &outputs, txid, &revealed, FEE_RATE)?.transactions;
-    confirm(stage, &claims.iter().collect::<Vec<_>>())?;
-    // The payer takes the rest back.
-    stage.node().mine(TERMS.d2.get().into())?;
-    let unclaimed: BTreeSet<u32> = (0..TERMS.outputs).filter(|index| !revealed.contains_key(index)).collect();
-    let refunds = refund::outputs(&channel, &payer, &outputs, txid, &unclaimed, FEE_RATE)?.transactions;
-    confirm(stage, &refunds.iter().collect::<Vec<_>>())?;
-
-    let chain = stage.transactions()?;
-    let spent_to = |key: &Keypair| {
-        let pays =
-            |transaction: &&Transaction| transaction.output.iter().all(|to| to.script_pubkey == output(key));
-        let inputs = chain.values().filter(pays).flat_map(|transaction| &transaction.input);
-        inputs.filter(|input| input.previous_output.txid == txid).count() as u32
-    };
-    let sum = |all: &[Transaction]| all.iter().map(Transaction::vsize).sum();
-    let vsize = Sizes {
-        commitment: closed.vsize(),
-        micropayment: spread.vsize(),
-        claims: sum(&claims),
-        refunds: sum(&refunds),
-    };
-    let calls = revealed.len() as u32;
-    let (claimed, refunded) = (spent_to(&payee_key), spent_to(&payer_key));
-    Ok(Flat { calls, outputs: TERMS.outputs, claimed, refunded, vsize })
-}
-
-/// Coins of the node's own, in a block.
-fn send(stage: &Stage, script: &ScriptBuf, amount: Amount) -> anyhow::Result<OutPoint> {
-    let txid = stage.node().send(&Address::from_script(script, Network::Regtest)?, amount)?;
-    let transaction = stage.chain().mempool_transaction(&txid)?.context("the payment")?;
-    let vout =
-        transaction.output.iter().position(|output| output.script_pubkey == *script).context("its output")?;
-    stage.node().mine(1)?;
-    Ok(OutPoint { txid, vout: vout as u32 })
-}
-
-fn confirm(stage: &Stage, transactions: &[&Transaction]) -> anyhow::Result<()> {
-    for transaction in transactions {
-        stage.chain().broadcast(transaction)?;
+    /// Blocks one by one; both take each in before the next.
+    fn mine(&self, stage: &Stage, blocks: u32) -> anyhow::Result<()> {
+        for _ in 0..blocks {
+            stage.node().mine(1)?;
+            self.seller.look()?;
+            self.buyer.look()?;
+        }
+        Ok(())
     }
-    stage.node().mine(1)?;
-    Ok(())
+
+    /// A channel whose first batch the seller has taken. The buyer computes what it means before anything is locked.
+    fn open(&self, stage: &Stage) -> anyhow::Result<ChannelId> {
+        let (seller, buyer) = (&self.seller, &self.buyer);
+        let limits = Limits { most_capacity: CAPACITY, ..Means::default().limits };
+        let (offer, key) = seller.offer();
+        let explanation = buyer.explain(&offer, &limits, (CAPACITY, LIFETIME), &TERMS)?;
+        eprintln!("{explanation}");
+        let peer = "in process".to_owned();
+        let (channel, opening) = buyer.propose(&offer, &limits, CAPACITY, LIFETIME, peer)?;
+        let (_, signature) = seller.accept(&offer, key, opening)?;
+        let runtime = Handle::current();
+        runtime.block_on(buyer.accepted(channel, signature))?;
+        buyer.look()?;
+        self.mine(stage, 2)?;
+        let told = buyer.announce_batch(channel, &TERMS)?;
+        ensure!(told.batch.terms.outputs == TERMS.outputs, "the capacity covers the whole batch");
+        let announced = Announced::Batch(told.batch, told.signed);
+        let epoch = runtime.block_on(seller.announce(channel, announced, told.payment))?;
+        runtime.block_on(buyer.announced(channel, told.batch.number, Some(epoch)))?;
+        Ok(channel)
+    }
+
+    async fn calls(self: Arc<Self>, channel: ChannelId) -> anyhow::Result<()> {
+        let left = Arc::new(AtomicU32::new(CALLS));
+        let mut clients = JoinSet::new();
+        for _ in 0..AT_ONCE {
+            let (scene, left) = (self.clone(), left.clone());
+            clients.spawn(async move {
+                let take = |left: u32| left.checked_sub(1);
+                while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok() {
+                    scene.call(channel).await?;
+                }
+                anyhow::Ok(())
+            });
+        }
+        while let Some(client) = clients.join_next().await {
+            client??;
+        }
+        Ok(())
+    }
+
+    /// One call, as the caller and the gate make it: stored, sent as bytes, admitted, ended, stored, answered, stored.
+    async fn call(&self, channel: ChannelId) -> anyhow::Result<()> {
+        let price = Msat::from_amount(TERMS.unit).context("an amount")?;
+        let prepared = self.buyer.call(channel, price, &TARGET).await?;
+        let (call, mac) = Call::from_bytes(&prepared.bytes)?;
+        self.seller.admit(&call, &TARGET, &mac).await?;
+        let ended = self.seller.end(channel, call.number, Some(price));
+        let charged = ended.charged;
+        ended.stored().await?;
+        Ok(self.buyer.answered(channel, call.number, Some(charged), call.cost).await?)
+    }
+
+    /// The payee closes alone; the payer takes the rest back.
+    fn close(&self, stage: &Stage, channel: ChannelId) -> anyhow::Result<()> {
+        Handle::current().block_on(self.seller.close(channel))?;
+        self.seller.look()?;
+        // Commitment, micropayment transaction, claims; the delay; refunds.
+        self.mine(stage, 3 + u32::from(TERMS.d2.get()) + 1 + FINALITY)
+    }
+
+    fn count(&self, stage: &Stage, channel: ChannelId) -> anyhow::Result<Flat> {
+        let runtime = Handle::current();
+        let params = self.buyer.params(channel).context("the channel")?;
+        let chain = stage.transactions()?;
+        let commitment = spender(&chain, params.funding).context("the commitment")?;
+        let lsf = OutPoint { txid: commitment.compute_txid(), vout: 1 };
+        let micropayment = spender(&chain, lsf).context("the micropayment transaction")?;
+        let txid = micropayment.compute_txid();
+        let spends = |party: &Party| -> BTreeMap<Txid, (u32, usize)> {
+            let pays = |by: &&Transaction| by.output.iter().all(|to| to.script_pubkey == party.output);
+            let count = |by: &Transaction| {
+                let inputs = by.input.iter().filter(|input| input.previous_output.txid == txid).count();
+                (by.compute_txid(), (inputs as u32, by.vsize()))
+            };
+            chain.values().filter(pays).map(count).filter(|(_, (inputs, _))| *inputs > 0).collect()
+        };
+        let sum = |all: &BTreeMap<Txid, (u32, usize)>| {
+            all.values().fold((0, 0), |sum, spend| (sum.0 + spend.0, sum.1 + spend.1))
+        };
+        let ((claimed, claims), (refunded, refunds)) =
+            (sum(&spends(&params.payee)), sum(&spends(&params.payer)));
+        let sellers = runtime.block_on(self.seller.channels())?;
+        let buyers = runtime.block_on(self.buyer.channels())?;
+        let is_settled = |ending: &farthing_protocol::channel::Ending| ending.left == Amount::ZERO;
+        let sellers_is = sellers.iter().any(|entry| match &entry.state {
+            payee::State::Closed(closed) => closed.ending.as_ref().is_some_and(is_settled),
+            _open => false,
+        });
+        let buyers_is = buyers.iter().any(|entry| match &entry.state {
+            payer::State::Closed(closed) => is_settled(&closed.ending),
+            _open => false,
+        });
+        let vsize =
+            Sizes { commitment: commitment.vsize(), micropayment: micropayment.vsize(), claims, refunds };
+        let settled = sellers_is && buyers_is;
+        Ok(Flat { calls: CALLS, outputs: TERMS.outputs, claimed, refunded, settled, vsize })
+    }
 }
 
-/// Signs the coin that pays the fee, as a wallet does.
-fn signed(secp: &Secp256k1<All>, key: &Keypair, mut psbt: Psbt) -> anyhow::Result<Transaction> {
-    let spent: Option<Vec<TxOut>> = psbt.inputs.iter().map(|input| input.witness_utxo.clone()).collect();
-    let spent = spent.context("what each input spends")?;
-    let digest = SighashCache::new(&psbt.unsigned_tx).taproot_key_spend_signature_hash(
-        1,
-        &Prevouts::All(&spent),
-        TapSighashType::Default,
-    )?;
-    let key = key.tap_tweak(secp, None).to_keypair();
-    let signature = secp.sign_schnorr_no_aux_rand(&Message::from_digest(digest.to_byte_array()), &key);
-    psbt.inputs[1].final_script_witness = Some(Witness::from_slice(&[signature.as_ref()]));
-    Ok(psbt.extract_tx_unchecked_fee_rate())
+fn spender(chain: &HashMap<Txid, Transaction>, outpoint: OutPoint) -> Option<&Transaction> {
+    chain.values().find(|by| by.input.iter().any(|input| input.previous_output == outpoint))
 }

@@ -10,7 +10,7 @@ use bitcoin::Network;
 use farthing_node::buyer::Buyer;
 use farthing_node::buyer::calls::CallsError;
 use farthing_node::seller::{Seller, Terms};
-use farthing_node::tabs::{Durability, Standing};
+use farthing_node::tabs::{Announced, Durability, Standing};
 use farthing_node::watch::Pace;
 use farthing_protocol::lightspeed::call::Target;
 use farthing_protocol::lightspeed::{Call, Purse, Shape};
@@ -133,7 +133,10 @@ impl Scene {
             announced => announced?,
         };
         let terms = announced.terms;
-        let epoch = self.seller.announce(self.channel, terms, announced.rungs, announced.payment).await?;
+        let epoch = self
+            .seller
+            .announce(self.channel, Announced::Chain(terms, announced.rungs), announced.payment)
+            .await?;
         Ok(self.buyer.announced(self.channel, terms.number, Some(epoch)).await?)
     }
 }

@@ -1,5 +1,5 @@
-//! `farthing demo lightspeed`: a million calls in one channel, four acts in which somebody fails or lies, and the flat mode's
-//! transactions.
+//! `farthing demo lightspeed`: a million calls in one channel, four acts in which somebody fails or lies, and a channel in
+//! flat mode.
 
 mod acts;
 mod flat;

@@ -113,7 +113,8 @@ fn calls_in_which_the_seller_crashes() -> Result<()> {
         let since = stage.world.height()?;
         let (payee, payer) = stage.people(point)?;
         let service = Service::counting()?;
-        let mut seller = TendedSeller::of_calls(point, &payee, &service.url(), PRICE, &free_address()?)?;
+        let mut seller =
+            TendedSeller::of_calls(point, &payee, &service.url(), (PRICE, &[]), &free_address()?)?;
         let miner = stage.world.miner();
         let (url, mut served, mut tries) = (format!("{}/item", seller.url()?), 0, 0..50);
         while served < 2 {

@@ -2,6 +2,7 @@
 
 mod budgets;
 mod crashes;
+mod flat;
 mod killed;
 mod lost;
 mod metered;

@@ -177,6 +177,7 @@ fn channel() -> anyhow::Result<(Payer, Payee)> {
         Effect::Accept(signature) => Some(signature),
         Effect::Serve { .. }
         | Effect::Answer
+        | Effect::Spread { .. }
         | Effect::Cosign(_)
         | Effect::Publish(_)
         | Effect::Broadcast(_) => None,

@@ -85,6 +85,7 @@ pub fn terms(capacity: Amount, channels: usize, durability: Durability) -> Terms
         most_unfunded: channels,
         durability,
         most_exposure: Msat::new(2_000_000),
+        flat: None,
     }
 }
 

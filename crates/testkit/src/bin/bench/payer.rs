@@ -63,6 +63,7 @@ impl Payer {
             Effect::Propose(_)
             | Effect::ReleaseCoins
             | Effect::Announce(..)
+            | Effect::AnnounceBatch(_)
             | Effect::Call(_)
             | Effect::ProposeClosing(_)
             | Effect::Broadcast(_) => None,

@@ -16,6 +16,7 @@ use farthing_http::gate::Gate;
 use farthing_http::tariff::Tariff;
 use farthing_node::home::Home;
 use farthing_node::seller::Seller;
+use farthing_node::tabs::Announced;
 use farthing_node::tabs::Durability;
 use farthing_protocol::Msat;
 use farthing_protocol::hashlock::Delay;
@@ -86,7 +87,7 @@ pub fn gated(
     for (id, payer) in opened::open(node, &seller, CAPACITY, CHANNELS)? {
         let (mut caller, announcement) = Caller::announce(payer, SHAPE)?;
         let Announcement { terms, rungs, payment, .. } = announcement;
-        caller.taken(runtime.block_on(seller.announce(id, terms, rungs, payment))?)?;
+        caller.taken(runtime.block_on(seller.announce(id, Announced::Chain(terms, rungs), payment))?)?;
         callers.push(caller);
     }
     let gate = Gate::new(seller.clone(), Tariff::per_call(PRICE));

@@ -1,0 +1,111 @@
+//! Calls that are paid with preimages, within one process.
+
+use bitcoin::{Address, Amount, FeeRate, Network, OutPoint, Transaction};
+use farthing_node::tabs::{Announced, CallError};
+use farthing_protocol::flat::{Batch, Terms};
+use farthing_protocol::hashlock::Delay;
+use farthing_protocol::lightspeed::Call;
+use farthing_protocol::lightspeed::tab::Claim;
+use farthing_protocol::{ChannelId, Msat};
+
+use super::calls::TARGET;
+use super::{MARGIN, Setting, Story, rate, sat, wait};
+
+/// How long the payee has for the micropayment transaction and for the claims, in blocks.
+pub const D1: u32 = MARGIN;
+pub const D2: u32 = MARGIN + 4;
+/// What each call costs and each output holds.
+pub const UNIT: u64 = 2_000;
+/// What the seller's wallet holds: the fee of the micropayment transaction comes from it.
+pub const SELLERS_PURSE: u64 = 50_000;
+
+/// 20 outputs.
+pub fn flat_terms() -> Terms {
+    Terms {
+        outputs: 20,
+        unit: Amount::from_sat(UNIT),
+        prepaid: Amount::ZERO,
+        d1: Delay::blocks(D1 as u16),
+        d2: Delay::blocks(D2 as u16),
+        most_fee_rate: FeeRate::from_sat_per_vb_u32(15),
+    }
+}
+
+impl Story {
+    /// A seller of calls in flat mode, who has a coin, and a buyer.
+    pub fn flat() -> Self {
+        Self::flat_with(|_| {})
+    }
+
+    pub fn flat_with(change: impl FnOnce(&mut Setting)) -> Self {
+        let story = Self::set(|setting| {
+            setting.terms.flat = Some(flat_terms());
+            setting.terms.lifetime.0 = 2;
+            change(setting);
+        });
+        let script = story.seller().offer().0.payee.output;
+        let address = Address::from_script(&script, Network::Regtest).unwrap();
+        story.node.send(&address, sat(SELLERS_PURSE)).unwrap();
+        story.mine(1);
+        assert_eq!(story.seller().balance().confirmed, sat(SELLERS_PURSE));
+        story
+    }
+
+    /// A channel whose funding is one block deep, and whose first batch the seller has taken.
+    pub fn open_flat(&self) -> ChannelId {
+        let id = self.fund();
+        self.mine(1);
+        self.announce_batch(id);
+        id
+    }
+
+    /// The buyer announces its next batch, and the seller takes it.
+    pub fn announce_batch(&self, id: ChannelId) {
+        let told = self.buyer().announce_batch(id, &flat_terms()).unwrap();
+        let number = told.batch.number;
+        let taken = self.seller().announce(id, Announced::Batch(told.batch, told.signed), told.payment);
+        let epoch = wait(taken).unwrap();
+        wait(self.buyer().announced(id, number, Some(epoch))).unwrap();
+    }
+
+    /// A call for a unit: it is sent, served, stored and answered, or refused.
+    pub fn flat_call(&self, id: ChannelId) -> Result<Msat, CallError> {
+        let cost = Msat::new(UNIT * 1_000);
+        let prepared = wait(self.buyer().call(id, cost, &TARGET)).unwrap();
+        let (call, mac) = Call::from_bytes(&prepared.bytes).unwrap();
+        wait(self.seller().admit(&call, &TARGET, &mac))?;
+        let ended = self.seller().end(id, call.number, Some(cost));
+        let charged = ended.charged;
+        wait(ended.stored()).unwrap();
+        wait(self.buyer().answered(id, call.number, Some(charged), call.cost)).unwrap();
+        Ok(charged)
+    }
+
+    /// The batch that the seller could publish.
+    pub fn batch(&self, id: ChannelId) -> Batch {
+        let state = self.sellers(id);
+        match state.tab().expect("it pays for calls").claim() {
+            Claim::Batch(batch) => *batch,
+            other => panic!("a batch, not {other:?}"),
+        }
+    }
+
+    /// The batch's complete commitment.
+    pub fn flat_commitment(&self, id: ChannelId) -> Transaction {
+        let entries = wait(self.seller().channels()).unwrap();
+        let record = entries.into_iter().find(|entry| entry.id == id).unwrap().record;
+        let keys = self.home("seller").seed().unwrap().channel_keys(record.key);
+        let channel = farthing_protocol::Channel::new(record.params).unwrap();
+        self.batch(id).commitment(&channel, &keys).unwrap().0
+    }
+
+    /// What spends an output of a transaction in the mempool.
+    pub fn spends(&self, of: &Transaction, vout: u32) -> Option<Transaction> {
+        self.chain.mempool_spender(&OutPoint { txid: of.compute_txid(), vout }).unwrap()
+    }
+
+    /// A new process of either side, if it was on.
+    pub fn fees(&mut self, sat_per_vb: u32) {
+        self.setting.pace.fallback_fee_rate = rate(sat_per_vb);
+    }
+}
