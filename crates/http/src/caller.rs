@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use farthing_node::buyer::calls::Prepared;
-use farthing_protocol::lightspeed::Call;
 use farthing_protocol::flat;
+use farthing_protocol::lightspeed::Call;
 use farthing_protocol::lightspeed::call::Target;
 use farthing_protocol::opening::Offer;
 use farthing_protocol::payer;

@@ -515,7 +515,7 @@ impl World {
     }
 
     fn sight(&mut self, i: usize, by: &Transaction, confirmations: u32) {
-        let funding = Funding::Spent { by: by.clone(), confirmations };
+        let funding = Funding::Spent { by: by.clone().into(), confirmations };
         let sighting = Sighting { height: HEIGHT, fee_rate: rate(2), funding, locked: Vec::new() };
         let input = drawn::Input::Sighted { sighting: Box::new(sighting), finality: FINALITY };
         assert!(self.drawn_handles(i, input).expect("a look is never refused"));

@@ -53,7 +53,7 @@ fn promise() -> Input {
 }
 
 fn spent(by: &Transaction, confirmations: u32) -> Input {
-    let funding = Funding::Spent { by: by.clone(), confirmations };
+    let funding = Funding::Spent { by: by.clone().into(), confirmations };
     let fee_rate = FeeRate::from_sat_per_vb_u32(2);
     let sighting = Sighting { height: testing::EXPIRY - 1_000, fee_rate, funding, locked: Vec::new() };
     Input::Channel(payer::Input::Sighted(sighting))

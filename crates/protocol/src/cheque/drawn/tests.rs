@@ -47,7 +47,7 @@ fn sent(effects: &[Effect]) -> Update {
 }
 
 fn sighted(by: &Transaction, confirmations: u32) -> Input {
-    let funding = Funding::Spent { by: by.clone(), confirmations };
+    let funding = Funding::Spent { by: by.clone().into(), confirmations };
     let fee_rate = bitcoin::FeeRate::from_sat_per_vb_u32(2);
     let sighting = Sighting { height: testing::EXPIRY, fee_rate, funding, locked: Vec::new() };
     Input::Sighted { sighting: Box::new(sighting), finality: FINALITY }
