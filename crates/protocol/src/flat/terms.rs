@@ -15,6 +15,9 @@ use crate::flat::spends::fee;
 use crate::flat::{claim, commitment, refund};
 use crate::hashlock::Delay;
 
+/// The longest delay, in blocks: two weeks. A payee could otherwise keep the payer from its money for more than a year.
+pub const MOST_DELAY: u16 = 2_016;
+
 /// One batch of calls, all at one price.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terms {
@@ -109,6 +112,9 @@ pub enum BadTerms {
         /// The margin, in blocks.
         needed: u32,
     },
+    /// The payer's money would come back too late.
+    #[error("d1 or d2: {} blocks, but neither is longer than {MOST_DELAY}", .0.get())]
+    Late(Delay),
     /// The channel does not hold that much.
     #[error("outputs × unit and prepaid: {} sat with the commitment's fee, but the capacity is {} sat", .needed.to_sat(), .got.to_sat())]
     Capacity {
@@ -189,6 +195,10 @@ impl Terms {
         }
         if u32::from(self.d2.get()) < limits.least_delay {
             return Err(BadTerms::D2 { got: self.d2, needed: limits.least_delay });
+        }
+        let longest = self.d1.max(self.d2);
+        if longest.get() > MOST_DELAY {
+            return Err(BadTerms::Late(longest));
         }
         let capacity = channel.params().capacity;
         if capacity < limits.least_capacity {
@@ -297,6 +307,14 @@ mod tests {
         assert_eq!(refused, Err(BadTerms::D2 { got: none, needed: 1 }));
         let beyond = terms().check(&testing::channel(), u32::MAX);
         assert_eq!(beyond, Err(BadTerms::D1 { got: terms().d1, needed: u32::MAX }));
+    }
+
+    #[test]
+    fn delays_that_keep_the_payer_from_its_money_are_refused() {
+        let (most, longer) = (Delay::blocks(MOST_DELAY), Delay::blocks(MOST_DELAY + 1));
+        assert_eq!(check(Terms { d1: most, d2: most, ..terms() }), Ok(()));
+        assert_eq!(check(Terms { d1: longer, ..terms() }), Err(BadTerms::Late(longer)));
+        assert_eq!(check(Terms { d2: longer, ..terms() }), Err(BadTerms::Late(longer)));
     }
 
     #[test]
