@@ -38,7 +38,7 @@ pub use crate::store::followed::Followed;
 pub(crate) use crate::store::followed::locked_outputs;
 
 /// The layout this code writes, kept in `PRAGMA user_version`.
-const SCHEMA: i32 = 1;
+const SCHEMA: i32 = 2;
 /// The encoding of a stored value.
 const ENCODING: u8 = 1;
 
@@ -84,11 +84,11 @@ pub enum StoreError {
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The database was written by a newer version.
+    /// The database was written by another version.
     #[error(
-        "the database has layout {found}, and this version knows only up to {SCHEMA}: use a newer farthing"
+        "the database has layout {found}, and this version of farthing knows layout {SCHEMA}: use the version that made it"
     )]
-    TooNew {
+    OtherLayout {
         /// The layout found.
         found: i32,
     },
@@ -168,7 +168,7 @@ impl Store {
                 transaction.pragma_update(None, "user_version", SCHEMA)?;
             }
             SCHEMA => {}
-            found => return Err(StoreError::TooNew { found }),
+            found => return Err(StoreError::OtherLayout { found }),
         }
         transaction.commit()?;
         Ok(Self { connection })
@@ -500,6 +500,6 @@ mod tests {
         assert_eq!(Store::open(&path).unwrap().purchase(channel, &[2; 32]).unwrap(), Some(Msat::new(7)));
 
         store.connection.pragma_update(None, "user_version", 99).unwrap();
-        assert!(matches!(Store::open(&path), Err(StoreError::TooNew { found: 99 })));
+        assert!(matches!(Store::open(&path), Err(StoreError::OtherLayout { found: 99 })));
     }
 }

@@ -32,6 +32,12 @@ use crate::keys::ChannelKeys;
 /// The weight of a complete closing with both outputs: 154 vB.
 pub const WEIGHT: Weight = Weight::from_wu(616);
 
+/// The highest fee rate that is worth paying: half of what is left beside the payee's goes back to the payer at least.
+pub fn most_fee_rate(channel: &Channel, to_payee: Amount) -> FeeRate {
+    let left = channel.params().capacity.checked_sub(to_payee).unwrap_or_default();
+    FeeRate::from_sat_per_kwu((left / 2).to_sat().saturating_mul(1_000) / WEIGHT.to_wu())
+}
+
 /// What both sides settle on. The payer's side pays the fee.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settlement {

@@ -268,7 +268,9 @@ impl State {
                 }
                 let to_payee = closing::due(ledger.spent, ledger.paid());
                 let agreed = setup.channel.params().fee_rate;
-                let wanted = Settlement { to_payee, fee_rate: fee_rate.max(agreed) };
+                // Half of what is left comes back at least, whatever a node estimates.
+                let most = closing::most_fee_rate(&setup.channel, to_payee);
+                let wanted = Settlement { to_payee, fee_rate: fee_rate.min(most).max(agreed) };
                 // A channel that is spent to the last satoshi has only the commitment's fee left, which always does at the
                 // agreed rate.
                 let settlement = match closing::build(&setup.channel, &wanted) {

@@ -6,7 +6,9 @@ use common::call_story::*;
 use common::payee_story::{Payee, charge};
 use common::*;
 use farthing_protocol::amount::DUST;
-use farthing_protocol::lightspeed::tab::{BadPay, Claim, MOST_RUNNING, MOST_STEPS, Refused, Tab};
+use farthing_protocol::lightspeed::tab::{
+    BadPay, Claim, MOST_RUNNING, MOST_STEPS, MOST_WRONG_WORDS, Refused, Tab,
+};
 use farthing_protocol::lightspeed::{Call, Ladder, Shape, Word};
 use farthing_protocol::payee::{Effect, Input, Reject};
 use farthing_protocol::{Msat, commitment};
@@ -33,6 +35,23 @@ fn a_word_that_does_not_hash_to_the_last_one_is_refused() {
     assert_eq!(counter.tab.paid(), after(3));
     counter.serves(&Call { number: number(1, 9), ..good });
     assert_eq!(counter.tab.paid(), after(5));
+}
+
+#[test]
+fn a_payer_that_sends_wrong_words_again_and_again_is_no_longer_looked_at() {
+    let mut counter = Counter::of(SHAPE);
+    counter.serves(&counter.call(1, 1, 3, sat(630)));
+    let good = counter.call(2, 1, 5, sat(20));
+    let wrongs = u64::from(MOST_WRONG_WORDS);
+    for counter_number in 2..2 + wrongs {
+        let call = Call { number: number(1, counter_number), word: GARBAGE, ..good };
+        assert_eq!(counter.refuses(&call), Refused::WrongWord { chain: 1, index: 5 });
+    }
+    let late = Call { number: number(1, 50), ..good };
+    assert_eq!(counter.refuses(&late), Refused::TooManyWrongWords);
+    // What it has paid still counts.
+    counter.serves(&counter.call(51, 1, 3, Msat::ZERO));
+    assert_eq!(counter.tab.paid(), after(3));
 }
 
 #[test]

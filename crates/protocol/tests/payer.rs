@@ -8,7 +8,7 @@ use common::*;
 use farthing_protocol::channel::Expiry;
 use farthing_protocol::closing::Settlement;
 use farthing_protocol::payer::{self, Effect, Input, Reject};
-use farthing_protocol::{Msat, commitment, payee};
+use farthing_protocol::{Msat, closing, commitment, payee};
 
 // Opening.
 
@@ -132,6 +132,16 @@ fn it_settles_what_it_bought_and_takes_the_rest_of_the_prepayment_back() {
 fn it_offers_no_fee_rate_that_the_payee_refuses() {
     let mut payer = Payer::with_spent();
     assert_eq!(payer.takes(close(FeeRate::ZERO)), [Effect::ProposeClosing(settlement(40_000))]);
+}
+
+#[test]
+fn it_never_burns_more_than_half_of_what_is_left_for_a_closing() {
+    let mut payer = Payer::with_spent();
+    let effects = payer.takes(close(rate(9_000)));
+    let [Effect::ProposeClosing(settlement)] = effects.as_slice() else { panic!("{effects:?}") };
+    let fee = settlement.fee_rate.checked_mul_by_weight(closing::WEIGHT).unwrap().to_sat();
+    let left = 100_000 - 40_000;
+    assert!(fee <= left / 2 && fee + 200 > left / 2, "{fee} of {left}");
 }
 
 #[test]

@@ -34,6 +34,8 @@ use crate::payment::Payment;
 
 /// The most words that one call may be ahead of the newest: what a payee hashes for one call, 3 ms.
 pub const MOST_STEPS: u32 = 65_536;
+/// How many words that are none of its chain's a payer may send before no further one is looked at.
+pub const MOST_WRONG_WORDS: u8 = 8;
 /// The most calls of one payer that run at once.
 pub const MOST_RUNNING: usize = 1_024;
 

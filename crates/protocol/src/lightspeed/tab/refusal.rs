@@ -1,6 +1,6 @@
 //! Why a payee does not serve a call, or does not take a chain or a payment.
 
-use super::{MOST_RUNNING, MOST_STEPS};
+use super::{MOST_RUNNING, MOST_STEPS, MOST_WRONG_WORDS};
 use crate::amount::Msat;
 use crate::commitment::WrongSignature;
 use crate::flat::batch::BadPreimage;
@@ -59,6 +59,9 @@ pub enum Refused {
         /// The stated index.
         got: u32,
     },
+    /// An honest payer sends none, and each may take [`MOST_STEPS`] hashes to find out.
+    #[error("{MOST_WRONG_WORDS} words of this channel were none of its chain's: no further one is looked at")]
+    TooManyWrongWords,
     /// The word is not of this chain.
     #[error("this is not word {index} of chain {chain}")]
     WrongWord {

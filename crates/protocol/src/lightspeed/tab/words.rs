@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{BadPay, MOST_STEPS, Refused};
+use super::{BadPay, MOST_STEPS, MOST_WRONG_WORDS, Refused};
 use crate::amount::Msat;
 use crate::lightspeed::call::Call;
 use crate::lightspeed::ladder::{Ladder, RungClaim};
@@ -43,6 +43,8 @@ pub(super) struct Chains {
     best: Option<RungClaim>,
     /// A rung's lock was not that of its word: this payer is not served any more.
     lied: bool,
+    /// How many words came that are none of the chain's.
+    wrong: u8,
 }
 
 impl Chains {
@@ -115,10 +117,13 @@ impl Chains {
         if call.chain < position.terms.number {
             return Ok(()); // it was sent before the chain turned, and everything of its chain is paid
         }
+        if call.chain == position.terms.number && call.index <= position.index {
+            return Ok(());
+        }
+        if self.wrong >= MOST_WRONG_WORDS {
+            return Err(Refused::TooManyWrongWords);
+        }
         if call.chain == position.terms.number {
-            if call.index <= position.index {
-                return Ok(());
-            }
             let mut ladders = ladders.into_iter();
             let ladder = ladders.find(|ladder| *ladder.terms() == position.terms).ok_or(unknown)?;
             return self.reveal(ladder, call.index, call.word);
@@ -174,6 +179,7 @@ impl Chains {
             at -= 1;
         }
         if below != position.word {
+            self.wrong = self.wrong.saturating_add(1);
             return Err(Refused::WrongWord { chain, index });
         }
         if let Some((rung, word)) = newest {
