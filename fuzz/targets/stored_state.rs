@@ -125,7 +125,10 @@ fn payer_input(choices: &mut Choices<'_>) -> payer::Input {
         0 => payer::Input::Accepted(fixture.acceptance),
         1 => payer::Input::Refused,
         2 => payer::Input::Buy { cost: Msat::new(choices.amount()) },
-        3 => payer::Input::Close { fee_rate: FeeRate::from_sat_per_kwu(choices.amount()) },
+        3 => payer::Input::Close {
+            fee_rate: FeeRate::from_sat_per_kwu(choices.amount()),
+            charged: Some(Msat::new(choices.amount())),
+        },
         4 => payer::Input::Countersigned { transaction: spend(choices) },
         5..=8 => payer::Input::Call(call_input(choices)),
         _ => payer::Input::Sighted(sighting(choices)),

@@ -183,7 +183,7 @@ impl World {
             7..=8 => self.deliver_down(choices),
             9 => {
                 let fee_rate = FeeRate::from_sat_per_vb_u32(u32::from(choices.byte()));
-                self.payer_input(payer::Input::Close { fee_rate }, Fate::choose(choices));
+                self.payer_input(payer::Input::Close { fee_rate, charged: None }, Fate::choose(choices));
             }
             10 => self.payee_input(payee::Input::Close, None, Fate::choose(choices)),
             11 => self.height = self.height.saturating_add(u32::from(choices.byte())),

@@ -145,7 +145,8 @@ pub struct Spending {
     /// The most for one seller, over all its channels.
     #[arg(long, value_name = "AMOUNT")]
     pub payee_budget: Option<AmountArgument>,
-    /// What a new channel locks to pay from. What is not spent comes back when it is closed.
+    /// What a new channel locks to pay from. What is not spent comes back when it is closed; when it is used up, another channel
+    /// follows, within the budgets.
     #[arg(long, default_value = "20000sat", value_name = "AMOUNT")]
     pub deposit: AmountArgument,
     /// Allow plain http to another machine.

@@ -5,24 +5,67 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-#[test]
-fn twenty_thousand_calls_are_closed_with_two_transactions_and_every_act_ends_well() -> Result<()> {
-    let calls = 20_000;
-    let output = Command::new(env!("CARGO_BIN_EXE_farthing"))
-        .args(["demo", "lightspeed", "--json", "--calls", &calls.to_string()])
-        .output()?;
+/// Runs a demo, and reads the JSON of its last line.
+fn report(arguments: &[&str]) -> Result<Value> {
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_farthing")).arg("demo").args(arguments).arg("--json").output()?;
     let text = String::from_utf8(output.stdout)?;
     let errors = String::from_utf8_lossy(&output.stderr);
     let last = text.lines().last().with_context(|| format!("it printed nothing: {errors}"))?;
-    let report: Value = serde_json::from_str(last)?;
     ensure!(output.status.success(), "{last}\n{errors}");
+    Ok(serde_json::from_str(last)?)
+}
+
+fn number(value: &Value) -> Result<u64> {
+    value.as_u64().with_context(|| format!("{value} is no number"))
+}
+
+#[test]
+fn a_file_is_sold_and_every_act_ends_well() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("goods");
+    std::fs::write(&file, vec![7; 1_500_000])?;
+    let report = report(&["channel", "--file", file.to_str().context("a name in text")?])?;
+
+    assert_eq!(
+        (&report["mode"], &report["ok"], &report["sha_ok"]),
+        (&json!("channel"), &json!(true), &json!(true))
+    );
+    assert_eq!((&report["bytes"], &report["signatures_per_payment"]), (&json!(1_500_000), &json!(1)));
+    assert_eq!(report["pieces"], report["payments"]);
+    assert!(number(&report["pieces"])? > 10);
+    let moved = |side: &str, from: &str, to: &str| -> Result<u64> {
+        let (from, to) = (number(&report[side][from])?, number(&report[side][to])?);
+        to.checked_sub(from).context("it went the other way")
+    };
+    let (paid, earned) =
+        (moved("payer", "after_sat", "before_sat")?, moved("payee", "before_sat", "after_sat")?);
+    assert_eq!(paid, earned + number(&report["fees_sat"])?);
+    assert_eq!(report["acts"], json!({ "refund": true, "unilateral_close": true, "resume": true }));
+    let transactions = report["transactions"].as_array().context("transactions")?;
+    let kinds: Vec<&str> =
+        transactions.iter().filter_map(|transaction| transaction["kind"].as_str()).collect();
+    for kind in ["funding", "closing", "refund", "commitment"] {
+        ensure!(kinds.contains(&kind), "no {kind} in {kinds:?}");
+    }
+    for transaction in transactions {
+        ensure!(transaction["txid"].as_str().is_some_and(|txid| txid.len() == 64), "{transaction}");
+        ensure!(number(&transaction["fee_sat"])? >= number(&transaction["vsize"])?, "{transaction}");
+    }
+    assert!(report["seconds"].is_number());
+    Ok(())
+}
+
+#[test]
+fn twenty_thousand_calls_are_closed_with_two_transactions_and_every_act_ends_well() -> Result<()> {
+    let calls = 20_000;
+    let report = report(&["lightspeed", "--calls", &calls.to_string()])?;
 
     assert_eq!((&report["mode"], &report["ok"]), (&json!("lightspeed"), &json!(true)));
     let ladder = &report["ladder"];
     assert_eq!(ladder["calls"], calls);
     assert_eq!((&ladder["signatures_per_call"], &ladder["extra_round_trips"]), (&json!(0), &json!(0)));
     assert_eq!(ladder["close_transactions"], 2);
-    let number = |value: &Value| value.as_u64().context("a number");
     let over_http = number(&ladder["over_http"])?;
     ensure!((2..calls).contains(&over_http), "{over_http} calls over HTTP");
     // Whatever the seller had to leave is within what it agreed to risk, and the fees of its close.

@@ -12,6 +12,7 @@ use bitcoin::consensus::encode::serialize_hex;
 use bitcoin::{Amount, FeeRate, Transaction};
 use farthing_node::books::OrderError;
 use farthing_node::buyer::{Buyer, CloseError, ProposeError};
+use farthing_protocol::lightspeed::CallNumber;
 use farthing_protocol::opening::{Limits, Offer};
 use farthing_protocol::payer;
 use farthing_protocol::{ChannelId, Msat, commitment};
@@ -257,8 +258,10 @@ impl Client {
         let fee_rate =
             blocking(move || buyer.fee_rate().map_err(|error| CloseError::from(error).into())).await?;
         let peer = Url::parse(peer).map_err(|_| ClientError::Url(peer.to_owned()))?;
-        self.reconcile(id, &peer).await?;
-        let Some(proposal) = self.buyer.propose_closing(id, fee_rate).await? else { return Ok(None) };
+        let charged = self.reconcile(id, &peer).await?;
+        let Some(proposal) = self.buyer.propose_closing(id, fee_rate, charged).await? else {
+            return Ok(None);
+        };
         let path = wire::close_path(id);
         let settlement = proposal.settlement();
         let mut body = CloseBody {
@@ -283,21 +286,37 @@ impl Client {
         Ok(Some(transaction))
     }
 
-    /// Asks the seller what calls came to whose answers were lost. Its sum is taken only if the calls that were sent allow it.
-    async fn reconcile(&self, id: ChannelId, peer: &Url) -> Result<(), ClientError> {
-        let Some(purse) = self.buyer.purse(id).await? else { return Ok(()) };
+    /// Asks the seller what calls came to whose answers were lost, or what it charged for pieces. Its sum is taken only if what
+    /// was sent allows it; for pieces it is what this gives.
+    async fn reconcile(&self, id: ChannelId, peer: &Url) -> Result<Option<Msat>, ClientError> {
+        let Some(purse) = self.buyer.purse(id).await? else {
+            let none = CallNumber { epoch: 0, counter: 0 };
+            let standing = self.standing(id, peer, none).await;
+            // A seller that does not say is paid all that was bought.
+            return Ok(standing.ok().and_then(|standing| standing.spent_msat).map(Msat::new));
+        };
         if purse.unanswered().next().is_none() {
-            return Ok(());
+            return Ok(None);
         }
+        let standing = self.standing(id, peer, purse.last_number()).await?;
+        self.buyer.epoch(id, standing.epoch).await?;
+        let spent = standing.spent_msat.ok_or(ClientError::CallsRunning)?;
+        self.buyer.reconcile(id, Msat::new(spent)).await?;
+        Ok(None)
+    }
+
+    async fn standing(
+        &self,
+        id: ChannelId,
+        peer: &Url,
+        last: CallNumber,
+    ) -> Result<StandingAnswer, ClientError> {
         let path = wire::standing_path(id);
-        let mut body = StandingBody { last: purse.last_number(), mac: [0; 32] };
+        let mut body = StandingBody { last, mac: [0; 32] };
         let key = self.buyer.call_key(id).ok_or(OrderError::NoChannel(id))?;
         body.mac = key.mac(&body.call(id, &authority(peer), &path));
         let response = self.send(self.http.post(join(peer, &path)?).json(&body)).await?;
-        let standing: StandingAnswer = json(succeeded(response).await?).await?;
-        self.buyer.epoch(id, standing.epoch).await?;
-        let spent = standing.spent_msat.ok_or(ClientError::CallsRunning)?;
-        Ok(self.buyer.reconcile(id, Msat::new(spent)).await?)
+        json(succeeded(response).await?).await
     }
 
     /// A request to the seller, for what only passes through.

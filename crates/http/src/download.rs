@@ -1,23 +1,24 @@
 //! Buys a file: pays for each piece, checks it as it arrives, writes it to its place.
 //!
-//! At most `in_flight` pieces are paid for and not yet here: that is what the buyer can lose to a seller that takes the
-//! money and vanishes. A piece that was paid for and did not arrive is asked for again with the same payment, and the
+//! At most `in_flight` payments are sent whose pieces are not yet here: that is what the buyer can lose to a seller that takes
+//! the money and vanishes. One more is signed and stored meanwhile, so that the next request waits for no disk; it stays here
+//! until a piece has arrived, and a close pays only what the seller says that it charged. A piece that was paid for and did not arrive is asked for again with the same payment, and the
 //! seller charges it once.
 //!
 //! The file grows in `OUT.part`. After an interruption the pieces that are there are recognised by their hashes; `OUT`
 //! appears only when it is whole and on disk.
 
+mod writer;
+
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
-use std::mem;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::Bytes;
 use farthing_node::books::Item;
 use farthing_node::buyer::Bought;
 use farthing_protocol::session::{Call, CallKey};
@@ -25,19 +26,21 @@ use farthing_protocol::{ChannelId, Msat};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use reqwest::{Response, Url};
-use tokio::task::JoinHandle;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::client::{self, Client, ClientError, Quote, Terms};
 use crate::credential::{Credential, Payload};
+use crate::download::writer::Writer;
 use crate::manifest::{Manifest, PieceCheck, Pieces, WrongPiece};
 use crate::problem::Kind;
 use crate::wire;
 
 /// How often a seller may send wrong bytes for one piece.
 const WRONG_TRIES: u32 = 2;
-/// How many bytes gather in memory before they are written. A piece in flight holds at most about twice that.
-const WRITE: u64 = 512 * 1024;
+
+/// How long a funding may take to be as deep as the seller wants it. Its fee may have been too low for the market.
+const DEPTH_PATIENCE: Duration = Duration::from_secs(24 * 3_600);
 
 /// How a download goes.
 #[derive(Clone, Copy, Debug)]
@@ -138,6 +141,7 @@ pub async fn download(
         progress: &progress,
         started,
         fetched,
+        tickets: Semaphore::new(pace.in_flight.max(1)),
     };
     let report = fetch.all(missing).await?;
     let (part, out) = (part.clone(), out.to_owned());
@@ -157,6 +161,8 @@ struct Fetch<'a, P: Fn(Progress)> {
     started: Mutex<Instant>,
     /// Bytes since then.
     fetched: AtomicU64,
+    /// One for each payment that may be on its way.
+    tickets: Semaphore,
 }
 
 impl<P: Fn(Progress)> Fetch<'_, P> {
@@ -165,7 +171,7 @@ impl<P: Fn(Progress)> Fetch<'_, P> {
         let mut running = FuturesUnordered::new();
         let mut report = Report::default();
         loop {
-            while running.len() < self.pace.in_flight.max(1) {
+            while running.len() <= self.pace.in_flight.max(1) {
                 let Some(piece) = waiting.next() else { break };
                 running.push(self.piece(piece));
             }
@@ -185,7 +191,8 @@ impl<P: Fn(Progress)> Fetch<'_, P> {
     async fn piece(&self, piece: u64) -> Result<Fetched, ClientError> {
         let mut fetched = Fetched { cost: Msat::ZERO, again: false, payment: false, made_up: false };
         let mut wrong = 0;
-        let mut deadline = Instant::now() + self.pace.patience;
+        let began = Instant::now();
+        let mut deadline = began + self.pace.patience;
         let mut pause = Duration::from_millis(50);
         loop {
             let error = match self.attempt(piece, &mut fetched).await {
@@ -212,7 +219,9 @@ impl<P: Fn(Progress)> Fetch<'_, P> {
             };
             let wait = match error {
                 None => pause,
-                Some(ClientError::Refused { kind: Some(Kind::FundingNotDeep), retry_after, .. }) => {
+                Some(ClientError::Refused { kind: Some(Kind::FundingNotDeep), retry_after, .. })
+                    if began.elapsed() < DEPTH_PATIENCE =>
+                {
                     (self.progress)(Progress::AwaitingDepth);
                     let wait = Duration::from_millis(200)
                         .max(Duration::from_secs(retry_after.unwrap_or(1)).min(pause * 4));
@@ -240,6 +249,7 @@ impl<P: Fn(Progress)> Fetch<'_, P> {
             Some(purse) => Some(self.pay(purse, piece, span.1, fetched).await?),
             None => None,
         };
+        let _ticket = self.tickets.acquire().await.expect("nobody closes the semaphore");
         let response = self.client.piece(self.url, span, credential).await?;
         let mut check = self.pieces.check(piece).expect("the piece is one of the file's");
         let mut writer = Writer::new(self.target.clone(), span.0);
@@ -350,54 +360,6 @@ impl<P: Fn(Progress)> Fetch<'_, P> {
         }
         *terms = fresh;
         Ok(())
-    }
-}
-
-/// Writes a piece in few large writes, each while the next bytes arrive.
-struct Writer {
-    file: Arc<File>,
-    at: u64,
-    gathered: Vec<Bytes>,
-    size: u64,
-    writing: Option<JoinHandle<io::Result<()>>>,
-}
-
-impl Writer {
-    fn new(file: Arc<File>, at: u64) -> Self {
-        Self { file, at, gathered: Vec::new(), size: 0, writing: None }
-    }
-
-    async fn push(&mut self, bytes: Bytes) -> Result<(), ClientError> {
-        self.size += bytes.len() as u64;
-        self.gathered.push(bytes);
-        if self.size >= WRITE { self.flush().await } else { Ok(()) }
-    }
-
-    /// Waits until everything is written.
-    async fn finish(mut self) -> Result<(), ClientError> {
-        self.flush().await?;
-        self.wait().await
-    }
-
-    /// Starts writing what has gathered, once the write before it is done.
-    async fn flush(&mut self) -> Result<(), ClientError> {
-        self.wait().await?;
-        let (file, gathered, mut at) = (self.file.clone(), mem::take(&mut self.gathered), self.at);
-        self.at += mem::take(&mut self.size);
-        self.writing = Some(tokio::task::spawn_blocking(move || {
-            for bytes in gathered {
-                file.write_all_at(&bytes, at)?;
-                at += bytes.len() as u64;
-            }
-            Ok(())
-        }));
-        Ok(())
-    }
-
-    async fn wait(&mut self) -> Result<(), ClientError> {
-        let Some(writing) = self.writing.take() else { return Ok(()) };
-        let written = writing.await.unwrap_or_else(|error| Err(io::Error::other(error)));
-        written.map_err(|source| ClientError::File { path: "the downloaded file".to_owned(), source })
     }
 }
 

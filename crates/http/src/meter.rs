@@ -4,8 +4,7 @@
 //! when none comes. What was used is charged at the end, also when the client leaves or the service breaks off. Its receipt
 //! cannot be in the answer's head: the payer gets it by sending the same call again.
 //!
-//! **What the seller can lose**: a crash in the middle forgets what a running answer has used, so at most what its payer has
-//! set aside and no top-up has settled.
+//! **What the seller can lose**: a crash in the middle forgets what a running answer has used, top-ups included.
 
 use std::collections::HashMap;
 use std::sync::Mutex;

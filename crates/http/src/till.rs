@@ -176,7 +176,7 @@ async fn standing(
     till.verify(id, &body.mac, &body.call(id, &authority(&headers, &uri), uri.path()))?;
     let spent = till.seller.reconcile(id, body.last).await;
     let spent = spent.map_err(|error| match &error {
-        CallError::Unknown(_) => Problem::new(Kind::ChannelNotOpen, "this channel pays for no calls now"),
+        CallError::Unknown(_) => Problem::new(Kind::ChannelNotOpen, "this channel is not open"),
         _ours => Problem::new(Kind::Unavailable, error).retry_after(1),
     })?;
     Ok(Json(StandingAnswer { epoch: till.seller.epoch(), spent_msat: spent.map(Msat::get) }))

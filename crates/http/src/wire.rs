@@ -263,7 +263,7 @@ impl StandingBody {
 pub struct StandingAnswer {
     /// The epoch in which calls are served now.
     pub epoch: u32,
-    /// What served calls cost, in millisatoshi; nothing while calls run.
+    /// What was charged in all, in millisatoshi; nothing while calls run.
     pub spent_msat: Option<u64>,
 }
 

@@ -292,8 +292,9 @@ impl Buyer {
         &self,
         id: ChannelId,
         fee_rate: FeeRate,
+        charged: Option<Msat>,
     ) -> Result<Option<Proposal>, CloseError> {
-        let outcome = self.books.handle(id, Input::Close { fee_rate }, None).await?;
+        let outcome = self.books.handle(id, Input::Close { fee_rate, charged }, None).await?;
         let setup = self.books.setup(&id).ok_or(OrderError::NoChannel(id))?;
         let settlement = outcome.effects.iter().find_map(|effect| match effect {
             Effect::ProposeClosing(settlement) => Some(*settlement),

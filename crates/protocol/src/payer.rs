@@ -125,6 +125,9 @@ pub enum Input {
     Close {
         /// The closing's fee rate.
         fee_rate: FeeRate,
+        /// What the payee says that it charged in all, if it was asked. Pieces that were paid for and never charged are not paid
+        /// then; more than what was bought counts for nothing.
+        charged: Option<Msat>,
     },
     /// The payee's half came and completed this closing.
     Countersigned {
@@ -259,14 +262,15 @@ impl State {
                 Self::AwaitingFunding(AwaitingFunding { account })
                 | Self::Open(Open { account })
                 | Self::Closing(Closing { account, transaction: None, .. }),
-                Input::Close { fee_rate },
+                Input::Close { fee_rate, charged },
             ) => {
                 let ledger = account.ledger();
                 let unanswered = account.purse().map_or(0, |purse| purse.unanswered().count());
                 if unanswered > 0 {
                     return Err(Reject::CallsUnanswered(unanswered));
                 }
-                let to_payee = closing::due(ledger.spent, ledger.paid());
+                let spent = charged.map_or(ledger.spent, |charged| charged.min(ledger.spent));
+                let to_payee = closing::due(spent, ledger.paid());
                 let agreed = setup.channel.params().fee_rate;
                 // Half of what is left comes back at least, whatever a node estimates.
                 let most = closing::most_fee_rate(&setup.channel, to_payee);

@@ -101,7 +101,7 @@ fn payer_input() -> impl Strategy<Value = payer::Input> {
         1 => Just(payer::Input::Accepted(opening_signature())),
         1 => Just(payer::Input::Refused),
         10 => amount().prop_map(|cost| payer::Input::Buy { cost: Msat::new(cost) }),
-        1 => fee_rate().prop_map(|fee_rate| payer::Input::Close { fee_rate }),
+        1 => fee_rate().prop_map(|fee_rate| payer::Input::Close { fee_rate, charged: None }),
         2 => any_spend().prop_map(|transaction| payer::Input::Countersigned { transaction }),
         4 => sighting().prop_map(payer::Input::Sighted),
     ]

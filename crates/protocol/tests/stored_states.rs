@@ -231,7 +231,7 @@ proptest! {
             let buy = payer::Input::Buy { cost: sat(1) };
             let call = payer::Input::Call(payer::call::Input::Call { cost: sat(1) });
             let sum = payer::Input::Call(payer::call::Input::Reconcile(sat(1)));
-            let close = payer::Input::Close { fee_rate: rate(2) };
+            let close = payer::Input::Close { fee_rate: rate(2), charged: None };
             for input in [buy, call, sum, close, payer::Input::Sighted(sighting())] {
                 drop(state.handle(&setup, input));
             }

@@ -74,7 +74,7 @@ fn closes_together(anew: Anew) -> Ends {
     let mut story = Story::begin();
     let id = opens_and_buys(&mut story, anew);
     // The first round is lost; the second has new nonces.
-    let proposal = wait(story.buyer().propose_closing(id, rate(2))).unwrap().unwrap();
+    let proposal = wait(story.buyer().propose_closing(id, rate(2), None)).unwrap().unwrap();
     story.seller().settle(id, proposal.settlement(), &proposal.public_nonce()).unwrap();
     anew.start(&mut story);
     let closing = story.agree_to_close(id, 2);

@@ -21,7 +21,7 @@ pub async fn run(context: &Context, arguments: ProxyArguments) -> anyhow::Result
     let local = format!("http://{}", listener.local_addr()?);
     let value = json!({ "url": local, "target": target.as_str() });
     let limits = match (spending.max_cost, spending.budget) {
-        (None, None) => "without a limit but the channel's deposit: set --max-cost and --budget".to_owned(),
+        (None, None) => "without a limit, one deposit after another: set --max-cost and --budget".to_owned(),
         (call, all) => {
             let show = |limit: Option<crate::amounts::AmountArgument>| {
                 limit.map_or_else(|| "any amount".to_owned(), |limit| limit.0.to_string())

@@ -1,10 +1,10 @@
 //! A channel is closed by hand.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use farthing_testkit::wait::until;
 use farthing_testkit::{Goods, Person, Seller, World};
 
-use crate::scene;
+use crate::{PIECE_MSAT, SLOWLY, scene};
 
 /// A channel that a purchase left open.
 fn kept_open() -> Result<(World, Person, Person, Goods, Seller)> {
@@ -66,5 +66,31 @@ fn the_seller_closes_while_it_does_not_sell() -> Result<()> {
     until("the seller sees it", || Ok((payee.channel()?.state == "closed").then_some(())))?;
     seller.kill()?;
     assert_eq!(payee.balance()?, cost);
+    Ok(())
+}
+
+/// The buyer is killed with payments under way, and one that was signed and never sent. It does not go on, but closes: it pays
+/// what the seller has charged, and no piece more.
+#[test]
+fn a_purchase_that_was_broken_off_is_settled_for_what_was_charged() -> Result<()> {
+    let (world, payee, payer, goods) = scene(60_000)?;
+    let seller = payee.sell(&goods)?;
+    let miner = world.miner();
+    let mut buying = payer.start_buying(&seller.url, "out", &SLOWLY)?;
+    buying.await_pieces(5)?;
+    buying.kill()?;
+    drop(miner);
+    let (channel, charged) = (payer.channel()?, payee.channel()?.spent_msat);
+    let ahead = channel.spent_msat - charged;
+    ensure!(
+        (1..=3).map(|pieces| pieces * PIECE_MSAT).any(|msat| msat == ahead),
+        "{ahead} msat were paid ahead"
+    );
+    payer.run(&["channels", "close", &channel.channel])?;
+    world.await_spend(&channel.funding)?;
+    world.make_final()?;
+    until("the seller sees it", || Ok((payee.channel()?.state == "closed").then_some(())))?;
+    seller.kill()?;
+    assert_eq!(payee.balance()?, charged / 1_000);
     Ok(())
 }

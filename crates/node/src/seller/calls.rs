@@ -41,13 +41,17 @@ impl Seller {
         self.tabs.refuse(call, target, mac)
     }
 
-    /// What is spent in a channel, for a payer that has lost track: from now on no call up to `last` is served. `None` while
-    /// calls run.
+    /// What is spent in a channel, for a payer that has lost track or is about to close. From now on no call up to `last` is
+    /// served. `None` while calls run.
     ///
     /// # Errors
-    /// When the channel pays for no calls, or the books cannot be asked.
+    /// When there is no such open channel, or the books cannot be asked.
     pub async fn reconcile(&self, id: ChannelId, last: CallNumber) -> Result<Option<Msat>, CallError> {
-        self.tabs.load(&self.books, id).await?;
+        if !self.tabs.load(&self.books, id).await? {
+            // It pays for pieces. What is charged is stored.
+            let state = self.books.state(id).await?.filter(|state| state.is_open() && state.tab().is_none());
+            return state.map(|state| Some(state.ledger().spent)).ok_or(CallError::Unknown(id));
+        }
         let spent = self.tabs.reconcile(id, last)?;
         // A sum that a crash could take back would have the payer pay for an answer that never left.
         self.tabs.stored(&self.books, id).await?;

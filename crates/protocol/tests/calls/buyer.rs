@@ -198,7 +198,7 @@ impl Buyer {
     }
 
     pub fn proposes_closing(&mut self) -> Option<Settlement> {
-        match self.takes(payer::Input::Close { fee_rate: rate(2) }) {
+        match self.takes(payer::Input::Close { fee_rate: rate(2), charged: None }) {
             Ok(effects) => match effects[..] {
                 [Effect::ProposeClosing(settlement)] => Some(settlement),
                 _ => panic!("a closing, not {effects:?}"),

@@ -108,7 +108,7 @@ pub fn acceptance() -> schnorr::Signature {
 }
 
 pub fn close(fee_rate: FeeRate) -> Input {
-    Input::Close { fee_rate }
+    Input::Close { fee_rate, charged: None }
 }
 
 pub fn paid(total: Msat) -> Vec<Effect> {

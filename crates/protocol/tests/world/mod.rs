@@ -152,7 +152,9 @@ impl World {
     }
 
     pub fn close(&mut self, fee_rate: FeeRate) {
-        while self.payer_handles(payer::Input::Close { fee_rate }, Context::None) == Ok(false) {}
+        while self.payer_handles(payer::Input::Close { fee_rate, charged: None }, Context::None) == Ok(false)
+        {
+        }
     }
 
     pub fn refuse(&mut self) {

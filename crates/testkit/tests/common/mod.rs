@@ -277,7 +277,7 @@ impl Story {
 
     /// Both sign a closing at that fee rate. The buyer has it and has not broadcast it; the seller does not have it.
     pub fn agree_to_close(&self, id: ChannelId, sat_per_vb: u32) -> Transaction {
-        let proposal = wait(self.buyer().propose_closing(id, rate(sat_per_vb))).unwrap().unwrap();
+        let proposal = wait(self.buyer().propose_closing(id, rate(sat_per_vb), None)).unwrap().unwrap();
         let answer = self.seller().settle(id, proposal.settlement(), &proposal.public_nonce()).unwrap();
         wait(self.buyer().complete_closing(id, proposal, &answer)).unwrap()
     }

@@ -102,7 +102,8 @@ fn a_closing_settles_what_was_promised_and_paid() {
     let drawer = after(open(), [pay, promise(), secret]);
     assert_eq!(drawer.life().ledger().spent, sat(1_700));
     let fee_rate = FeeRate::from_sat_per_vb_u32(2);
-    let (_, effects) = handle(&drawer, Input::Channel(payer::Input::Close { fee_rate })).unwrap();
+    let (_, effects) =
+        handle(&drawer, Input::Channel(payer::Input::Close { fee_rate, charged: None })).unwrap();
     let settlement = Settlement { to_payee: bitcoin::Amount::from_sat(1_700), fee_rate };
     assert_eq!(effects, [Effect::Channel(payer::Effect::ProposeClosing(settlement))]);
 }
@@ -111,7 +112,7 @@ fn a_closing_settles_what_was_promised_and_paid() {
 #[test]
 fn a_secret_is_taken_while_the_channel_closes() {
     let fee_rate = FeeRate::from_sat_per_vb_u32(2);
-    let drawer = after(open(), [promise(), Input::Channel(payer::Input::Close { fee_rate })]);
+    let drawer = after(open(), [promise(), Input::Channel(payer::Input::Close { fee_rate, charged: None })]);
     let (_, effects) = handle(&drawer, Input::Promises(drawn::Input::Secret(secret()))).unwrap();
     assert!(effects.contains(&Effect::Promises(drawn::Effect::Report(Outcome::Paid(secret())))));
 }
