@@ -1,8 +1,7 @@
 //! Buys a file: pays for each piece, checks it as it arrives, writes it to its place.
 //!
-//! At most `in_flight` payments are sent whose pieces are not yet here: that is what the buyer can lose to a seller that takes
-//! the money and vanishes. One more is signed and stored meanwhile, so that the next request waits for no disk; it stays here
-//! until a piece has arrived, and a close pays only what the seller says that it charged. A piece that was paid for and did not arrive is asked for again with the same payment, and the
+//! At most `in_flight` pieces are paid for and not yet here: that is what the buyer can lose to a seller that takes the
+//! money and vanishes. A piece that was paid for and did not arrive is asked for again with the same payment, and the
 //! seller charges it once.
 //!
 //! The file grows in `OUT.part`. After an interruption the pieces that are there are recognised by their hashes; `OUT`
@@ -26,7 +25,6 @@ use farthing_protocol::{ChannelId, Msat};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use reqwest::{Response, Url};
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::client::{self, Client, ClientError, Quote, Terms};
@@ -141,7 +139,6 @@ pub async fn download(
         progress: &progress,
         started,
         fetched,
-        tickets: Semaphore::new(pace.in_flight.max(1)),
     };
     let report = fetch.all(missing).await?;
     let (part, out) = (part.clone(), out.to_owned());
@@ -161,8 +158,6 @@ struct Fetch<'a, P: Fn(Progress)> {
     started: Mutex<Instant>,
     /// Bytes since then.
     fetched: AtomicU64,
-    /// One for each payment that may be on its way.
-    tickets: Semaphore,
 }
 
 impl<P: Fn(Progress)> Fetch<'_, P> {
@@ -171,7 +166,7 @@ impl<P: Fn(Progress)> Fetch<'_, P> {
         let mut running = FuturesUnordered::new();
         let mut report = Report::default();
         loop {
-            while running.len() <= self.pace.in_flight.max(1) {
+            while running.len() < self.pace.in_flight.max(1) {
                 let Some(piece) = waiting.next() else { break };
                 running.push(self.piece(piece));
             }
@@ -249,7 +244,6 @@ impl<P: Fn(Progress)> Fetch<'_, P> {
             Some(purse) => Some(self.pay(purse, piece, span.1, fetched).await?),
             None => None,
         };
-        let _ticket = self.tickets.acquire().await.expect("nobody closes the semaphore");
         let response = self.client.piece(self.url, span, credential).await?;
         let mut check = self.pieces.check(piece).expect("the piece is one of the file's");
         let mut writer = Writer::new(self.target.clone(), span.0);

@@ -144,6 +144,7 @@ pub fn buyer_is_killed(stage: &Stage, file: &Path) -> anyhow::Result<Act> {
     buyer.await_pieces(3)?;
     buyer.kill()?;
     let again = payer.buy(&seller.url, "file", &[])?.finish()?;
+    stage.node().mine(1)?; // its closing is on the chain, where the report looks for it
     let channel = payer.channel()?;
     let (spent, cost) = (number(&channel, "spent_msat")?, seller.cost_msat);
     let later = number(&again, "payments")?;

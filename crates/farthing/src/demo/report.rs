@@ -6,6 +6,7 @@ use std::time::Duration;
 use bitcoin::{Amount, OutPoint, Transaction, Txid};
 use comfy_table::Table;
 use farthing_protocol::Msat;
+use farthing_protocol::amount::DUST;
 use serde::Serialize;
 
 use crate::amounts::human_size;
@@ -76,11 +77,10 @@ impl Report {
         let [refund, unilateral_close, resume] = &acts;
         let had = sale.payer.before_sat + sale.payee.before_sat;
         let has = sale.payer.after_sat + sale.payee.after_sat + fees_sat;
-        let earned = sale.payee.after_sat - sale.payee.before_sat;
-        let ok = sale.sha_ok
-            && had == has
-            && earned == Msat::new(sale.cost_msat).floor().to_sat()
-            && acts.iter().all(|act| act.ok);
+        let earned = sale.payee.after_sat.checked_sub(sale.payee.before_sat);
+        // What costs less than an output may hold is paid with the least that it may.
+        let due = Msat::new(sale.cost_msat).floor().max(DUST);
+        let ok = sale.sha_ok && had == has && earned == Some(due.to_sat()) && acts.iter().all(|act| act.ok);
         Ok(Self {
             mode: "channel",
             ok,
