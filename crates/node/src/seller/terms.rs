@@ -17,11 +17,15 @@ impl Terms {
         bounds("the largest capacity in satoshi", most, (1, Amount::MAX_MONEY.to_sat()))?;
         bounds("the smallest capacity in satoshi", least, (1, most))?;
         bounds("the longest lifetime in blocks", self.lifetime.1.into(), (1, MOST_BLOCKS))?;
-        bounds("the shortest lifetime in blocks", self.lifetime.0.into(), (1, self.lifetime.1.into()))?;
         bounds("confirmations", self.confirmations.least.into(), (1, MOST_BLOCKS))?;
-        let served = u64::from(self.lifetime.0).saturating_sub(u64::from(self.confirmations.least) + 1);
-        bounds("margin in blocks", self.margin.into(), (2, served.max(2)))?;
-        bounds("margin in blocks", self.margin.into(), (0, served))?;
+        bounds("margin in blocks", self.margin.into(), (2, MOST_BLOCKS))?;
+        // Else it would close before it has served anything.
+        let idle = u64::from(self.confirmations.least) + u64::from(self.margin);
+        bounds(
+            "the shortest lifetime in blocks",
+            self.lifetime.0.into(),
+            (idle + 1, self.lifetime.1.into()),
+        )?;
         bounds("finality", self.finality.into(), (1, MOST_BLOCKS))?;
         bounds("patience in blocks", self.patience.into(), (1, MOST_BLOCKS))?;
         bounds("most_unfunded", self.most_unfunded as u64, (1, u64::MAX))?;
@@ -45,8 +49,8 @@ mod tests {
         let never = Confirmations { least: 0, ..good.confirmations };
         for (what, bad) in [
             ("margin", Terms { margin: 0, ..good }),
-            ("margin", Terms { margin: good.lifetime.0, ..good }),
-            ("margin", Terms { lifetime: (1, 1), ..good }),
+            ("shortest lifetime", Terms { margin: good.lifetime.0, ..good }),
+            ("shortest lifetime", Terms { lifetime: (1, 1), ..good }),
             ("finality", Terms { finality: 0, ..good }),
             ("confirmations", Terms { confirmations: never, ..good }),
             ("lowest fee rate", Terms { fee_rate: (rate(9), rate(8)), ..good }),

@@ -40,7 +40,6 @@ impl Story {
     pub fn flat_with(change: impl FnOnce(&mut Setting)) -> Self {
         let story = Self::set(|setting| {
             setting.terms.flat = Some(flat_terms());
-            setting.terms.lifetime.0 = 2;
             change(setting);
         });
         let script = story.seller().offer().0.payee.output;

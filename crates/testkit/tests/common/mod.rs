@@ -92,7 +92,7 @@ impl Default for Setting {
         let terms = Terms {
             capacity: (sat(10_000), sat(100_000_000)),
             fee_rate: (rate(1), rate(2)),
-            lifetime: (2, 1_000),
+            lifetime: (MARGIN + 5, 1_000),
             margin: MARGIN,
             confirmations: Confirmations { least: 1, one_more_per: sat(1_000_000) },
             unconfirmed_cap: Msat::ZERO,
