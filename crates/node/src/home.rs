@@ -12,6 +12,7 @@ use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
+use std::time::{Duration, Instant};
 
 use bip39::Mnemonic;
 use bitcoin::Network;
@@ -54,6 +55,9 @@ pub enum HomeError {
     #[error(transparent)]
     Store(#[from] StoreError),
 }
+
+/// How long a lock is waited for: a process that just ended may have left it to a child that has not begun its own program yet.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 
 /// A data folder that has a seed.
 #[derive(Debug)]
@@ -201,14 +205,20 @@ impl Home {
             .mode(0o600)
             .open(&path)
             .map_err(failed)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut holder = String::new();
-                let _unreadable = file.read_to_string(&mut holder);
-                return Err(HomeError::Locked { path: self.folder.clone(), holder });
+        let until = Instant::now() + LOCK_PATIENCE;
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if Instant::now() < until => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                Err(TryLockError::WouldBlock) => {
+                    let mut holder = String::new();
+                    let _unreadable = file.read_to_string(&mut holder);
+                    return Err(HomeError::Locked { path: self.folder.clone(), holder });
+                }
+                Err(TryLockError::Error(source)) => return Err(failed(source)),
             }
-            Err(TryLockError::Error(source)) => return Err(failed(source)),
         }
         let written = file
             .set_len(0)

@@ -24,7 +24,7 @@ pub const FEW: usize = 16;
 pub const FEW_PER_S: f64 = 4_000.0;
 /// Payers that share the connections out, where they are few.
 pub const PAYERS: usize = 16;
-pub const ROUNDS: usize = 9;
+pub const ROUNDS: usize = 5;
 const LASTS: Duration = Duration::from_millis(1_500);
 /// More requests a second than any service here answers.
 const MOST_PER_S: f64 = 45_000.0;
