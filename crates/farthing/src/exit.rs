@@ -8,7 +8,7 @@ use farthing_node::watch::WatchError;
 
 /// Anything else.
 pub const OTHER: u8 = 1;
-/// It would cost more than allowed; nothing was paid.
+/// It would cost more than allowed: nothing was paid, or an answer was cut off there.
 const OVER_COST: u8 = 2;
 /// A payment or a channel failed.
 const PAYMENT: u8 = 3;

@@ -133,14 +133,16 @@ fn coin<E: std::error::Error + Send + Sync + 'static>(
     let stored = |error: E| SpreadError::Store(Box::new(error));
     let coin = wallet.make_coin(least, fee_rate, taken)?;
     wallet.save(&save).map_err(stored)?;
-    if let Some(transaction) = &coin.unconfirmed
-        && let Err(refused) = chain.broadcast(transaction)
-    {
-        wallet.release(coin.outpoint.txid);
-        wallet.save(&save).map_err(stored)?;
-        return Err(refused.into());
+    match coin.unconfirmed.as_ref().map_or(Ok(()), |transaction| chain.broadcast(transaction)) {
+        Ok(()) => Ok(coin),
+        // It may be in the mempool all the same: the next look broadcasts it again.
+        Err(unknown @ BroadcastError::Chain(_)) => Err(unknown.into()),
+        Err(refused) => {
+            wallet.release(coin.outpoint.txid);
+            wallet.save(&save).map_err(stored)?;
+            Err(refused.into())
+        }
     }
-    Ok(coin)
 }
 
 /// What publishing a batch's outputs costs at that rate, for a seller that asks before it takes the batch.

@@ -4,11 +4,9 @@ use bitcoin::{Address, Amount, FeeRate, Network, OutPoint, Transaction};
 use farthing_node::tabs::{Announced, CallError};
 use farthing_protocol::flat::{Batch, Terms};
 use farthing_protocol::hashlock::Delay;
-use farthing_protocol::lightspeed::Call;
 use farthing_protocol::lightspeed::tab::Claim;
 use farthing_protocol::{ChannelId, Msat};
 
-use super::calls::TARGET;
 use super::{MARGIN, Setting, Story, rate, sat, wait};
 
 /// How long the payee has for the micropayment transaction and for the claims, in blocks.
@@ -69,15 +67,7 @@ impl Story {
 
     /// A call for a unit: it is sent, served, stored and answered, or refused.
     pub fn flat_call(&self, id: ChannelId) -> Result<Msat, CallError> {
-        let cost = Msat::new(UNIT * 1_000);
-        let prepared = wait(self.buyer().call(id, cost, &TARGET)).unwrap();
-        let (call, mac) = Call::from_bytes(&prepared.bytes).unwrap();
-        wait(self.seller().admit(&call, &TARGET, &mac))?;
-        let ended = self.seller().end(id, call.number, Some(cost));
-        let charged = ended.charged;
-        wait(ended.stored()).unwrap();
-        wait(self.buyer().answered(id, call.number, Some(charged), call.cost)).unwrap();
-        Ok(charged)
+        self.call(id, UNIT)
     }
 
     /// The batch that the seller could publish.

@@ -49,6 +49,13 @@ fn overheard() -> Result<Overheard> {
     Ok(Overheard { _world: world, payee, payer, service, api, relay, request, call })
 }
 
+/// What a seller answers to an announcement.
+fn announce(seller: &str, channel: ChannelId, body: &ChainBody) -> Result<Message> {
+    let request = Message::request("POST", &wire::chains_path(channel), seller)
+        .with("content-type", "application/json");
+    request.with_body(serde_json::to_vec(body)?).send_to(seller)
+}
+
 impl Overheard {
     /// The buyer's channel, and its keys: for a buyer that does what no program of ours would.
     fn insider(&self) -> Result<(StoredChannel<Payer>, ChannelKeys)> {
@@ -201,10 +208,8 @@ fn chains_that_are_announced_and_never_used_take_one_place() -> Result<()> {
         let words = Words::draw(&keys, channel.id(), &shape, number);
         let rungs = ladder::sign(&channel, &keys, &words, base)?;
         let body = ChainBody::new(*words.terms(), &rungs, &purse.plain());
-        let body = serde_json::to_vec(&body.signed(&key, channel.id(), &story.api.address))?;
-        let request = Message::request("POST", &wire::chains_path(channel.id()), &story.api.address)
-            .with("content-type", "application/json");
-        let answer = request.with_body(body).send_to(&story.api.address)?;
+        let answer =
+            announce(&story.api.address, channel.id(), &body.signed(&key, channel.id(), &story.api.address))?;
         let expected = if number == next { 200 } else { 503 };
         ensure!(answer.status() == expected, "{number}: {}", String::from_utf8_lossy(&answer.body));
     }
@@ -222,22 +227,20 @@ fn of_chains_under_one_number_the_seller_keeps_the_rungs_of_the_one_it_took() ->
     let key = CallKey::agree(&keys, &channel.params().payee.session, channel.id());
     let purse = stored.state.purse().context("it pays for calls")?;
     let (next, base) = purse.next_chain()?;
-    let announce = |words: u32| -> Result<u16> {
+    let seller = story.api.address.as_str();
+    let announced = |words: u32| -> Result<u16> {
         let shape = Shape { unit: Msat::new(1_000), words, rungs: 10, delay: Delay::blocks(36) };
         let words = Words::draw(&keys, channel.id(), &shape, next);
         let body =
             ChainBody::new(*words.terms(), &ladder::sign(&channel, &keys, &words, base)?, &purse.plain());
-        let body = serde_json::to_vec(&body.signed(&key, channel.id(), &story.api.address))?;
-        let request = Message::request("POST", &wire::chains_path(channel.id()), &story.api.address)
-            .with("content-type", "application/json");
-        Ok(request.with_body(body).send_to(&story.api.address)?.status())
+        Ok(announce(seller, channel.id(), &body.signed(&key, channel.id(), seller))?.status())
     };
     let sizes = [10, 20, 30, 40, 50, 60];
     let at_once: Vec<u16> = std::thread::scope(|scope| {
-        let threads: Vec<_> = sizes.iter().map(|words| scope.spawn(move || announce(*words))).collect();
+        let threads: Vec<_> = sizes.iter().map(|words| scope.spawn(move || announced(*words))).collect();
         threads.into_iter().map(|thread| thread.join().expect("it does not panic")).collect::<Result<_>>()
     })?;
-    let one_by_one: Vec<u16> = sizes.iter().map(|words| announce(*words)).collect::<Result<_>>()?;
+    let one_by_one: Vec<u16> = sizes.iter().map(|words| announced(*words)).collect::<Result<_>>()?;
     for answers in [&at_once, &one_by_one] {
         let taken = answers.iter().filter(|status| **status == 200).count();
         ensure!(taken == 1, "each answers {at_once:?}, then {one_by_one:?}");
@@ -263,11 +266,7 @@ fn a_chain_that_somebody_else_announces_is_refused_and_takes_no_number_away() ->
     let words = Words::draw(&keys, channel.id(), &shape, next);
     let rungs = ladder::sign(&channel, &keys, &words, base)?;
     let key = CallKey::agree(&keys, &channel.params().payee.session, channel.id());
-    let announce = |body: &ChainBody| {
-        let request = Message::request("POST", &wire::chains_path(channel.id()), &story.api.address)
-            .with("content-type", "application/json");
-        request.with_body(serde_json::to_vec(body)?).send_to(&story.api.address)
-    };
+    let announce = |body: &ChainBody| announce(&story.api.address, channel.id(), body);
     let unsigned = ChainBody::new(*words.terms(), &rungs, &purse.plain());
     let own = unsigned.clone().signed(&key, channel.id(), &story.api.address);
     let mut last = own.clone();
