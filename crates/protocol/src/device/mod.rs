@@ -13,6 +13,7 @@
 //! | what may be paid? | [`policy`], [`payments`], [`invoice`] |
 //! | does the money follow the HTLCs? | [`update`] |
 //! | which keys exist, and what is agreed on before a channel begins? | [`keys`], [`setup`] |
+//! | what do device and gateway say to each other? | [`wire`] |
 
 pub mod bolt3;
 pub mod invoice;
@@ -24,6 +25,7 @@ pub mod policy;
 pub mod reject;
 pub mod setup;
 pub mod update;
+pub mod wire;
 
 mod account;
 mod decisions;
