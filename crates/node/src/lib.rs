@@ -12,6 +12,7 @@
 //! | [`watch`] | looks at the chain and tells the machines |
 //! | [`publish`] | brings a commitment into a block, with a child that pays for it where needed |
 //! | [`spread`] | brings the outputs of a batch of calls into a block, in flat mode |
+//! | [`link`] | a link between two who know each other, encrypted |
 //! | [`seller`], [`buyer`] | what a program that sells or buys uses |
 //!
 //! The rule that everything here serves: **nothing is sent, served, signed or broadcast before the state behind it is
@@ -23,6 +24,7 @@ mod crash;
 pub mod entropy;
 pub mod explain;
 pub mod home;
+pub mod link;
 pub mod machine;
 pub mod publish;
 pub mod seller;
