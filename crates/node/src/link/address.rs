@@ -51,7 +51,8 @@ mod tests {
         let text = format!("{}@gateway.example:8404", "0f".repeat(32));
         let address: GatewayAddress = text.parse().unwrap();
         assert_eq!((address.key, address.to_string()), ([0x0f; 32], text.clone()));
-        for bad in ["", "gateway.example:8404", &text[2..], &text[..70], "0f@a:1", &text.replace(":8404", "")] {
+        for bad in ["", "gateway.example:8404", &text[2..], &text[..70], "0f@a:1", &text.replace(":8404", "")]
+        {
             assert!(bad.parse::<GatewayAddress>().is_err(), "{bad}");
         }
     }

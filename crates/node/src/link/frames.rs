@@ -41,8 +41,9 @@ impl StaticKey {
     /// The key made of 32 secret bytes.
     pub fn new(secret: [u8; 32]) -> Self {
         let resolver = snow::resolvers::DefaultResolver;
-        let mut curve = snow::resolvers::CryptoResolver::resolve_dh(&resolver, &snow::params::DHChoice::Curve25519)
-            .expect("the curve is built in");
+        let mut curve =
+            snow::resolvers::CryptoResolver::resolve_dh(&resolver, &snow::params::DHChoice::Curve25519)
+                .expect("the curve is built in");
         curve.set(&secret);
         let mut public = [0; 32];
         public.copy_from_slice(curve.pubkey());

@@ -37,10 +37,7 @@ async fn messages_of_every_length_arrive_in_order_both_ways() {
         far_out.send(&message).await.unwrap();
         assert_eq!(near_in.receive().await.unwrap(), message, "{length}");
     }
-    assert!(matches!(
-        near_out.send(&vec![0; wire::MOST_BYTES + 1]).await,
-        Err(LinkError::TooLong(_))
-    ));
+    assert!(matches!(near_out.send(&vec![0; wire::MOST_BYTES + 1]).await, Err(LinkError::TooLong(_))));
 }
 
 #[tokio::test]
@@ -57,8 +54,7 @@ async fn a_gateway_with_another_key_hears_nothing() {
     let imposter = StaticKey::new([3; 32]);
     let (near, far) = duplex(1 << 16);
     let expected = gateway.public();
-    let (near, far) =
-        tokio::join!(Link::connect(near, &device, &expected), Link::accept(far, &imposter));
+    let (near, far) = tokio::join!(Link::connect(near, &device, &expected), Link::accept(far, &imposter));
     assert!(matches!(far, Err(LinkError::Handshake(_))));
     assert!(matches!(near, Err(LinkError::Closed)));
 }
