@@ -95,7 +95,10 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    fn corrupt(what: &'static str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+    pub(crate) fn corrupt(
+        what: &'static str,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
         Self::Corrupt { what, source: source.into() }
     }
 }
@@ -457,11 +460,11 @@ fn id(row: &Row<'_>, column: usize) -> rusqlite::Result<ChannelId> {
     Ok(ChannelId::from_bytes(row.get(column)?))
 }
 
-fn encode(value: &impl Serialize) -> Vec<u8> {
+pub(crate) fn encode(value: &impl Serialize) -> Vec<u8> {
     postcard::to_extend(value, vec![ENCODING]).expect("values of ours can be encoded into memory")
 }
 
-fn decode<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, StoreError> {
+pub(crate) fn decode<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, StoreError> {
     match bytes.split_first() {
         Some((&ENCODING, value)) => {
             postcard::from_bytes(value).map_err(|error| StoreError::corrupt(what, error))

@@ -50,7 +50,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("farthing-threshold", &["farthing-protocol"]),
     ("farthing-mailbox", &["farthing-protocol"]),
     ("farthing-chain", &[]),
-    ("farthing-node", &["farthing-protocol", "farthing-chain"]),
+    ("farthing-node", &["farthing-protocol", "farthing-threshold", "farthing-chain"]),
     ("farthing-http", &["farthing-protocol", "farthing-node"]),
     ("farthing", &["farthing-protocol", "farthing-chain", "farthing-node", "farthing-http"]),
     ("farthing-testkit", &["farthing-protocol", "farthing-chain", "farthing-node", "farthing-http"]),

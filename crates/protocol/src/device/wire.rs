@@ -34,9 +34,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::bolt3::closing::Settlement;
-use super::bolt3::{
-    Basepoints, CommitmentNumber, CommitmentSecret, PartyTerms, PaymentHash, Preimage,
-};
+use super::bolt3::{Basepoints, CommitmentNumber, CommitmentSecret, PartyTerms, PaymentHash, Preimage};
 use super::joint::RoundId;
 use super::machine::{Proposal, Revoked};
 use super::policy::SignedPolicy;
