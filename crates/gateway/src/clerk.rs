@@ -171,7 +171,7 @@ impl Clerk {
                 Order::BridgeRevoked(number, secret) => {
                     let request = Request::BridgeRevoked { number, secret };
                     self.done(channel, request).await?;
-                    desk.took_bridge_secret(number)?;
+                    desk.took_bridge_secret(number);
                     continue;
                 }
                 Order::CloseTogether(settlement, txid) => {
@@ -243,13 +243,19 @@ impl Clerk {
         let channel = desk.channel();
         for ToValidate { outline, signature, htlc_signatures } in desk.unvalidated(up_to) {
             let number = outline.number;
+            let newest = self.gateway.holder_state(channel).map(|(_, newest)| newest.number);
+            if newest.is_some_and(|newest| newest > number) {
+                // The device had completed it before it was shown the next.
+                desk.validated(number);
+                continue;
+            }
             let proposal = self.propose(channel, terms, Side::Holder, &outline)?;
             let digest = digest_of(terms, Side::Holder, &proposal, &outline);
             let share = self.gateway.books().shares.get(&channel).cloned().ok_or(ClerkError::NoTerms)?;
             let request = |first| Request::ValidateHolder { proposal, signature, htlc_signatures, first };
             self.caller.complete(channel, &share, digest, number, request).await?;
             self.gateway.books().tally.joint_signatures += 1;
-            desk.validated(number)?;
+            desk.validated(number);
         }
         Ok(())
     }
@@ -263,7 +269,8 @@ impl Clerk {
         if got != number || secret.point() != desk.point(number) {
             return Err(ClerkError::Wrong("a secret that does not fit its point"));
         }
-        Ok(desk.revealed(number, secret)?)
+        desk.revealed(number, secret);
+        Ok(())
     }
 
     /// Asks for the word by which the owner's wallet signs, once LDK holds the bridge's signature.

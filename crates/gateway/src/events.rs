@@ -106,6 +106,11 @@ impl Gateway {
             tracing::error!(%error, "a payment's end was not stored");
         }
         drop(books);
+        if let (Some(device), Outcome::Paid { preimage, .. }) = (device, &outcome)
+            && let Err(error) = self.count(device, *preimage)
+        {
+            tracing::error!(%error, "a payment was not counted");
+        }
         if let (Some(device), Some(order)) = (device, order) {
             self.report(device, order, crate::payments::report(hash, &outcome));
         }

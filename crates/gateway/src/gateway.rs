@@ -132,6 +132,10 @@ pub struct Tally {
     pub commitments: u64,
     /// Those of them that had an HTLC's output.
     pub with_htlcs: u64,
+    /// Bytes on devices' links, both ways.
+    pub link_bytes: u64,
+    /// Messages on devices' links, both ways.
+    pub link_messages: u64,
 }
 
 /// What the gateway knows of devices and channels. Everything but sessions and what waits is stored.
@@ -464,6 +468,16 @@ impl Gateway {
         if let Some(device) = books.channels.get(&channel).map(|record| record.device) {
             books.bell(device).notify_one();
         }
+    }
+
+    /// A policy that an operator got from an owner. Gives how many devices it is for.
+    pub(crate) fn owners_policy(&self, policy: &SignedPolicy) -> usize {
+        let devices: Vec<[u8; 32]> = {
+            let books = self.books();
+            let signed = |record: &DeviceRecord| policy.clone().verify(&record.enrol.owner).is_some();
+            books.devices.iter().filter(|(_, record)| signed(record)).map(|(device, _)| *device).collect()
+        };
+        devices.into_iter().filter(|device| self.new_policy(*device, policy.clone()).is_ok()).count()
     }
 
     /// A newer policy of a device's owner.

@@ -3,9 +3,10 @@
 use std::str::FromStr as _;
 
 use farthing_protocol::Msat;
-use farthing_protocol::device::Policy;
-use farthing_protocol::device::bolt3::PaymentHash;
+use farthing_protocol::device::bolt3::{PaymentHash, Preimage};
+use farthing_protocol::device::payments::{Payments, Source};
 use farthing_protocol::device::wire::Report;
+use farthing_protocol::device::{Invoice, Policy, Reject, Tip};
 use lightning::bolt11_invoice::Bolt11Invoice;
 use lightning::ln::channelmanager::{PaymentId, RecipientOnionFields};
 use lightning::routing::router::{PaymentParameters, RouteParameters, Router as _};
@@ -61,11 +62,11 @@ impl Gateway {
         &self,
         device: [u8; 32],
         channel: [u8; 32],
-        invoice: &str,
+        text: &str,
         order: u64,
     ) -> Result<Report, PayError> {
         let invoice =
-            Bolt11Invoice::from_str(invoice).map_err(|error| PayError::Invoice(error.to_string()))?;
+            Bolt11Invoice::from_str(text).map_err(|error| PayError::Invoice(error.to_string()))?;
         let hash = PaymentHash(*AsRef::<[u8; 32]>::as_ref(invoice.payment_hash()));
         let amount = Msat::new(invoice.amount_milli_satoshis().ok_or(PayError::NoAmount)?);
         if let Some(known) = self.known(hash, order) {
@@ -79,9 +80,7 @@ impl Gateway {
         let details = self.details(channel).filter(|details| is_its && details.is_usable);
         let details = details.ok_or(PayError::NotUsable)?;
         let policy = self.policy(device).ok_or_else(|| PayError::Policy("there is none".into()))?;
-        if policy.paused {
-            return Err(PayError::Policy("the owner has stopped payments".into()));
-        }
+        self.allow(device, &policy, text)?;
 
         let parameters = PaymentParameters::from_bolt11_invoice(&invoice)
             .with_max_path_count(1)
@@ -133,6 +132,34 @@ impl Gateway {
             }
             Outcome::Paid { .. } => Some(report(hash, &outcome)),
         }
+    }
+
+    /// Keeps the same books about a device as the device does, under the gateway's own copy of the owner's policy: a thief who has the
+    /// device, and changed its program, gets no more than that.
+    fn allow(&self, device: [u8; 32], policy: &Policy, invoice: &str) -> Result<(), PayError> {
+        let forbidden = |reject: Reject| PayError::Policy(reject.to_string());
+        let invoice = Invoice::parse(invoice, self.chain.network())
+            .map_err(|error| PayError::Invoice(error.to_string()))?;
+        let tip = Tip { height: self.node.channels.current_best_block().height, time: now() };
+        let books = self.books();
+        let mut payments: Payments = self.device_shelf.get(&device, "payments")?.unwrap_or_default();
+        let is_live = |hash: &PaymentHash| {
+            books.payments.get(hash).is_some_and(|record| record.outcome == Outcome::Pending)
+        };
+        payments.approve(policy, &invoice, Source::Direct, tip, is_live).map_err(forbidden)?;
+        // A payment that was approved before may be forbidden since: the owner may have said stop.
+        if policy.paused {
+            return Err(forbidden(Reject::Paused));
+        }
+        Ok(self.device_shelf.put(&device, "payments", &payments)?)
+    }
+
+    /// A payment went through: it counts for what it cost.
+    pub(crate) fn count(&self, device: [u8; 32], preimage: Preimage) -> Result<(), ShelfError> {
+        let _one_at_a_time = self.books();
+        let mut payments: Payments = self.device_shelf.get(&device, "payments")?.unwrap_or_default();
+        payments.learn(&[preimage]);
+        self.device_shelf.put(&device, "payments", &payments)
     }
 
     /// The owner's policy for a device, as the gateway enforces it.

@@ -1,9 +1,9 @@
 //! A device's connection, from its first message to its end.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use bitcoin::BlockHash;
+use bitcoin::{Amount, BlockHash};
 use farthing_chain::{Chain, ChainError};
 use farthing_protocol::device::wire::{
     Enrol, Hello, MOST_HEADERS, Order, Report, ToDevice, ToGateway, Welcome,
@@ -13,11 +13,13 @@ use tokio::task::JoinHandle;
 
 use crate::caller::{Caller, Reply};
 use crate::clerk::Clerk;
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, OrderError};
 use crate::records::DeviceRecord;
 
 /// A device that does not know our chain gets headers from this many blocks below where it stands.
 const BACK: u32 = 100;
+/// How long an order to open waits for a key.
+const KEY_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A device's end of a connection, authenticated.
 pub struct Connection {
@@ -65,10 +67,9 @@ impl Gateway {
             caller,
             hello,
             clerk: None,
+            wanted: Vec::new(),
         };
-        let ended = session.run(&mut incoming).await;
-        session.end();
-        ended
+        session.run(&mut incoming).await
     }
 }
 
@@ -80,6 +81,23 @@ struct Session {
     /// The last header that the device has.
     sent: (u32, BlockHash),
     clerk: Option<JoinHandle<()>>,
+    /// Orders to open that wait for a key.
+    wanted: Vec<(u64, Amount, Instant)>,
+}
+
+impl Drop for Session {
+    /// Whatever ended the connection: nobody waits for it any longer.
+    fn drop(&mut self) {
+        self.caller.hang_up();
+        if let Some(clerk) = self.clerk.take() {
+            clerk.abort();
+        }
+        let mut books = self.gateway.books();
+        let is_this = books.sessions.get(&self.device).is_some_and(|other| Arc::ptr_eq(other, &self.caller));
+        if is_this {
+            books.sessions.remove(&self.device);
+        }
+    }
 }
 
 impl Session {
@@ -96,20 +114,11 @@ impl Session {
                     Some(message) => self.take(message),
                     None => return Ok(()),
                 },
-                _ = ticks.tick() => self.headers(false)?,
+                _ = ticks.tick() => {
+                    self.headers(false)?;
+                    self.open_wanted();
+                }
             }
-        }
-    }
-
-    fn end(&mut self) {
-        self.caller.hang_up();
-        if let Some(clerk) = self.clerk.take() {
-            clerk.abort();
-        }
-        let mut books = self.gateway.books();
-        let is_this = books.sessions.get(&self.device).is_some_and(|other| Arc::ptr_eq(other, &self.caller));
-        if is_this {
-            books.sessions.remove(&self.device);
         }
     }
 
@@ -205,10 +214,11 @@ impl Session {
                 Ok(()) => Some(Report::Done),
                 Err(why) => refused(why),
             },
-            Order::Open { capacity } => match gateway.open_channel(device, capacity, id) {
-                Ok(()) => None,
-                Err(error) => refused(error.to_string()),
-            },
+            Order::Open { capacity } => {
+                self.wanted.push((id, capacity, Instant::now() + KEY_PATIENCE));
+                self.open_wanted();
+                None
+            }
             Order::Funding { channel, outpoint } => {
                 gateway.books().opening_orders.insert(channel.0, id);
                 match gateway.funding(device, channel.0, outpoint) {
@@ -228,6 +238,19 @@ impl Session {
                 Err(error) => refused(error.to_string()),
             },
             Order::Status { channel } => Some(gateway.status_of(device, channel.0)),
+        }
+    }
+
+    /// Opens what devices asked for, as soon as there is a key.
+    fn open_wanted(&mut self) {
+        for (id, capacity, until) in std::mem::take(&mut self.wanted) {
+            match self.gateway.open_channel(self.device, capacity, id) {
+                Ok(()) => {}
+                Err(OrderError::NoKey) if Instant::now() < until => {
+                    self.wanted.push((id, capacity, until));
+                }
+                Err(error) => self.caller.report(id, Report::Refused { why: error.to_string() }),
+            }
         }
     }
 

@@ -9,6 +9,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
+/// Where those who have values are listed.
+const OWNERS: &str = "owners";
+
 /// Why something could not be kept or read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -81,8 +84,7 @@ impl Shelf {
     /// # Errors
     /// See [`ShelfError`].
     pub fn owners(&self) -> Result<Vec<[u8; 32]>, ShelfError> {
-        // An owner has the value of the room's name.
-        let list = self.store.list(self.room, "").map_err(|source| ShelfError::File {
+        let list = self.store.list(self.room, OWNERS).map_err(|source| ShelfError::File {
             drawer: self.room.into(),
             name: String::new(),
             source,
@@ -96,7 +98,7 @@ impl Shelf {
     /// See [`ShelfError`].
     pub fn add_owner(&self, owner: &[u8; 32]) -> Result<(), ShelfError> {
         let name = hex(owner);
-        let written = self.store.write(self.room, "", &name, Vec::new());
+        let written = self.store.write(self.room, OWNERS, &name, vec![1]);
         written.map_err(|source| ShelfError::File { drawer: self.room.into(), name, source })
     }
 }

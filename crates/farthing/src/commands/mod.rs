@@ -3,6 +3,7 @@
 pub mod buy;
 pub mod call;
 pub mod channels;
+pub mod gateway;
 pub mod init;
 pub mod proxy;
 pub mod sell;

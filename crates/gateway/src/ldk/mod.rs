@@ -5,6 +5,7 @@
 //! | [`blocks`] | feeds blocks of a bitcoind, through reorganisations |
 //! | [`broadcaster`], [`fees`], [`log`] | what LDK asks its surroundings for |
 //! | [`ear`] | hears what a bridge answers to an opening |
+//! | [`vault`] | writes LDK's state in an order that survives crashes |
 //!
 //! Everything that LDK wants kept lies in one folder: `monitors/` (what protects a channel's money, written before a message
 //! that depends on it leaves), `manager` and `network_graph`.
@@ -14,6 +15,7 @@ pub mod broadcaster;
 pub mod ear;
 pub mod fees;
 pub mod log;
+pub mod vault;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -40,10 +42,7 @@ use lightning::routing::scoring::{
 use lightning::routing::utxo::UtxoLookup;
 use lightning::sign::{KeysManager, NodeSigner as _, SignerProvider};
 use lightning::util::config::UserConfig;
-use lightning::util::persist::{
-    CHANNEL_MANAGER_PERSISTENCE_KEY, CHANNEL_MANAGER_PERSISTENCE_PRIMARY_NAMESPACE,
-    CHANNEL_MANAGER_PERSISTENCE_SECONDARY_NAMESPACE, KVStoreSync as _, read_channel_monitors,
-};
+use lightning::util::persist::read_channel_monitors;
 use lightning::util::ser::{ReadableArgs as _, Writeable as _};
 use lightning::util::wakers::Sleeper;
 use lightning_net_tokio::SocketDescriptor;
@@ -56,6 +55,7 @@ use broadcaster::Broadcaster;
 use ear::Ear;
 use fees::FeeRates;
 use log::Log;
+use vault::Vault;
 
 type Graph = NetworkGraph<Arc<Log>>;
 type Scorer = ProbabilisticScorer<Arc<Graph>, Arc<Log>>;
@@ -78,7 +78,7 @@ pub type Monitors<P> = ChainMonitor<
     Arc<Broadcaster>,
     Arc<FeeRates>,
     Arc<Log>,
-    Arc<FilesystemStore>,
+    Arc<Vault>,
     Arc<KeysManager>,
 >;
 
@@ -170,9 +170,10 @@ pub struct Node<P: SignerProvider + Send + Sync + 'static> {
     pub ear: Arc<Ear<P>>,
     /// Finds routes.
     pub router: Arc<Router>,
+    graph: Arc<Graph>,
     keys: Arc<KeysManager>,
     chain: Chain,
-    store: Arc<FilesystemStore>,
+    vault: Arc<Vault>,
     poll: Duration,
     position: Mutex<Position>,
     is_stopped: AtomicBool,
@@ -195,6 +196,7 @@ where
         let network = chain.network();
         let broadcaster = Arc::new(Broadcaster::new(chain.clone()));
         let store = Arc::new(FilesystemStore::new(folder.clone()));
+        let vault = Arc::new(Vault::new(store.clone()));
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let keys = Arc::new(KeysManager::new(&seed, now.as_secs(), now.subsec_nanos(), true));
         let monitors = Arc::new(Monitors::<P>::new(
@@ -202,7 +204,7 @@ where
             broadcaster.clone(),
             log.clone(),
             fees.clone(),
-            store.clone(),
+            vault.clone(),
             keys.clone(),
             keys.get_peer_storage_key(),
         ));
@@ -223,7 +225,7 @@ where
         let read = read_channel_monitors(store.clone(), keys.clone(), provider.clone());
         let stored_monitors = read.map_err(|error| stored(&error))?;
         let tip = chain.tip()?;
-        let (channels, position) = match read_manager(&store) {
+        let (channels, position) = match vault.manager() {
             None => {
                 let best_block = BestBlock::new(tip.hash, tip.height);
                 let channels = Channels::<P>::new(
@@ -275,7 +277,7 @@ where
         }
 
         let ear = Arc::new(Ear::new(channels.clone()));
-        let gossip = Arc::new(Gossip::new(graph, None, log.clone()));
+        let gossip = Arc::new(Gossip::new(graph.clone(), None, log.clone()));
         let handlers = MessageHandler {
             chan_handler: ear.clone(),
             route_handler: gossip,
@@ -290,9 +292,10 @@ where
             peers: Arc::new(peers),
             ear,
             router,
+            graph,
             keys,
             chain,
-            store,
+            vault,
             poll,
             position: Mutex::new(position),
             is_stopped: AtomicBool::new(false),
@@ -303,6 +306,11 @@ where
     /// The node's public key.
     pub fn id(&self) -> PublicKey {
         self.channels.get_our_node_id()
+    }
+
+    /// How many channels of the network it has heard of.
+    pub fn known_channels(&self) -> usize {
+        self.graph.read_only().channels().len()
     }
 
     /// The node's own keys, not those of its channels.
@@ -405,8 +413,11 @@ where
                 self.channels.process_pending_htlc_forwards();
             }
             self.peers.process_events();
-            if self.channels.get_and_clear_needs_persistence() {
+            if self.channels.get_and_clear_needs_persistence() || self.vault.is_waiting() {
                 self.save();
+                // What waited for the disk goes on at once.
+                self.channels.process_pending_events(&handle);
+                self.peers.process_events();
             }
             if tick.elapsed() > TICK {
                 self.channels.timer_tick_occurred();
@@ -438,14 +449,15 @@ where
     }
 
     fn save(&self) {
-        let written = self.store.write(
-            CHANNEL_MANAGER_PERSISTENCE_PRIMARY_NAMESPACE,
-            CHANNEL_MANAGER_PERSISTENCE_SECONDARY_NAMESPACE,
-            CHANNEL_MANAGER_PERSISTENCE_KEY,
-            self.channels.encode(),
-        );
-        if let Err(error) = written {
-            tracing::error!(%error, "LDK's channels were not stored");
+        match self.vault.save(|| self.channels.encode()) {
+            Ok(stored) => {
+                for (channel, update) in stored {
+                    if self.monitors.channel_monitor_updated(channel, update).is_err() {
+                        tracing::debug!(%channel, "a channel that is gone has no monitor to update");
+                    }
+                }
+            }
+            Err(error) => tracing::error!(%error, "channels stand still until the disk works again"),
         }
     }
 }
@@ -493,15 +505,6 @@ impl<S: lightning::sign::ecdsa::EcdsaChannelSigner> Listen for OneMonitor<S> {
         let Self(monitor, broadcaster, fees, log) = self;
         monitor.blocks_disconnected(fork, broadcaster.clone(), fees.clone(), log);
     }
-}
-
-fn read_manager(store: &FilesystemStore) -> Option<Vec<u8>> {
-    let read = store.read(
-        CHANNEL_MANAGER_PERSISTENCE_PRIMARY_NAMESPACE,
-        CHANNEL_MANAGER_PERSISTENCE_SECONDARY_NAMESPACE,
-        CHANNEL_MANAGER_PERSISTENCE_KEY,
-    );
-    read.ok()
 }
 
 fn seconds(since_1970: Duration) -> u32 {

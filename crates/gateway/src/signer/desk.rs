@@ -202,14 +202,10 @@ impl Desk {
         self.inner().to_validate.range(..=up_to).map(|(_, commitment)| commitment.clone()).collect()
     }
 
-    /// The device has completed a commitment of ours.
-    ///
-    /// # Errors
-    /// When that is not stored.
-    pub fn validated(&self, number: CommitmentNumber) -> Result<(), ShelfError> {
-        let mut inner = self.inner();
-        inner.to_validate.remove(&number);
-        self.shelf.put(&self.channel, "to_validate", &inner.to_validate)
+    /// The device has completed a commitment of ours. That is stored with the next one: until then a restart shows it to the device
+    /// again, which gives the same answer.
+    pub fn validated(&self, number: CommitmentNumber) {
+        self.inner().to_validate.remove(&number);
     }
 
     /// The device signed the bridge's commitment.
@@ -221,27 +217,19 @@ impl Desk {
     }
 
     /// The device revealed a secret.
-    ///
-    /// # Errors
-    /// When what is no longer needed is not stored so.
-    pub fn revealed(&self, number: CommitmentNumber, secret: CommitmentSecret) -> Result<(), ShelfError> {
+    pub fn revealed(&self, number: CommitmentNumber, secret: CommitmentSecret) {
         let mut inner = self.inner();
         inner.secrets.insert(number, secret);
         inner.secrets.retain(|kept, _| kept.get() + KEPT > number.get());
         inner.points.retain(|kept, _| kept.get() + KEPT > number.get());
         inner.done(|order| *order == Order::Revoke(number));
-        Ok(())
     }
 
-    /// The device took a secret of the bridge's.
-    ///
-    /// # Errors
-    /// When that is not stored.
-    pub fn took_bridge_secret(&self, number: CommitmentNumber) -> Result<(), ShelfError> {
+    /// The device took a secret of the bridge's. Stored with the next one, as above.
+    pub fn took_bridge_secret(&self, number: CommitmentNumber) {
         let mut inner = self.inner();
         inner.bridge_secrets.remove(&number);
         inner.done(|order| matches!(order, Order::BridgeRevoked(other, _) if *other == number));
-        self.shelf.put(&self.channel, "bridge_secrets", &inner.bridge_secrets)
     }
 
     /// The device signed a closing.

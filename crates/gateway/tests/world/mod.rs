@@ -18,17 +18,13 @@ use bitcoin::{
 };
 use farthing_chain::{Chain, RegtestNode};
 use farthing_gateway::gateway::{Gateway, Settings};
-use farthing_gateway::ldk::fees::FeeRates;
-use farthing_gateway::ldk::{Node, Setup};
+use farthing_gateway::ldk::Setup;
+use farthing_gateway::ordinary::{News, Ordinary, config, low_fees};
 use farthing_gateway::session::Connection;
 use farthing_protocol::Msat;
 use farthing_protocol::device::setup::{Bounds, FundingStatement};
 use farthing_protocol::device::wire::*;
 use farthing_protocol::device::{Enrolment, Policy};
-use lightning::events::Event;
-use lightning::ln::channelmanager::Bolt11InvoiceParameters;
-use lightning::sign::KeysManager;
-use lightning::util::config::UserConfig;
 use secp256k1::{Keypair, Message, PublicKey, SECP256K1, SecretKey};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -105,47 +101,32 @@ pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
 
 /// A stock node: LDK's own signer, LDK's defaults but for forwarding to a private channel.
 pub struct Stock {
-    pub node: Arc<Node<KeysManager>>,
+    pub node: Ordinary,
     pub address: SocketAddr,
+    pub news: mpsc::UnboundedReceiver<News>,
     _folder: TempDir,
 }
 
 impl Stock {
-    pub async fn start(name: &'static str, byte: u8, chain: &Chain, events: mpsc::UnboundedSender<Event>) -> Self {
+    pub async fn start(name: &'static str, byte: u8, chain: &Chain) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut config = UserConfig::default();
-        config.accept_forwards_to_priv_channels = true;
-        let fees = FeeRates {
-            commitment: FeeRate::from_sat_per_kwu(1_000),
-            onchain: FeeRate::from_sat_per_kwu(1_000),
-        };
-        let seed = [byte; 32];
         let setup = Setup {
             name,
             folder: folder.path().to_owned(),
-            seed,
+            seed: [byte; 32],
             chain: chain.clone(),
-            fees,
-            config,
+            fees: low_fees(),
+            config: config(0),
             poll: POLL,
         };
-        let keys = Arc::new(KeysManager::new(&[byte + 1; 32], 1, 1, true));
-        let node = Node::open(setup, keys).unwrap();
-        let claiming = Arc::downgrade(&node);
-        node.run(move |event| {
-            if let (Event::PaymentClaimable { purpose, .. }, Some(node)) = (&event, claiming.upgrade()) {
-                node.channels.claim_funds(purpose.preimage().unwrap());
-            }
-            let _nobody = events.send(event);
-        })
-        .unwrap();
+        let (sender, news) = mpsc::unbounded_channel();
+        let node = Ordinary::start(setup, sender).unwrap();
         let address = node.listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
-        Self { node, address, _folder: folder }
+        Self { node, address, news, _folder: folder }
     }
 
     pub fn invoice(&self, msat: u64) -> String {
-        let parameters = Bolt11InvoiceParameters { amount_msats: Some(msat), ..Default::default() };
-        self.node.channels.create_bolt11_invoice(parameters).unwrap().to_string()
+        self.node.invoice(msat).unwrap()
     }
 }
 
@@ -171,41 +152,26 @@ impl World {
         let _again = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
         let regtest = RegtestNode::start().unwrap();
         let chain = regtest.chain();
-        let (bridge_events, mut of_bridge) = mpsc::unbounded_channel();
-        let (destination_events, _of_destination) = mpsc::unbounded_channel();
-        let bridge = Stock::start("bridge", 0x20, &chain, bridge_events).await;
-        let destination = Stock::start("destination", 0x30, &chain, destination_events).await;
-
-        bridge.node.keep_connected(destination.node.id(), destination.address);
-        until("the bridge reaches the destination", || {
-            bridge.node.peers.peer_by_node_id(&destination.node.id()).is_some()
-        })
-        .await;
+        let mut bridge = Stock::start("bridge", 0x20, &chain).await;
+        let destination = Stock::start("destination", 0x30, &chain).await;
         let to = destination.node.id();
-        bridge.node.channels.create_channel(to, 5_000_000, 0, 1, None, None).unwrap();
-        bridge.node.peers.process_events();
+        bridge.node.keep_connected(to, destination.address);
+        until("the bridge reaches the destination", || bridge.node.is_connected(&to)).await;
+        bridge.node.open_channel(to, Amount::from_sat(5_000_000), false).unwrap();
         loop {
-            let event = tokio::time::timeout(PATIENCE, of_bridge.recv()).await.unwrap().unwrap();
-            if let Event::FundingGenerationReady { temporary_channel_id, output_script, .. } = event {
-                let address = Address::from_script(&output_script, Network::Regtest).unwrap();
-                let txid = regtest.send(&address, Amount::from_sat(5_000_000)).unwrap();
+            let news = tokio::time::timeout(PATIENCE, bridge.news.recv()).await.unwrap().unwrap();
+            if let News::FundingWanted { temporary, peer, script, capacity } = news {
+                let address = Address::from_script(&script, Network::Regtest).unwrap();
+                let txid = regtest.send(&address, capacity).unwrap();
                 let funding = chain.mempool_transaction(&txid).unwrap().unwrap();
-                let channels = &bridge.node.channels;
-                channels.funding_transaction_generated(temporary_channel_id, to, funding).unwrap();
-                bridge.node.peers.process_events();
+                bridge.node.fund(temporary, peer, funding).unwrap();
                 break;
             }
         }
-        until("the bridge's channel is signed", || {
-            bridge.node.channels.list_channels().iter().any(|channel| channel.funding_txo.is_some())
-        })
-        .await;
+        until("the bridge's channel is signed", || bridge.node.is_funded(&to)).await;
         regtest.mine(7).unwrap();
-        until("the bridge's channel is open", || {
-            !bridge.node.channels.list_usable_channels().is_empty()
-                && !destination.node.channels.list_usable_channels().is_empty()
-        })
-        .await;
+        until("the bridge's channel is open", || bridge.node.usable() == 1 && destination.node.usable() == 1)
+            .await;
 
         let folder = tempfile::tempdir().unwrap();
         let gateway = open_gateway(&folder, &bridge, &chain);
