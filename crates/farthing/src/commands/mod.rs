@@ -3,7 +3,9 @@
 pub mod buy;
 pub mod call;
 pub mod channels;
+pub mod device;
 pub mod init;
+pub mod owner;
 pub mod proxy;
 pub mod sell;
 pub mod wallet;
