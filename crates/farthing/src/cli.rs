@@ -1,10 +1,13 @@
 //! The command line.
 
+mod device;
+
 use std::path::PathBuf;
 
 use bitcoin::Network;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use self::device::{DeviceCommand, Limits, OwnerCommand};
 use crate::amounts::{AmountArgument, PriceArgument, RouteArgument, SizeArgument};
 
 /// Sell and buy over one-way payment channels on Bitcoin: no account, no custodian, no Lightning node.
@@ -65,6 +68,12 @@ pub enum Command {
     /// The channels of this data folder.
     #[command(subcommand)]
     Channels(ChannelsCommand),
+    /// A small device that pays Lightning invoices through a gateway that it need not trust.
+    #[command(subcommand)]
+    Device(DeviceCommand),
+    /// What the owner of devices does, on its own machine.
+    #[command(subcommand)]
+    Owner(OwnerCommand),
     /// LNGate: run a Lightning node for small devices that need not trust it, or ask one that runs.
     #[command(subcommand)]
     Gateway(GatewayCommand),

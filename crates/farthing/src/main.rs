@@ -56,6 +56,8 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Proxy(arguments) => commands::proxy::run(&context, arguments).await,
         Command::Buy(arguments) => commands::buy::run(&context, arguments).await,
         Command::Channels(command) => commands::channels::run(&context, command).await,
+        Command::Device(command) => commands::device::run(&context, command).await,
+        Command::Owner(command) => commands::owner::run(&context, command).await,
         Command::Gateway(command) => commands::gateway::run(&context, command).await,
         Command::Demo(_) => unreachable!("handled above, since it needs no configuration"),
     }

@@ -3,8 +3,10 @@
 pub mod buy;
 pub mod call;
 pub mod channels;
+pub mod device;
 pub mod gateway;
 pub mod init;
+pub mod owner;
 pub mod proxy;
 pub mod sell;
 pub mod wallet;

@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::session::{Said, Session};
 use super::{Device, DeviceHome};
-use crate::link::{GatewayAddress, Link, LinkError, Receiver, Sender, StaticKey};
+use crate::link::{GatewayAddress, Link, LinkError, Receiver, Sender, StaticKey, Traffic};
 use crate::store::StoreError;
 
 /// How long the gateway may take to greet.
@@ -85,9 +85,9 @@ impl Connection {
         self.device
     }
 
-    /// Bytes sent and received so far, handshake aside.
-    pub fn bytes(&self) -> (u64, u64) {
-        (self.sender.bytes(), self.receiver.bytes())
+    /// What was sent and received so far.
+    pub fn traffic(&self) -> (Traffic, Traffic) {
+        (self.sender.traffic(), self.receiver.traffic())
     }
 
     /// Sends an order. Gives its number in reports.

@@ -216,6 +216,18 @@ impl DeviceStore {
         one(statement.execute(params![id.0, *secret(state)])?)
     }
 
+    /// From now on nothing can be written, or can again: as if the disk were full.
+    #[cfg(test)]
+    pub(super) fn fail(&self, fails: bool) {
+        self.connection.pragma_update(None, "query_only", fails).unwrap();
+    }
+
+    /// How long other users of the database are waited for.
+    #[cfg(test)]
+    pub(super) fn patience(&self, patience: Duration) {
+        self.connection.busy_timeout(patience).unwrap();
+    }
+
     /// Leaves no copy on the disk of what was replaced.
     ///
     /// # Errors

@@ -22,4 +22,4 @@ mod stream;
 
 pub use address::{BadAddress, GatewayAddress};
 pub use frames::{LinkError, PublicKey, StaticKey};
-pub use stream::{Link, Receiver, Sender, pair};
+pub use stream::{Link, Receiver, Sender, Traffic, pair};

@@ -24,12 +24,21 @@ pub struct Link {
     receiver: Receiver,
 }
 
+/// What went over a link in one direction, handshake aside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Bytes, as encrypted.
+    pub bytes: u64,
+    /// Whole messages.
+    pub messages: u64,
+}
+
 /// The half that sends.
 pub struct Sender {
     session: Arc<Session>,
     writer: Pin<Box<dyn AsyncWrite + Send>>,
     sealed: u64,
-    bytes: u64,
+    traffic: Traffic,
 }
 
 /// The half that receives.
@@ -37,7 +46,7 @@ pub struct Receiver {
     session: Arc<Session>,
     reader: Pin<Box<dyn AsyncRead + Send>>,
     assembly: Assembly,
-    bytes: u64,
+    traffic: Traffic,
 }
 
 impl Link {
@@ -96,9 +105,9 @@ impl Link {
     fn over<S: AsyncRead + AsyncWrite + Send + 'static>(stream: S, session: Session) -> Self {
         let session = Arc::new(session);
         let (reader, writer) = split(stream);
-        let sender = Sender { session: session.clone(), writer: Box::pin(writer), sealed: 0, bytes: 0 };
+        let sender = Sender { session: session.clone(), writer: Box::pin(writer), sealed: 0, traffic: Traffic::default() };
         let receiver =
-            Receiver { session, reader: Box::pin(reader), assembly: Assembly::default(), bytes: 0 };
+            Receiver { session, reader: Box::pin(reader), assembly: Assembly::default(), traffic: Traffic::default() };
         Self { sender, receiver }
     }
 
@@ -130,13 +139,14 @@ impl Sender {
             self.writer.flush().await
         };
         timeout(WRITE, written).await.map_err(|_| LinkError::Silent)?.map_err(ended)?;
-        self.bytes += frames.len() as u64;
+        self.traffic.bytes += frames.len() as u64;
+        self.traffic.messages += 1;
         Ok(())
     }
 
-    /// How many bytes were sent, handshake aside.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
+    /// What was sent so far.
+    pub fn traffic(&self) -> Traffic {
+        self.traffic
     }
 }
 
@@ -148,6 +158,7 @@ impl Receiver {
     pub async fn receive(&mut self) -> Result<Vec<u8>, LinkError> {
         loop {
             if let Some(message) = self.assembly.next(&self.session)? {
+                self.traffic.messages += 1;
                 return Ok(message);
             }
             let mut bytes = [0; 16_384];
@@ -155,15 +166,15 @@ impl Receiver {
                 0 => return Err(LinkError::Closed),
                 length => {
                     self.assembly.take(&bytes[..length]);
-                    self.bytes += length as u64;
+                    self.traffic.bytes += length as u64;
                 }
             }
         }
     }
 
-    /// How many bytes came, handshake aside.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
+    /// What came so far.
+    pub fn traffic(&self) -> Traffic {
+        self.traffic
     }
 }
 
