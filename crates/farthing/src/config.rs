@@ -339,7 +339,8 @@ impl Context {
     pub fn gateway(&self, folder: &Path, bridge: Option<&str>) -> anyhow::Result<Settings> {
         let gateway = &self.config.gateway;
         let bridge = bridge.or(gateway.bridge.as_deref());
-        let bridge = bridge.context("name the node at the other end of the channels: --bridge KEY@HOST:PORT")?;
+        let bridge =
+            bridge.context("name the node at the other end of the channels: --bridge KEY@HOST:PORT")?;
         let (key, address) = bridge.split_once('@').context("a bridge is written KEY@HOST:PORT")?;
         let address = address.to_socket_addrs().with_context(|| format!("{address} is not found"))?.next();
         bounds("keys_ready in [gateway]", gateway.keys_ready as u64, (1, 32))?;

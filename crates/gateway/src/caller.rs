@@ -256,9 +256,7 @@ fn signing(answer: Answer) -> Result<(Vec<ecdsa::Signature>, [Vec<u8>; 2]), Call
     }
 }
 
-fn next_step(
-    step: KeyGenerationStep<Gateway>,
-) -> Result<(KeyGeneration<Gateway>, Vec<u8>), CallError> {
+fn next_step(step: KeyGenerationStep<Gateway>) -> Result<(KeyGeneration<Gateway>, Vec<u8>), CallError> {
     match step {
         KeyGenerationStep::Send(generation, message) => Ok((*generation, message)),
         KeyGenerationStep::Done(_) => Err(CallError::OutOfTurn),

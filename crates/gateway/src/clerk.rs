@@ -98,7 +98,9 @@ impl Clerk {
             None => return Ok(false),
         };
         let mut was_busy = false;
-        for channel in channels.into_iter().filter(|channel| !self.stuck.contains(channel)).collect::<Vec<_>>() {
+        for channel in
+            channels.into_iter().filter(|channel| !self.stuck.contains(channel)).collect::<Vec<_>>()
+        {
             match self.serve(channel).await {
                 Ok(did) => was_busy |= did,
                 Err(error) => self.fail(channel, error)?,
@@ -112,7 +114,9 @@ impl Clerk {
 
     fn fail(&mut self, channel: [u8; 32], error: ClerkError) -> Result<(), ClerkError> {
         match error {
-            ClerkError::Call(CallError::Gone | CallError::Interrupted(_)) | ClerkError::Shelf(_) => Err(error),
+            ClerkError::Call(CallError::Gone | CallError::Interrupted(_)) | ClerkError::Shelf(_) => {
+                Err(error)
+            }
             ClerkError::Call(CallError::Refused { .. } | CallError::Cheated(_) | CallError::OutOfTurn)
             | ClerkError::State(_)
             | ClerkError::Wrong(_)
@@ -129,7 +133,8 @@ impl Clerk {
     async fn keep_keys_ready(&mut self) -> Result<bool, ClerkError> {
         let ready = {
             let books = self.gateway.books();
-            let is_ready = |record: &&ChannelRecord| record.device == self.device && record.stage == Stage::Ready;
+            let is_ready =
+                |record: &&ChannelRecord| record.device == self.device && record.stage == Stage::Ready;
             books.channels.values().filter(is_ready).count()
         };
         if ready >= self.gateway.settings.keys_ready {

@@ -14,8 +14,8 @@ use bitcoin::{Amount, FeeRate, OutPoint};
 use farthing_chain::Chain;
 use farthing_node::entropy;
 use farthing_protocol::Msat;
-use farthing_protocol::device::bolt3::{Basepoints, Contents, PartyTerms, PaymentHash, Side, Terms};
 use farthing_protocol::device::SignedPolicy;
+use farthing_protocol::device::bolt3::{Basepoints, Contents, PartyTerms, PaymentHash, Side, Terms};
 use farthing_protocol::device::wire::{ChannelKeysId, Enrol, OpenTerms, Report};
 use farthing_threshold::{Gateway as GatewaySide, Share};
 use lightning::chain::transaction::OutPoint as LdkOutPoint;
@@ -223,8 +223,7 @@ impl Gateway {
         handshake.commit_upfront_shutdown_pubkey = true;
         config.manually_accept_inbound_channels = true;
         config.reject_inbound_splices = true;
-        let fees =
-            FeeRates { commitment: settings.commitment_fee_rate, onchain: settings.onchain_fee_rate };
+        let fees = FeeRates { commitment: settings.commitment_fee_rate, onchain: settings.onchain_fee_rate };
         let setup = Setup {
             name: "gateway",
             folder: settings.folder.join("lightning"),
@@ -317,7 +316,12 @@ impl Gateway {
     }
 
     /// Asks the bridge for a channel.
-    pub(crate) fn open_channel(&self, device: [u8; 32], capacity: Amount, order: u64) -> Result<(), OrderError> {
+    pub(crate) fn open_channel(
+        &self,
+        device: [u8; 32],
+        capacity: Amount,
+        order: u64,
+    ) -> Result<(), OrderError> {
         let bridge = self.settings.bridge;
         let user_channel_id = u128::from_be_bytes(entropy::bytes());
         let keys = {
@@ -361,7 +365,12 @@ impl Gateway {
     }
 
     /// The owner's wallet has the funding output.
-    pub(crate) fn funding(&self, device: [u8; 32], channel: [u8; 32], outpoint: OutPoint) -> Result<(), OrderError> {
+    pub(crate) fn funding(
+        &self,
+        device: [u8; 32],
+        channel: [u8; 32],
+        outpoint: OutPoint,
+    ) -> Result<(), OrderError> {
         let (temporary, bridge) = {
             let books = self.books();
             let record = books.channels.get(&channel).filter(|record| record.device == device);
@@ -376,7 +385,8 @@ impl Gateway {
         };
         let index = u16::try_from(outpoint.vout).map_err(|_| OrderError::NoSuchChannel)?;
         let funding = LdkOutPoint { txid: outpoint.txid, index };
-        let given = self.node.channels.unsafe_manual_funding_transaction_generated(temporary, bridge, funding);
+        let given =
+            self.node.channels.unsafe_manual_funding_transaction_generated(temporary, bridge, funding);
         given.map_err(|error| OrderError::Lightning(format!("{error:?}")))?;
         self.node.peers.process_events();
         Ok(())
@@ -402,7 +412,8 @@ impl Gateway {
 
     /// LDK shows the terms when it wants the bridge's first commitment signed.
     fn agreed(&self, channel: [u8; 32], parameters: &ChannelTransactionParameters) {
-        let (Some(theirs), Some(funding)) = (&parameters.counterparty_parameters, parameters.funding_outpoint)
+        let (Some(theirs), Some(funding)) =
+            (&parameters.counterparty_parameters, parameters.funding_outpoint)
         else {
             return;
         };
@@ -432,8 +443,7 @@ impl Gateway {
             },
             reserve: accepted.reserve,
         };
-        record.stage =
-            Stage::Agreed { user_channel_id, bridge, terms, is_signed: false, is_funded: false };
+        record.stage = Stage::Agreed { user_channel_id, bridge, terms, is_signed: false, is_funded: false };
         if let Err(error) = self.save_channel(record) {
             tracing::error!(%error, "a channel's terms were not stored");
         }
@@ -447,7 +457,13 @@ impl Gateway {
         }
     }
 
-    pub(crate) fn funding_wanted(&self, user_channel_id: u128, temporary: ChannelId, script: bitcoin::ScriptBuf, capacity: Amount) {
+    pub(crate) fn funding_wanted(
+        &self,
+        user_channel_id: u128,
+        temporary: ChannelId,
+        script: bitcoin::ScriptBuf,
+        capacity: Amount,
+    ) {
         let mut books = self.books();
         let Some(channel) = books.by_user_channel_id(user_channel_id) else { return };
         books.temporary.insert(channel, temporary);
@@ -486,7 +502,9 @@ impl Gateway {
         let owner = record.enrol.owner;
         let new = policy.clone().verify(&owner).ok_or("the owner did not sign this policy")?;
         let current = self.policy(device);
-        if current.is_some_and(|current| new.version < current.version || new.version == current.version && new != current) {
+        if current.is_some_and(|current| {
+            new.version < current.version || new.version == current.version && new != current
+        }) {
             return Err("a newer policy is in force".into());
         }
         let record = DeviceRecord { enrol: Enrol { policy, ..record.enrol }, ..record };

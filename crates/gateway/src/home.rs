@@ -90,7 +90,8 @@ impl GatewayHome {
             let text = Zeroizing::new(Zeroizing::new(entropy::bytes::<64>()).to_lower_hex_string());
             // There is whole or not at all: the lock keeps others away.
             let partial = self.folder.join("secret.partial");
-            let written = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial);
+            let written =
+                OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial);
             let mut file = written.map_err(failed)?;
             let made = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
             made.and_then(|()| fs::rename(&partial, &path))

@@ -145,8 +145,7 @@ impl Ledger {
             let htlcs: Vec<Htlc> =
                 outline.htlcs.iter().copied().chain(chosen.map(|(_, htlc)| *htlc)).collect();
             let update = Update::between(&from.htlcs, &htlcs);
-            let (to_holder, to_bridge) =
-                update.balances(from, |hash| self.preimages.contains_key(hash));
+            let (to_holder, to_bridge) = update.balances(from, |hash| self.preimages.contains_key(hash));
             let Outline { number, point, fee_rate, .. } = *outline;
             let contents = Contents { number, point, fee_rate, to_holder, to_bridge, htlcs };
             (Commitment::build(terms, side, &contents).txid() == outline.txid).then_some(contents)

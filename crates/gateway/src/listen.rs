@@ -68,7 +68,8 @@ impl Gateway {
         let (device, hash) = (link.peer(), link.connection());
         let (mut sender, mut receiver) = link.split();
         let (to_session, incoming) = mpsc::unbounded_channel();
-        let (outgoing, mut to_device) = mpsc::unbounded_channel::<farthing_protocol::device::wire::ToDevice>();
+        let (outgoing, mut to_device) =
+            mpsc::unbounded_channel::<farthing_protocol::device::wire::ToDevice>();
         let counting = |bytes: u64| {
             let mut books = self.books();
             books.tally.link_bytes += bytes;
@@ -78,8 +79,8 @@ impl Gateway {
             let mut counted = 0;
             while let Some(message) = to_device.recv().await {
                 sender.send(&message.to_bytes()).await?;
-                counting(sender.bytes() - counted);
-                counted = sender.bytes();
+                counting(sender.traffic().bytes - counted);
+                counted = sender.traffic().bytes;
             }
             Ok::<_, ConnectionError>(())
         };
@@ -87,8 +88,8 @@ impl Gateway {
             let mut counted = 0;
             loop {
                 let bytes = receiver.receive().await?;
-                counting(receiver.bytes() - counted);
-                counted = receiver.bytes();
+                counting(receiver.traffic().bytes - counted);
+                counted = receiver.traffic().bytes;
                 let message = ToGateway::from_bytes(&bytes)?;
                 if to_session.send(message).is_err() {
                     return Ok::<_, ConnectionError>(());

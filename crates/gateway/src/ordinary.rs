@@ -3,8 +3,8 @@
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bitcoin::{Amount, FeeRate, ScriptBuf, Transaction};
 use lightning::events::Event;
@@ -164,8 +164,7 @@ impl Ordinary {
     ) -> Result<(), OrdinaryError> {
         let mut config = self.node.channels.get_current_config();
         config.channel_handshake_config.announce_for_forwarding = is_public;
-        let asked =
-            self.node.channels.create_channel(peer, capacity.to_sat(), 0, 1, None, Some(config));
+        let asked = self.node.channels.create_channel(peer, capacity.to_sat(), 0, 1, None, Some(config));
         asked.map_err(|error| OrdinaryError::Refused(format!("{error:?}")))?;
         self.node.peers.process_events();
         Ok(())
@@ -175,7 +174,12 @@ impl Ordinary {
     ///
     /// # Errors
     /// When LDK refuses.
-    pub fn fund(&self, temporary: ChannelId, peer: PublicKey, funding: Transaction) -> Result<(), OrdinaryError> {
+    pub fn fund(
+        &self,
+        temporary: ChannelId,
+        peer: PublicKey,
+        funding: Transaction,
+    ) -> Result<(), OrdinaryError> {
         let given = self.node.channels.funding_transaction_generated(temporary, peer, funding);
         given.map_err(|error| OrdinaryError::Refused(format!("{error:?}")))?;
         self.node.peers.process_events();

@@ -65,8 +65,7 @@ impl Gateway {
         text: &str,
         order: u64,
     ) -> Result<Report, PayError> {
-        let invoice =
-            Bolt11Invoice::from_str(text).map_err(|error| PayError::Invoice(error.to_string()))?;
+        let invoice = Bolt11Invoice::from_str(text).map_err(|error| PayError::Invoice(error.to_string()))?;
         let hash = PaymentHash(*AsRef::<[u8; 32]>::as_ref(invoice.payment_hash()));
         let amount = Msat::new(invoice.amount_milli_satoshis().ok_or(PayError::NoAmount)?);
         if let Some(known) = self.known(hash, order) {

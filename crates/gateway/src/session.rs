@@ -126,8 +126,7 @@ impl Session {
         let settings = &self.gateway.settings;
         let enrolled = self.gateway.books().devices.contains_key(&self.device);
         let policy = self.gateway.policy(self.device).map_or(0, |policy| policy.version);
-        let welcome =
-            Welcome { enrolled, fee_ppm: settings.fee_ppm, fee_base: settings.fee_base, policy };
+        let welcome = Welcome { enrolled, fee_ppm: settings.fee_ppm, fee_base: settings.fee_base, policy };
         let _gone = self.caller.send(ToDevice::Welcome(welcome));
     }
 
@@ -266,7 +265,9 @@ impl Session {
             Some(known) if known.enrol.owner != enrol.owner => {
                 return Err("this device is enrolled for another owner".into());
             }
-            Some(known) => DeviceRecord { enrol: Enrol { policy: known.enrol.policy.clone(), ..enrol }, ..known.clone() },
+            Some(known) => {
+                DeviceRecord { enrol: Enrol { policy: known.enrol.policy.clone(), ..enrol }, ..known.clone() }
+            }
             None => DeviceRecord { enrol, channels: Vec::new() },
         };
         self.gateway.save_device(self.device, &record).map_err(|error| error.to_string())?;

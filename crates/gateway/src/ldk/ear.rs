@@ -193,7 +193,12 @@ impl<P: SignerProvider + 'static> ChannelMessageHandler for Ear<P> {
         self.channels.handle_commitment_signed(their_node_id, msg);
     }
 
-    fn handle_commitment_signed_batch(&self, their_node_id: PublicKey, channel_id: ChannelId, batch: Vec<CommitmentSigned>) {
+    fn handle_commitment_signed_batch(
+        &self,
+        their_node_id: PublicKey,
+        channel_id: ChannelId,
+        batch: Vec<CommitmentSigned>,
+    ) {
         self.channels.handle_commitment_signed_batch(their_node_id, channel_id, batch);
     }
 

@@ -322,12 +322,10 @@ where
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn run(
-        self: &Arc<Self>,
-        handler: impl Fn(Event) + Send + 'static,
-    ) -> Result<(), std::io::Error> {
+    pub fn run(self: &Arc<Self>, handler: impl Fn(Event) + Send + 'static) -> Result<(), std::io::Error> {
         let node = self.clone();
-        let background = thread::Builder::new().name("lightning".into()).spawn(move || node.work(&handler))?;
+        let background =
+            thread::Builder::new().name("lightning".into()).spawn(move || node.work(&handler))?;
         let node = self.clone();
         let blocks = thread::Builder::new().name("lightning blocks".into()).spawn(move || node.watch())?;
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
@@ -386,8 +384,7 @@ where
     pub fn stop(&self) {
         self.is_stopped.store(true, Ordering::SeqCst);
         self.peers.disconnect_all_peers();
-        let threads: Vec<_> =
-            self.threads.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect();
+        let threads: Vec<_> = self.threads.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect();
         for thread in threads {
             // A thread that panicked has said so.
             let _ended = thread.join();

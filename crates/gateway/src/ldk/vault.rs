@@ -81,8 +81,7 @@ impl Vault {
         let newest: Vec<(String, Vec<u8>)> = {
             let waiting = self.waiting();
             let (old, _) = waiting.split_at(count);
-            let is_last =
-                |place: usize, name: &str| !old[place + 1..].iter().any(|later| later.name == name);
+            let is_last = |place: usize, name: &str| !old[place + 1..].iter().any(|later| later.name == name);
             let last = old.iter().enumerate().filter(|(place, one)| is_last(*place, &one.name));
             last.map(|(_, one)| (one.name.clone(), one.bytes.clone())).collect()
         };

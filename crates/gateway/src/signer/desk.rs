@@ -90,7 +90,8 @@ impl Desk {
             ..Inner::default()
         };
         let secrets = inner.bridge_secrets.iter();
-        inner.orders = secrets.map(|(number, secret)| Order::BridgeRevoked(*number, secret.clone())).collect();
+        inner.orders =
+            secrets.map(|(number, secret)| Order::BridgeRevoked(*number, secret.clone())).collect();
         Ok(Arc::new(Self { channel, shelf, inner: Mutex::new(inner), bell }))
     }
 
@@ -129,7 +130,12 @@ impl Desk {
     }
 
     /// The signatures on the bridge's commitment, or an order for them.
-    pub fn bridge_signatures(&self, outline: impl FnOnce() -> Outline, number: CommitmentNumber, txid: Txid) -> Option<BridgeSignatures> {
+    pub fn bridge_signatures(
+        &self,
+        outline: impl FnOnce() -> Outline,
+        number: CommitmentNumber,
+        txid: Txid,
+    ) -> Option<BridgeSignatures> {
         let mut inner = self.inner();
         if let Some((_, signatures)) = inner.signed.get(&number).filter(|(signed, _)| *signed == txid) {
             return Some(signatures.clone());
@@ -183,7 +189,11 @@ impl Desk {
     ///
     /// # Errors
     /// When it is not stored.
-    pub fn bridge_revoked(&self, number: CommitmentNumber, secret: CommitmentSecret) -> Result<(), ShelfError> {
+    pub fn bridge_revoked(
+        &self,
+        number: CommitmentNumber,
+        secret: CommitmentSecret,
+    ) -> Result<(), ShelfError> {
         let mut inner = self.inner();
         inner.bridge_secrets.insert(number, secret.clone());
         self.shelf.put(&self.channel, "bridge_secrets", &inner.bridge_secrets)?;

@@ -9,9 +9,7 @@ use farthing_protocol::device::keys::{DeviceKeys, DeviceSecret};
 use farthing_protocol::device::payments::Source;
 use farthing_protocol::device::setup::FundingStatement;
 use farthing_protocol::device::wire::*;
-use farthing_protocol::device::{
-    Effect, Enrolment, Input, Invoice, Setup, SignedPolicy, State, Tip,
-};
+use farthing_protocol::device::{Effect, Enrolment, Input, Invoice, Setup, SignedPolicy, State, Tip};
 use farthing_threshold::{Device as DeviceSide, KeyGeneration, KeyGenerationStep, Share, SigningRound};
 use tokio::sync::mpsc;
 
@@ -172,17 +170,21 @@ impl Device {
                 self.entropy += 1;
                 let channel = ChannelKeysId([self.entropy; 32]);
                 let (generation, one) = KeyGeneration::start(round_id(connection, id));
-                let KeyGenerationStep::Send(generation, two) = generation.next(&first).unwrap() else { panic!() };
+                let KeyGenerationStep::Send(generation, two) = generation.next(&first).unwrap() else {
+                    panic!()
+                };
                 self.running.insert(id, Running::Generating(generation, channel));
                 vec![ToGateway::Round { id, messages: vec![one, two] }]
             }
-            ToDevice::Request { id, channel, request } => match self.request(connection, id, channel, request) {
-                Ok(answers) => answers,
-                Err(why) => {
-                    let rule = why.split(':').next().unwrap().to_owned();
-                    vec![ToGateway::Answer { id, answer: Answer::Refused { rule, why } }]
+            ToDevice::Request { id, channel, request } => {
+                match self.request(connection, id, channel, request) {
+                    Ok(answers) => answers,
+                    Err(why) => {
+                        let rule = why.split(':').next().unwrap().to_owned();
+                        vec![ToGateway::Answer { id, answer: Answer::Refused { rule, why } }]
+                    }
                 }
-            },
+            }
             ToDevice::Round { id, messages } => self.round(id, messages),
             ToDevice::Report { id, report } => {
                 self.reports.send((id, report)).unwrap();
@@ -229,7 +231,9 @@ impl Device {
                 self.open(channel, terms)?;
                 return Ok(vec![ToGateway::Answer { id, answer: Answer::Done }]);
             }
-            Request::SignBridge { proposal, point, first } => (Input::SignBridge { proposal, point, tip }, first),
+            Request::SignBridge { proposal, point, first } => {
+                (Input::SignBridge { proposal, point, tip }, first)
+            }
             Request::ValidateHolder { proposal, signature, htlc_signatures, first } => {
                 (Input::ValidateHolder { proposal, signature, htlc_signatures }, first)
             }
@@ -240,7 +244,9 @@ impl Device {
             Request::Fund => (Input::Fund, Vec::new()),
             Request::CloseTogether { settlement, first } => (Input::CloseTogether(settlement), first),
             Request::CloseAlone => (Input::CloseAlone, Vec::new()),
-            Request::TakeBack { commitment, fee_rate } => (Input::TakeBack { commitment, fee_rate }, Vec::new()),
+            Request::TakeBack { commitment, fee_rate } => {
+                (Input::TakeBack { commitment, fee_rate }, Vec::new())
+            }
             Request::Punish(revoked) => (Input::Punish(revoked), Vec::new()),
         };
         let mut effects = self.give(&channel, input)?;
@@ -265,9 +271,7 @@ impl Device {
                 self.statements.send(statement.clone()).unwrap();
                 answer(Answer::Fund(statement))
             }
-            Some(Effect::Publish(publication)) => {
-                answer(Answer::Transactions(vec![publication.commitment]))
-            }
+            Some(Effect::Publish(publication)) => answer(Answer::Transactions(vec![publication.commitment])),
             Some(Effect::Broadcast(transactions)) => answer(Answer::Transactions(transactions)),
             Some(Effect::Approved(_) | Effect::Erase(_)) => panic!("no request leads there"),
         }
@@ -296,7 +300,9 @@ impl Device {
         match self.running.remove(&id) {
             Some(Running::Generating(generation, channel)) => {
                 let [two, three] = &messages[..] else { panic!("two messages") };
-                let KeyGenerationStep::Send(generation, last) = generation.next(two).unwrap() else { panic!() };
+                let KeyGenerationStep::Send(generation, last) = generation.next(two).unwrap() else {
+                    panic!()
+                };
                 let KeyGenerationStep::Done(share) = generation.next(three).unwrap() else { panic!() };
                 let funding_key = share.public_key();
                 self.shares.insert(channel, share);
@@ -310,7 +316,8 @@ impl Device {
                 match (round.next(&messages[0]).unwrap(), number) {
                     (Step::SendLast(last), None) => vec![ToGateway::Round { id, messages: vec![last] }],
                     (Step::Wait(round), Some(number)) => {
-                        let Step::Signed(JointSignature(signature)) = round.next(&messages[1]).unwrap() else {
+                        let Step::Signed(JointSignature(signature)) = round.next(&messages[1]).unwrap()
+                        else {
                             panic!("the device finishes")
                         };
                         let input = Input::HolderSigned { number, signature: JointSignature(signature) };

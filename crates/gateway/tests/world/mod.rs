@@ -215,7 +215,9 @@ pub struct Connected {
 }
 
 /// A new device.
-pub fn new_device(byte: u8) -> (Device, mpsc::UnboundedReceiver<(u64, Report)>, mpsc::UnboundedReceiver<FundingStatement>) {
+pub fn new_device(
+    byte: u8,
+) -> (Device, mpsc::UnboundedReceiver<(u64, Report)>, mpsc::UnboundedReceiver<FundingStatement>) {
     let (statements, of_statements) = mpsc::unbounded_channel();
     let (reports, of_reports) = mpsc::unbounded_channel();
     let policy = policy().sign(&Keypair::from_secret_key(SECP256K1, &secret(OWNER)));
@@ -237,7 +239,9 @@ pub fn connect(
     let gateway = gateway.clone();
     let session = tokio::spawn(async move {
         let connection = Connection { device: [byte; 32], hash, incoming, outgoing };
-        gateway.serve(connection).await.unwrap();
+        if let Err(error) = gateway.serve(connection).await {
+            eprintln!("the session ended: {error}");
+        }
     });
     let (_, reports) = mpsc::unbounded_channel();
     let (_, statements) = mpsc::unbounded_channel();
@@ -337,7 +341,12 @@ fn sign(mut transaction: Transaction, coin: &TxOut) -> Transaction {
 }
 
 /// Takes the owner's delayed output of a holder commitment to the cold address, as the owner's wallet does.
-pub fn sweep(commitment: &Transaction, witness_script: &ScriptBuf, key: &SecretKey, delay: u16) -> Transaction {
+pub fn sweep(
+    commitment: &Transaction,
+    witness_script: &ScriptBuf,
+    key: &SecretKey,
+    delay: u16,
+) -> Transaction {
     let vout = commitment
         .output
         .iter()

@@ -43,7 +43,8 @@ pub fn device_offline_resume(road: &Road, car: &Car) -> anyhow::Result<Act> {
         let paying = car.device.talk(&["device", "pay", &invoice])?;
         until("the gateway has the order", || Ok(payment(road, &invoice)?.is_some()))?;
         paying.kill()?;
-        let is_pending = || Ok(payment(road, &invoice)?.is_some_and(|payment| payment["outcome"] == "pending"));
+        let is_pending =
+            || Ok(payment(road, &invoice)?.is_some_and(|payment| payment["outcome"] == "pending"));
         if !is_pending()? {
             continue;
         }
@@ -114,6 +115,9 @@ pub fn gateway_gone_force_close(stage: &Stage, road: &mut Road, car: &Car) -> an
     Ok(Act {
         name: "gateway_gone_force_close",
         ok: arrived == value && value + 2_000 > worth && worth > 500_000,
-        outcome: format!("{arrived} sat arrived at the owner {delay} blocks later, {} sat of fees", worth - value),
+        outcome: format!(
+            "{arrived} sat arrived at the owner {delay} blocks later, {} sat of fees",
+            worth - value
+        ),
     })
 }

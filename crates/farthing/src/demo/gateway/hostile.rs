@@ -15,9 +15,7 @@ use farthing_protocol::device::bolt3::closing::Settlement;
 use farthing_protocol::device::bolt3::{
     Commitment, CommitmentNumber, CommitmentSecret, Contents, Htlc, PaymentHash, Side,
 };
-use farthing_protocol::device::wire::{
-    Answer, ChannelKeysId, Request, ToDevice, ToGateway, Welcome,
-};
+use farthing_protocol::device::wire::{Answer, ChannelKeysId, Request, ToDevice, ToGateway, Welcome};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
