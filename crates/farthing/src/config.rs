@@ -10,6 +10,7 @@ use anyhow::{Context as _, bail};
 use bitcoin::{Amount, FeeRate, Network};
 use farthing_chain::{Chain, RpcAuth, RpcConfig};
 use farthing_http::caller::Means;
+use farthing_http::listening::Bounds;
 use farthing_node::home::Home;
 use farthing_node::seller;
 use farthing_node::tabs::Durability;
@@ -70,9 +71,14 @@ struct Sell {
     patience: u32,
     finality: u32,
     most_unfunded: usize,
+    most_blind_seconds: u64,
     /// `call`, or `batch:50ms`.
     durability: DurabilitySetting,
     most_exposure: u64,
+    /// How much memory the accounts of payers may take.
+    most_resident_mib: usize,
+    most_connections: usize,
+    most_connections_of_peer: usize,
 }
 
 /// When calls that were served are stored.
@@ -120,8 +126,12 @@ impl Default for Sell {
             patience: terms.patience,
             finality: terms.finality,
             most_unfunded: terms.most_unfunded,
+            most_blind_seconds: terms.most_blind.as_secs(),
             durability: DurabilitySetting(terms.durability),
             most_exposure: terms.most_exposure.get() / 1_000,
+            most_resident_mib: terms.most_resident >> 20,
+            most_connections: Bounds::default().connections,
+            most_connections_of_peer: Bounds::default().of_one_peer,
         }
     }
 }
@@ -212,6 +222,9 @@ impl Context {
         let Buy { in_flight, patience_seconds, finality, .. } = self.config.buy;
         self.terms().validate().context("in [sell]")?;
         self.limits().validate().context("in [buy]")?;
+        let Sell { most_connections, most_connections_of_peer, .. } = self.config.sell;
+        bounds("most_connections in [sell]", most_connections as u64, (1, 1 << 20))?;
+        bounds("most_connections_of_peer in [sell]", most_connections_of_peer as u64, (1, 1 << 20))?;
         bounds("finality in [buy]", finality.into(), (1, MOST_BLOCKS))?;
         bounds("in_flight in [buy]", in_flight as u64, (1, 64))?;
         Ok(bounds("patience_seconds in [buy]", patience_seconds, (1, 86_400))?)
@@ -279,8 +292,10 @@ impl Context {
             patience: sell.patience,
             finality: sell.finality,
             most_unfunded: sell.most_unfunded,
+            most_blind: Duration::from_secs(sell.most_blind_seconds),
             durability: sell.durability.0,
             most_exposure: Msat::new(sell.most_exposure.saturating_mul(1_000)),
+            most_resident: sell.most_resident_mib.saturating_mul(1 << 20),
             flat: None,
         }
     }
@@ -295,6 +310,13 @@ impl Context {
             most_prepaid: Amount::from_sat(buy.most_prepaid),
             most_confirmations: buy.most_confirmations,
         }
+    }
+
+    /// What those who connect to a seller may take.
+    pub fn listening(&self) -> Bounds {
+        let Sell { most_connections: connections, most_connections_of_peer: of_one_peer, .. } =
+            self.config.sell;
+        Bounds { connections, of_one_peer, ..Bounds::default() }
     }
 
     /// How deep a buyer wants the end of a channel to be.

@@ -43,6 +43,7 @@ impl Failure {
                 }
                 Some(
                     ClientError::Network { .. }
+                    | ClientError::BrokenOff { .. }
                     | ClientError::Watch(WatchError::Chain(_))
                     | ClientError::Propose(ProposeError::Chain(_))
                     | ClientError::Close(CloseError::Chain(_)),

@@ -14,7 +14,6 @@ use farthing_node::books::OrderError;
 use farthing_node::buyer::{Buyer, CloseError, ProposeError};
 use farthing_protocol::lightspeed::CallNumber;
 use farthing_protocol::opening::{Limits, Offer};
-use farthing_protocol::payer;
 use farthing_protocol::{ChannelId, Msat, commitment};
 use jiff::Timestamp;
 use reqwest::header::{AUTHORIZATION, RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -322,19 +321,6 @@ impl Client {
     /// A request to the seller, for what only passes through.
     pub(crate) fn http(&self) -> &reqwest::Client {
         &self.http
-    }
-
-    /// Gives up openings that a crash cut short: their funding was never broadcast.
-    ///
-    /// # Errors
-    /// When that cannot be stored.
-    pub async fn give_up_interrupted_openings(&self) -> Result<(), ClientError> {
-        for entry in self.buyer.channels().await? {
-            if matches!(entry.state, payer::State::AwaitingAcceptance) {
-                self.buyer.refused(entry.id).await?;
-            }
-        }
-        Ok(())
     }
 
     pub(crate) async fn send(&self, request: reqwest::RequestBuilder) -> Result<Response, ClientError> {

@@ -17,6 +17,7 @@
 //! | [`tariff`] | what calls cost |
 //! | [`gate`], [`answers`] | a tower layer that puts a price on a service, and the answers it keeps for retries |
 //! | [`meter`] | answers that are charged as they flow |
+//! | [`listening`] | how many connections there may be, and how long a request may take to arrive |
 //! | [`upstream`] | a service that hands requests on to another server: with the gate, a paying reverse proxy |
 //! | [`caller`] | pays for calls |
 //! | [`middleware`] | pays for the calls of a `reqwest` client |
@@ -31,6 +32,7 @@ pub mod download;
 pub mod encoding;
 pub mod gate;
 mod hops;
+pub mod listening;
 pub mod manifest;
 pub mod meter;
 pub mod middleware;

@@ -65,6 +65,17 @@ impl Till {
         &self.secret
     }
 
+    /// Whether it sells, in the words of draft-inadarei-api-health-check: `pass`, or `fail` with status 503.
+    pub fn health(&self) -> Response {
+        match self.seller.sees() {
+            Ok(()) => Json(serde_json::json!({ "status": "pass" })).into_response(),
+            Err(blind) => {
+                let body = serde_json::json!({ "status": "fail", "output": blind.to_string() });
+                (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
+            }
+        }
+    }
+
     /// The routes.
     pub fn routes(self: Arc<Self>) -> Router {
         let below = |last: &str| format!("{}/{{id}}/{last}", wire::CHANNELS);

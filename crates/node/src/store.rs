@@ -235,15 +235,16 @@ impl Store {
         rows.map(|row| decode("chain", &row?)).collect()
     }
 
-    /// What calls cost on a day, counted from 1970.
+    /// What calls cost on a day, counted from 1970, and on all later ones.
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub fn spent_on(&self, day: u64) -> Result<Msat, StoreError> {
-        let mut statement = self.connection.prepare_cached("SELECT spent FROM days WHERE day = ?1")?;
+    pub fn spent_since(&self, day: u64) -> Result<Msat, StoreError> {
+        let mut statement =
+            self.connection.prepare_cached("SELECT coalesce(sum(spent), 0) FROM days WHERE day >= ?1")?;
         let day = i64::try_from(day).unwrap_or(i64::MAX);
-        let spent: Option<i64> = statement.query_row([day], |row| row.get(0)).optional()?;
-        Ok(Msat::new(spent.unwrap_or(0).unsigned_abs()))
+        let spent: i64 = statement.query_row([day], |row| row.get(0))?;
+        Ok(Msat::new(spent.unsigned_abs()))
     }
 
     /// Begins the next epoch: a number that no earlier start has had, stored before it is returned.

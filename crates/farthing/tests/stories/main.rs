@@ -4,6 +4,7 @@ mod bad_seller;
 mod closing;
 mod crashes;
 mod full_disk;
+mod hostile;
 mod killed;
 mod lightspeed;
 mod node_lost;
