@@ -10,8 +10,9 @@ use anyhow::{Context as _, bail};
 use bitcoin::{Amount, FeeRate, Network};
 use farthing_chain::{Chain, RpcAuth, RpcConfig};
 use farthing_http::caller::Means;
-use farthing_http::listening::Bounds;
+use farthing_http::listening;
 use farthing_node::home::Home;
+use farthing_node::mail::Bounds;
 use farthing_node::seller;
 use farthing_node::tabs::Durability;
 use farthing_node::watch::Pace;
@@ -39,6 +40,10 @@ struct Config {
     sell: Sell,
     #[serde(default)]
     buy: Buy,
+    #[serde(default)]
+    cheque: Cheque,
+    #[serde(default)]
+    mailbox: Mailbox,
 }
 
 /// How the node is reached. Without anything: at the network's usual port, with the cookie in `~/.bitcoin`.
@@ -130,8 +135,8 @@ impl Default for Sell {
             durability: DurabilitySetting(terms.durability),
             most_exposure: terms.most_exposure.get() / 1_000,
             most_resident_mib: terms.most_resident >> 20,
-            most_connections: Bounds::default().connections,
-            most_connections_of_peer: Bounds::default().of_one_peer,
+            most_connections: listening::Bounds::default().connections,
+            most_connections_of_peer: listening::Bounds::default().of_one_peer,
         }
     }
 }
@@ -162,6 +167,50 @@ impl Default for Buy {
             in_flight: 2,
             patience_seconds: 30,
             finality: 6,
+        }
+    }
+}
+
+/// How a payee of cheques is reached.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Cheque {
+    /// The address of its mailbox.
+    mailbox: Option<String>,
+    /// How many prekeys the mailbox is to hold.
+    prekeys: u32,
+}
+
+impl Default for Cheque {
+    fn default() -> Self {
+        Self { mailbox: None, prekeys: 100 }
+    }
+}
+
+/// How much a mailbox keeps.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Mailbox {
+    most_boxes: u32,
+    most_letters: u32,
+    most_prekeys: u32,
+    most_mib: u64,
+    most_keep_days: u64,
+    idle_days: u64,
+}
+
+const DAY: u64 = 86_400;
+
+impl Default for Mailbox {
+    fn default() -> Self {
+        let bounds = Bounds::default();
+        Self {
+            most_boxes: bounds.most_boxes,
+            most_letters: bounds.most_letters,
+            most_prekeys: bounds.most_prekeys,
+            most_mib: bounds.most_bytes >> 20,
+            most_keep_days: bounds.most_keep / DAY,
+            idle_days: bounds.idle / DAY,
         }
     }
 }
@@ -227,6 +276,15 @@ impl Context {
         bounds("most_connections_of_peer in [sell]", most_connections_of_peer as u64, (1, 1 << 20))?;
         bounds("finality in [buy]", finality.into(), (1, MOST_BLOCKS))?;
         bounds("in_flight in [buy]", in_flight as u64, (1, 64))?;
+        bounds("prekeys in [cheque]", self.config.cheque.prekeys.into(), (1, 100_000))?;
+        let mailbox = self.config.mailbox;
+        bounds("most_boxes in [mailbox]", mailbox.most_boxes.into(), (1, u64::from(u32::MAX)))?;
+        bounds("most_letters in [mailbox]", mailbox.most_letters.into(), (1, 1_000_000))?;
+        bounds("most_prekeys in [mailbox]", mailbox.most_prekeys.into(), (1, 100_000))?;
+        bounds("most_mib in [mailbox]", mailbox.most_mib, (1, 1 << 30))?;
+        bounds("most_keep_days in [mailbox]", mailbox.most_keep_days, (1, 3_650))?;
+        // Its owner may be away for as long as its letters are kept.
+        bounds("idle_days in [mailbox]", mailbox.idle_days, (mailbox.most_keep_days, 36_500))?;
         Ok(bounds("patience_seconds in [buy]", patience_seconds, (1, 86_400))?)
     }
 
@@ -313,10 +371,24 @@ impl Context {
     }
 
     /// What those who connect to a seller may take.
-    pub fn listening(&self) -> Bounds {
+    pub fn listening(&self) -> listening::Bounds {
         let Sell { most_connections: connections, most_connections_of_peer: of_one_peer, .. } =
             self.config.sell;
-        Bounds { connections, of_one_peer, ..Bounds::default() }
+        listening::Bounds { connections, of_one_peer, ..listening::Bounds::default() }
+    }
+
+    /// The mailbox of a payee of cheques, and how many prekeys it is to hold.
+    pub fn payee_mailbox(&self) -> (Option<&str>, u32) {
+        let Cheque { mailbox, prekeys } = &self.config.cheque;
+        (mailbox.as_deref(), *prekeys)
+    }
+
+    /// How much a mailbox keeps.
+    pub fn mailbox_bounds(&self) -> Bounds {
+        let Mailbox { most_boxes, most_letters, most_prekeys, most_mib, most_keep_days, idle_days } =
+            self.config.mailbox;
+        let (most_keep, idle) = (most_keep_days * DAY, idle_days * DAY);
+        Bounds { most_boxes, most_letters, most_prekeys, most_bytes: most_mib << 20, most_keep, idle }
     }
 
     /// How deep a buyer wants the end of a channel to be.

@@ -13,6 +13,8 @@
 //! | [`publish`] | brings a commitment into a block, with a child that pays for it where needed |
 //! | [`spread`] | brings the outputs of a batch of calls into a block, in flat mode |
 //! | [`seller`], [`buyer`] | what a program that sells or buys uses |
+//! | [`mail`] | a mailbox's letters and prekeys, in a database of their own |
+//! | [`prekeys`] | the book of a payee of cheques |
 //!
 //! The rule that everything here serves: **nothing is sent, served, signed or broadcast before the state behind it is
 //! stored.** Only [`books`] commits transitions; effects come out of nowhere else.
@@ -24,6 +26,8 @@ pub mod entropy;
 pub mod explain;
 pub mod home;
 pub mod machine;
+pub mod mail;
+pub mod prekeys;
 pub mod publish;
 pub mod seller;
 pub mod spread;

@@ -86,11 +86,13 @@ pub enum StoreError {
     },
     /// The database was written by another version.
     #[error(
-        "the database has layout {found}, and this version of farthing knows layout {SCHEMA}: use the version that made it"
+        "the database has layout {found}, and this version of farthing knows layout {known}: use the version that made it"
     )]
     OtherLayout {
         /// The layout found.
         found: i32,
+        /// The layout that is known here.
+        known: i32,
     },
 }
 
@@ -155,23 +157,7 @@ impl Store {
     /// # Errors
     /// When the file cannot be opened or is from a newer version.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let mut connection = Connection::open(path)?;
-        connection.busy_timeout(Duration::from_secs(10))?;
-        connection.pragma_update(None, "journal_mode", "WAL")?;
-        connection.pragma_update(None, "synchronous", "FULL")?;
-        connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT)?;
-        let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-        let found: i32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
-        match found {
-            0 => {
-                transaction.execute_batch(TABLES)?;
-                transaction.pragma_update(None, "user_version", SCHEMA)?;
-            }
-            SCHEMA => {}
-            found => return Err(StoreError::OtherLayout { found }),
-        }
-        transaction.commit()?;
-        Ok(Self { connection })
+        Ok(Self { connection: connect(path, SCHEMA, TABLES)? })
     }
 
     /// All channels of a role, in the order of their opening.
@@ -454,15 +440,36 @@ impl Batch<'_> {
     }
 }
 
+/// Opens a database of ours, and makes its tables when it is not there: WAL, and every commit reaches the disk.
+pub(crate) fn connect(path: &Path, schema: i32, tables: &str) -> Result<Connection, StoreError> {
+    let mut connection = Connection::open(path)?;
+    connection.busy_timeout(Duration::from_secs(10))?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT)?;
+    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    let found: i32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    match found {
+        0 => {
+            transaction.execute_batch(tables)?;
+            transaction.pragma_update(None, "user_version", schema)?;
+        }
+        found if found == schema => {}
+        found => return Err(StoreError::OtherLayout { found, known: schema }),
+    }
+    transaction.commit()?;
+    Ok(connection)
+}
+
 fn id(row: &Row<'_>, column: usize) -> rusqlite::Result<ChannelId> {
     Ok(ChannelId::from_bytes(row.get(column)?))
 }
 
-fn encode(value: &impl Serialize) -> Vec<u8> {
+pub(crate) fn encode(value: &impl Serialize) -> Vec<u8> {
     postcard::to_extend(value, vec![ENCODING]).expect("values of ours can be encoded into memory")
 }
 
-fn decode<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, StoreError> {
+pub(crate) fn decode<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> Result<T, StoreError> {
     match bytes.split_first() {
         Some((&ENCODING, value)) => {
             postcard::from_bytes(value).map_err(|error| StoreError::corrupt(what, error))
@@ -501,6 +508,6 @@ mod tests {
         assert_eq!(Store::open(&path).unwrap().purchase(channel, &[2; 32]).unwrap(), Some(Msat::new(7)));
 
         store.connection.pragma_update(None, "user_version", 99).unwrap();
-        assert!(matches!(Store::open(&path), Err(StoreError::OtherLayout { found: 99 })));
+        assert!(matches!(Store::open(&path), Err(StoreError::OtherLayout { found: 99, .. })));
     }
 }

@@ -3,8 +3,11 @@
 pub mod buy;
 pub mod call;
 pub mod channels;
+pub mod cheque;
 pub mod init;
+pub mod mailbox;
 pub mod proxy;
+pub mod receipt;
 pub mod sell;
 pub mod wallet;
 

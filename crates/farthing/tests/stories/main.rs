@@ -7,6 +7,7 @@ mod full_disk;
 mod hostile;
 mod killed;
 mod lightspeed;
+mod mailbox;
 mod node_lost;
 mod refused;
 mod replayed;
