@@ -13,17 +13,21 @@
 //! | [`publish`] | brings a commitment into a block, with a child that pays for it where needed |
 //! | [`spread`] | brings the outputs of a batch of calls into a block, in flat mode |
 //! | [`seller`], [`buyer`] | what a program that sells or buys uses |
+//! | [`cheques`] | what a program that writes, passes on or cashes cheques uses |
+//! | [`prekeys`] | the book of a payee of cheques |
 //!
 //! The rule that everything here serves: **nothing is sent, served, signed or broadcast before the state behind it is
 //! stored.** Only [`books`] commits transitions; effects come out of nowhere else.
 
 pub mod books;
 pub mod buyer;
+pub mod cheques;
 mod crash;
 pub mod entropy;
 pub mod explain;
 pub mod home;
 pub mod machine;
+pub mod prekeys;
 pub mod publish;
 pub mod seller;
 pub mod spread;

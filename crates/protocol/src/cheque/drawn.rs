@@ -186,6 +186,16 @@ impl Drawn {
         Ledger { newest: self.base, words: Msat::ZERO, spent: self.spent }
     }
 
+    /// What its promises are for.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The number of the newest update; zero before the first.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
     /// The most that the payee can ever claim with what was signed.
     pub fn most_signed(&self) -> Msat {
         let loose = self.loose.iter().map(|loose| &loose.owed);
