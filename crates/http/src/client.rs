@@ -82,18 +82,7 @@ impl Client {
     /// # Errors
     /// When the system's certificates cannot be loaded.
     pub fn new(buyer: Arc<Buyer>, patience: Duration) -> Result<Self, reqwest::Error> {
-        static PROVIDER: Once = Once::new();
-        PROVIDER.call_once(|| {
-            // Someone else may have chosen a provider already; then that one is used.
-            let _chosen_already = rustls::crypto::ring::default_provider().install_default();
-        });
-        let http = reqwest::Client::builder()
-            .read_timeout(patience)
-            .connect_timeout(patience)
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .build()?;
-        Ok(Self { http, buyer })
+        Ok(Self { http: http(patience)?, buyer })
     }
 
     /// The buyer that pays.
@@ -343,6 +332,21 @@ impl Client {
             source,
         })
     }
+}
+
+/// A client of HTTP, over TLS or plain: no redirects, no proxy. Who stays silent longer than `patience` counts as gone.
+pub(crate) fn http(patience: Duration) -> Result<reqwest::Client, reqwest::Error> {
+    static PROVIDER: Once = Once::new();
+    PROVIDER.call_once(|| {
+        // Someone else may have chosen a provider already; then that one is used.
+        let _chosen_already = rustls::crypto::ring::default_provider().install_default();
+    });
+    reqwest::Client::builder()
+        .read_timeout(patience)
+        .connect_timeout(patience)
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .build()
 }
 
 /// Reads the challenge that a 402 carries.

@@ -20,6 +20,7 @@
 //! | [`upstream`] | a service that hands requests on to another server: with the gate, a paying reverse proxy |
 //! | [`caller`] | pays for calls |
 //! | [`middleware`] | pays for the calls of a `reqwest` client |
+//! | [`mailbox`] | keeps mail and prekeys of payees that are offline: routes and client |
 //! | [`proxy`] | a local address that pays for any program that speaks HTTP to it |
 
 pub mod answers;
@@ -31,6 +32,7 @@ pub mod download;
 pub mod encoding;
 pub mod gate;
 mod hops;
+pub mod mailbox;
 pub mod manifest;
 pub mod meter;
 pub mod middleware;

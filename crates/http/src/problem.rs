@@ -41,6 +41,16 @@ pub enum Kind {
     NotFound,
     /// Not from there; nothing was asked or paid.
     Forbidden,
+    /// Nobody has opened a box for this address at this mailbox.
+    NoBox,
+    /// The address has no prekeys left at this mailbox.
+    NoPrekeys,
+    /// An owner's request that came before, or whose time another overtook.
+    StaleRequest,
+    /// The letter was posted before.
+    AlreadyKept,
+    /// The mailbox, or a box in it, has no room.
+    MailboxFull,
     /// The seller could not be reached or paid.
     BadGateway,
     /// The seller cannot store or read something; try again later.
@@ -48,7 +58,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 17] = [
+    const ALL: [Self; 22] = [
         Self::PaymentRequired,
         Self::PaymentInsufficient,
         Self::VerificationFailed,
@@ -64,6 +74,11 @@ impl Kind {
         Self::BadRequest,
         Self::NotFound,
         Self::Forbidden,
+        Self::NoBox,
+        Self::NoPrekeys,
+        Self::StaleRequest,
+        Self::AlreadyKept,
+        Self::MailboxFull,
         Self::BadGateway,
         Self::Unavailable,
     ];
@@ -85,6 +100,11 @@ impl Kind {
             Self::BadRequest => "bad-request",
             Self::NotFound => "not-found",
             Self::Forbidden => "forbidden",
+            Self::NoBox => "no-box",
+            Self::NoPrekeys => "no-prekeys",
+            Self::StaleRequest => "stale-request",
+            Self::AlreadyKept => "already-kept",
+            Self::MailboxFull => "mailbox-full",
             Self::BadGateway => "bad-gateway",
             Self::Unavailable => "unavailable",
         }
@@ -99,13 +119,17 @@ impl Kind {
             | Self::InvalidChallenge
             | Self::FundingNotDeep
             | Self::ChannelNotOpen => StatusCode::PAYMENT_REQUIRED,
-            Self::AlreadyServed | Self::CallRunning | Self::CallVoid | Self::CallForgotten => {
-                StatusCode::CONFLICT
-            }
+            Self::AlreadyServed
+            | Self::CallRunning
+            | Self::CallVoid
+            | Self::CallForgotten
+            | Self::StaleRequest
+            | Self::AlreadyKept => StatusCode::CONFLICT,
             Self::TooManyCalls => StatusCode::TOO_MANY_REQUESTS,
             Self::BadRequest => StatusCode::BAD_REQUEST,
-            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::NotFound | Self::NoBox | Self::NoPrekeys => StatusCode::NOT_FOUND,
             Self::Forbidden => StatusCode::FORBIDDEN,
+            Self::MailboxFull => StatusCode::INSUFFICIENT_STORAGE,
             Self::BadGateway => StatusCode::BAD_GATEWAY,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         }

@@ -5,6 +5,7 @@
 //! | `seed` | the BIP39 words, mode 0600. Whoever reads it has the money |
 //! | `farthing.sqlite` | channels, purchases, wallet ([`crate::store`]) |
 //! | `prekeys.sqlite` | of a payee of cheques: which prekeys it has issued and used ([`crate::prekeys`]) |
+//! | `mailbox.sqlite` | of a mailbox: what it keeps for others ([`crate::mail`]) |
 //! | `birthday` | of a restored seed: the block height to look for its coins from |
 //! | `lock` | held while a process runs channels; names its process id |
 
@@ -21,6 +22,7 @@ use farthing_protocol::keys::Seed;
 use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::entropy;
+use crate::mail::{Bounds, Mailroom};
 use crate::prekeys::Prekeys;
 use crate::store::{Store, StoreError};
 
@@ -186,6 +188,14 @@ impl Home {
     /// When it cannot be opened.
     pub fn store(&self) -> Result<Store, HomeError> {
         Ok(Store::open(&self.database("farthing.sqlite")?)?)
+    }
+
+    /// Opens what a mailbox keeps, and starts its thread. Blocks.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn mailroom(&self, bounds: Bounds) -> Result<Mailroom, HomeError> {
+        Ok(Mailroom::open(&self.database("mailbox.sqlite")?, bounds)?)
     }
 
     /// Opens the book of a payee of cheques. Blocks.

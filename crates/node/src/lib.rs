@@ -14,6 +14,7 @@
 //! | [`spread`] | brings the outputs of a batch of calls into a block, in flat mode |
 //! | [`seller`], [`buyer`] | what a program that sells or buys uses |
 //! | [`cheques`] | what a program that writes, passes on or cashes cheques uses |
+//! | [`mail`] | a mailbox's letters and prekeys, in a database of their own |
 //! | [`prekeys`] | the book of a payee of cheques |
 //!
 //! The rule that everything here serves: **nothing is sent, served, signed or broadcast before the state behind it is
@@ -27,6 +28,7 @@ pub mod entropy;
 pub mod explain;
 pub mod home;
 pub mod machine;
+pub mod mail;
 pub mod prekeys;
 pub mod publish;
 pub mod seller;

@@ -51,9 +51,15 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("farthing-mailbox", &["farthing-protocol"]),
     ("farthing-chain", &[]),
     ("farthing-node", &["farthing-protocol", "farthing-chain"]),
-    ("farthing-http", &["farthing-protocol", "farthing-node"]),
-    ("farthing", &["farthing-protocol", "farthing-chain", "farthing-node", "farthing-http"]),
-    ("farthing-testkit", &["farthing-protocol", "farthing-chain", "farthing-node", "farthing-http"]),
+    ("farthing-http", &["farthing-protocol", "farthing-mailbox", "farthing-node"]),
+    (
+        "farthing",
+        &["farthing-protocol", "farthing-mailbox", "farthing-chain", "farthing-node", "farthing-http"],
+    ),
+    (
+        "farthing-testkit",
+        &["farthing-protocol", "farthing-mailbox", "farthing-chain", "farthing-node", "farthing-http"],
+    ),
     ("xtask", &[]),
 ];
 
