@@ -10,7 +10,9 @@ use anyhow::{Context as _, bail};
 use bitcoin::{Amount, FeeRate, Network};
 use farthing_chain::{Chain, RpcAuth, RpcConfig};
 use farthing_http::caller::Means;
+use farthing_node::cheques;
 use farthing_node::home::Home;
+use farthing_node::mail::Bounds;
 use farthing_node::seller;
 use farthing_node::tabs::Durability;
 use farthing_node::watch::Pace;
@@ -38,6 +40,12 @@ struct Config {
     sell: Sell,
     #[serde(default)]
     buy: Buy,
+    #[serde(default)]
+    agent: Agent,
+    #[serde(default)]
+    cheque: Cheque,
+    #[serde(default)]
+    mailbox: Mailbox,
 }
 
 /// How the node is reached. Without anything: at the network's usual port, with the cookie in `~/.bitcoin`.
@@ -156,6 +164,76 @@ impl Default for Buy {
     }
 }
 
+/// What an agent or a node wants, and risks. Amounts in satoshi, the fee in millisatoshi, times in blocks.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Agent {
+    /// For passing a cheque on.
+    fee_msat: u64,
+    /// How much earlier a lock must end than the channel of the promise behind it.
+    delta: u32,
+    /// The least and the most that a channel towards a payee locks.
+    onward: (u64, u64),
+    /// The most that all of them lock.
+    most_onward: u64,
+}
+
+impl Default for Agent {
+    fn default() -> Self {
+        let terms = cheques::Terms::default();
+        Self {
+            fee_msat: terms.fee.get(),
+            delta: terms.delta,
+            onward: (terms.onward.0.to_sat(), terms.onward.1.to_sat()),
+            most_onward: terms.most_onward.to_sat(),
+        }
+    }
+}
+
+/// How a payee of cheques is reached.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Cheque {
+    /// The address of its mailbox.
+    mailbox: Option<String>,
+    /// How many prekeys the mailbox is to hold.
+    prekeys: u32,
+}
+
+impl Default for Cheque {
+    fn default() -> Self {
+        Self { mailbox: None, prekeys: 100 }
+    }
+}
+
+/// How much a mailbox keeps.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Mailbox {
+    most_boxes: u32,
+    most_letters: u32,
+    most_prekeys: u32,
+    most_mib: u64,
+    most_keep_days: u64,
+    idle_days: u64,
+}
+
+const DAY: u64 = 86_400;
+
+impl Default for Mailbox {
+    fn default() -> Self {
+        let bounds = Bounds::default();
+        Self {
+            most_boxes: bounds.most_boxes,
+            most_letters: bounds.most_letters,
+            most_prekeys: bounds.most_prekeys,
+            most_mib: bounds.most_bytes >> 20,
+            most_keep_days: bounds.most_keep / DAY,
+            idle_days: bounds.idle / DAY,
+        }
+    }
+}
+
 /// What every command works with.
 pub struct Context {
     config: Config,
@@ -214,6 +292,16 @@ impl Context {
         self.limits().validate().context("in [buy]")?;
         bounds("finality in [buy]", finality.into(), (1, MOST_BLOCKS))?;
         bounds("in_flight in [buy]", in_flight as u64, (1, 64))?;
+        self.cheque_terms().validate().context("in [agent]")?;
+        bounds("prekeys in [cheque]", self.config.cheque.prekeys.into(), (1, 100_000))?;
+        let mailbox = self.config.mailbox;
+        bounds("most_boxes in [mailbox]", mailbox.most_boxes.into(), (1, u64::from(u32::MAX)))?;
+        bounds("most_letters in [mailbox]", mailbox.most_letters.into(), (1, 1_000_000))?;
+        bounds("most_prekeys in [mailbox]", mailbox.most_prekeys.into(), (1, 100_000))?;
+        bounds("most_mib in [mailbox]", mailbox.most_mib, (1, 1 << 30))?;
+        bounds("most_keep_days in [mailbox]", mailbox.most_keep_days, (1, 3_650))?;
+        // Its owner may be away for as long as its letters are kept.
+        bounds("idle_days in [mailbox]", mailbox.idle_days, (mailbox.most_keep_days, 36_500))?;
         Ok(bounds("patience_seconds in [buy]", patience_seconds, (1, 86_400))?)
     }
 
@@ -295,6 +383,34 @@ impl Context {
             most_prepaid: Amount::from_sat(buy.most_prepaid),
             most_confirmations: buy.most_confirmations,
         }
+    }
+
+    /// What a program that carries cheques accepts, and how careful it is.
+    pub fn cheque_terms(&self) -> cheques::Terms {
+        let agent = self.config.agent;
+        cheques::Terms {
+            paid: self.terms(),
+            paying: self.limits(),
+            finality: self.buyer_finality(),
+            fee: Msat::new(agent.fee_msat),
+            delta: agent.delta,
+            onward: (Amount::from_sat(agent.onward.0), Amount::from_sat(agent.onward.1)),
+            most_onward: Amount::from_sat(agent.most_onward),
+        }
+    }
+
+    /// The mailbox of a payee of cheques, and how many prekeys it is to hold.
+    pub fn payee_mailbox(&self) -> (Option<&str>, u32) {
+        let Cheque { mailbox, prekeys } = &self.config.cheque;
+        (mailbox.as_deref(), *prekeys)
+    }
+
+    /// How much a mailbox keeps.
+    pub fn mailbox_bounds(&self) -> Bounds {
+        let Mailbox { most_boxes, most_letters, most_prekeys, most_mib, most_keep_days, idle_days } =
+            self.config.mailbox;
+        let (most_keep, idle) = (most_keep_days * DAY, idle_days * DAY);
+        Bounds { most_boxes, most_letters, most_prekeys, most_bytes: most_mib << 20, most_keep, idle }
     }
 
     /// How deep a buyer wants the end of a channel to be.

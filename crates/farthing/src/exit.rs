@@ -2,6 +2,7 @@
 
 use farthing_chain::{ChainError, ConnectError};
 use farthing_http::client::ClientError;
+use farthing_http::mailbox::{DeleteError, FetchError, OpenError, PostError, PublishError, TakeError};
 use farthing_node::buyer::{CloseError, ProposeError, SendError};
 use farthing_node::start::StartError;
 use farthing_node::watch::WatchError;
@@ -31,7 +32,7 @@ impl Failure {
             if cause.is::<ChainError>() || cause.is::<ConnectError>() || is_about_the_node(cause) {
                 return Self::Network;
             }
-            match cause.downcast_ref::<ClientError>() {
+            match client_error(cause) {
                 Some(
                     ClientError::OverCost { .. }
                     | ClientError::OverPrepaid { .. }
@@ -66,6 +67,23 @@ impl Failure {
             Self::Other => OTHER,
         }
     }
+}
+
+/// The client's error, also where a mailbox's speaks for it.
+fn client_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a ClientError> {
+    let of_mailbox = || match (error.downcast_ref(), error.downcast_ref(), error.downcast_ref()) {
+        (Some(PostError::Client(error)), _, _)
+        | (_, Some(TakeError::Client(error)), _)
+        | (_, _, Some(OpenError::Client(error))) => Some(error),
+        (_, _, _) => None,
+    };
+    let of_owner = || match (error.downcast_ref(), error.downcast_ref(), error.downcast_ref()) {
+        (Some(FetchError::Client(error)), _, _)
+        | (_, Some(DeleteError::Client(error)), _)
+        | (_, _, Some(PublishError::Client(error))) => Some(error),
+        (_, _, _) => None,
+    };
+    error.downcast_ref().or_else(of_mailbox).or_else(of_owner)
 }
 
 /// Whether an error that speaks for its cause does so for a node that could not be asked.

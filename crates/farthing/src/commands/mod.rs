@@ -1,10 +1,14 @@
 //! One file for each command.
 
+pub mod agent;
 pub mod buy;
 pub mod call;
 pub mod channels;
+pub mod cheque;
 pub mod init;
+pub mod mailbox;
 pub mod proxy;
+pub mod receipt;
 pub mod sell;
 pub mod wallet;
 

@@ -220,6 +220,10 @@ impl Teller {
         }
         let height = self.chain.tip()?.height;
         let longest = height.saturating_add(offer.lifetime.1.min(self.terms.paying.most_lifetime));
+        // No lock could be made in one that ends later than this.
+        let behind = entries.iter().filter(|entry| entry.state.is_live() && entry.state.holder().is_some());
+        let behind = behind.map(|entry| entry.record.params().expiry.height()).max().unwrap_or(height);
+        let longest = longest.min(behind.saturating_sub(self.terms.delta));
         let plan = Plan { capacity, expiry: latest.min(longest), kind: Kind::Lock, peer: None };
         self.propose(offer, plan)
     }

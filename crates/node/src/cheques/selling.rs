@@ -202,6 +202,26 @@ impl Teller {
         }
     }
 
+    /// Where the other side of a channel is reached, if it serves. Blocks.
+    pub fn peer(&self, id: ChannelId) -> Option<String> {
+        let entries = self.books.list_blocking().ok()?;
+        entries.into_iter().find(|entry| entry.id == id)?.record.peer().map(str::to_owned)
+    }
+
+    /// The channels in which this side pays, and whose payee may have something to say to the newest update. Blocks.
+    ///
+    /// # Errors
+    /// When the program is ending.
+    pub fn awaiting_word(&self) -> Result<Vec<ChannelId>, Failed> {
+        let waits = |state: &Side| {
+            state.is_live() && state.drawer().is_some_and(|drawer| drawer.drawn().awaits_word())
+        };
+        let entries = self.books.list_blocking()?;
+        let waiting =
+            entries.iter().filter(|entry| entry.record.peer().is_some() && waits(&entry.state));
+        Ok(waiting.map(|entry| entry.id).collect())
+    }
+
     /// A channel to a node with no lock in it.
     fn free_channel_to(&self, node: &str) -> Result<Option<ChannelId>, Failed> {
         let is_free = |state: &Side| {

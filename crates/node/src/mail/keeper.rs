@@ -116,8 +116,9 @@ impl Keeper {
     fn store(&mut self, orders: &mut [Order]) -> Result<(), Arc<StoreError>> {
         let is_due = self.swept.is_none_or(|swept| swept.elapsed() >= SWEEP);
         let shelves = self.database.shelves(&self.bounds, now())?;
+        let mut has_more = false;
         if is_due {
-            shelves.sweep()?;
+            has_more = shelves.sweep().map_err(|error| Arc::new(error.into()))?;
         }
         for order in orders.iter_mut() {
             order.work(&shelves)?;
@@ -125,7 +126,8 @@ impl Keeper {
         crash::point();
         shelves.commit()?;
         if is_due {
-            self.swept = Some(Instant::now());
+            // What is left goes with the next write.
+            self.swept = (!has_more).then(Instant::now);
         }
         Ok(())
     }

@@ -10,6 +10,7 @@
 //!
 //! Nothing in it names who posted or took. When a box was last asked for is kept by the day.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -25,6 +26,8 @@ const SCHEMA: i32 = 1;
 const DAY: u64 = 86_400;
 /// Room for what a write needs beside the letter.
 const SPARE: u64 = 64 << 10;
+/// How many letters one sweep throws away at most: those that wait for the write wait no longer for that.
+const SWEPT: i64 = 2_048;
 
 const TABLES: &str = "
 CREATE TABLE boxes (
@@ -43,6 +46,7 @@ CREATE TABLE prekeys (
 CREATE TABLE generations (
     box INTEGER NOT NULL, generation BLOB NOT NULL, next INTEGER NOT NULL, PRIMARY KEY (box, generation)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX boxes_by_day ON boxes (day);
 CREATE TABLE totals (id INTEGER PRIMARY KEY CHECK (id = 0), boxes INTEGER NOT NULL) STRICT;
 INSERT INTO totals VALUES (0, 0);
 ";
@@ -92,26 +96,38 @@ impl Shelves<'_> {
         self.now / 1_000_000
     }
 
-    /// Throws away what has expired, and boxes that nobody asks for.
-    pub(super) fn sweep(&self) -> Result<(), Arc<StoreError>> {
-        let swept = || {
-            let (now, tx) = (sql(self.seconds()), &self.transaction);
-            tx.execute(
-                "UPDATE boxes SET letters = letters - gone.count FROM
-                     (SELECT box, count(blob) AS count FROM letters WHERE expiry <= ?1 GROUP BY box) AS gone
-                 WHERE number = gone.box",
-                [now],
-            )?;
-            tx.execute("DELETE FROM letters WHERE expiry <= ?1", [now])?;
-            let day = sql(self.seconds().saturating_sub(self.bounds.idle) / DAY);
-            let idle = "SELECT number FROM boxes WHERE day < ?1 AND letters = 0";
+    /// Throws away letters that have expired, at most [`SWEPT`], and boxes that nobody asks for. Whether there may be more.
+    pub(super) fn sweep(&self) -> rusqlite::Result<bool> {
+        let tx = &self.transaction;
+        let mut statement = tx.prepare_cached(
+            "DELETE FROM letters WHERE cursor IN (SELECT cursor FROM letters WHERE expiry <= ?1 LIMIT ?2)
+             RETURNING box, blob IS NOT NULL",
+        )?;
+        let rows = statement.query_map([sql(self.seconds()), SWEPT], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let gone: Vec<(i64, bool)> = rows.collect::<Result<_, _>>()?;
+        let has_more = gone.len() as u64 == SWEPT.unsigned_abs();
+        let mut waited: BTreeMap<i64, i64> = BTreeMap::new();
+        for (number, _) in gone.iter().filter(|(_, waited)| *waited) {
+            *waited.entry(*number).or_default() += 1;
+        }
+        for (number, count) in waited {
+            self.count_letters(number, -count)?;
+        }
+        let day = sql(self.seconds().saturating_sub(self.bounds.idle) / DAY);
+        let mut statement =
+            tx.prepare_cached("SELECT number FROM boxes WHERE day < ?1 AND letters = 0 LIMIT ?2")?;
+        let idle = statement.query_map([day, SWEPT], |row| row.get(0))?;
+        let idle: Vec<i64> = idle.collect::<Result<_, _>>()?;
+        for number in &idle {
             for table in ["letters", "prekeys", "generations"] {
-                tx.execute(&format!("DELETE FROM {table} WHERE box IN ({idle})"), [day])?;
+                tx.prepare_cached(&format!("DELETE FROM {table} WHERE box = ?1"))?.execute([number])?;
             }
-            let gone = tx.execute("DELETE FROM boxes WHERE day < ?1 AND letters = 0", [day])?;
-            tx.execute("UPDATE totals SET boxes = boxes - ?1", [sql(gone as u64)])
-        };
-        swept().map(drop).map_err(|error| Arc::new(error.into()))
+            tx.prepare_cached("DELETE FROM boxes WHERE number = ?1")?.execute([number])?;
+        }
+        if !idle.is_empty() {
+            tx.execute("UPDATE totals SET boxes = boxes - ?1", [sql(idle.len() as u64)])?;
+        }
+        Ok(has_more)
     }
 
     fn find(&self, identity: &XOnlyPublicKey) -> Result<Found, MailError> {
@@ -195,7 +211,7 @@ impl Shelves<'_> {
             .transaction
             .prepare_cached("INSERT INTO letters (box, expiry, id, blob) VALUES (?1, ?2, ?3, ?4)")?;
         statement.execute(params![kept.number, sql(expiry), id, blob])?;
-        self.count_letters(&kept, 1)?;
+        self.count_letters(kept.number, 1)?;
         Ok(Posted::New)
     }
 
@@ -207,10 +223,10 @@ impl Shelves<'_> {
         Ok(statement.query_row([kept.number, sql(self.seconds())], |row| row.get(0))?)
     }
 
-    fn count_letters(&self, kept: &Found, by: i64) -> Result<(), MailError> {
+    fn count_letters(&self, number: i64, by: i64) -> rusqlite::Result<()> {
         let mut statement =
             self.transaction.prepare_cached("UPDATE boxes SET letters = letters + ?2 WHERE number = ?1")?;
-        statement.execute([kept.number, by])?;
+        statement.execute([number, by])?;
         Ok(())
     }
 
@@ -247,7 +263,7 @@ impl Shelves<'_> {
         )?;
         let deleted = statement.execute(params![kept.number, id])?;
         if deleted > 0 {
-            self.count_letters(&kept, -1)?;
+            self.count_letters(kept.number, -1)?;
         }
         Ok(())
     }

@@ -213,6 +213,11 @@ impl Drawn {
         !self.open.is_empty() || !self.loose.is_empty()
     }
 
+    /// Whether the payee has something to say to the newest update, or may have: a secret, or that the update counts.
+    pub fn awaits_word(&self) -> bool {
+        self.is_open() || !self.settled.is_empty()
+    }
+
     /// Decides what an input does.
     ///
     /// # Errors
