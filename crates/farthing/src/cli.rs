@@ -1,5 +1,6 @@
 //! The command line.
 
+mod cheques;
 mod mail;
 
 use std::path::PathBuf;
@@ -8,6 +9,9 @@ use bitcoin::Network;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::amounts::{AmountArgument, PriceArgument, RouteArgument, SizeArgument};
+pub use crate::cli::cheques::{
+    AgentArguments, CancelArguments, CashArguments, ListArguments, WriteArguments,
+};
 pub use crate::cli::mail::{AddressArguments, ChequeCommand, MailboxCommand, ReceiptCommand, ServeArguments};
 
 /// Sell and buy over one-way payment channels on Bitcoin: no account, no custodian, no Lightning node.
@@ -68,6 +72,9 @@ pub enum Command {
     /// The channels of this data folder.
     #[command(subcommand)]
     Channels(ChannelsCommand),
+    /// Hold cheques for writers, and pay them to payees or pass them on, until stopped. Next: writers run `farthing cheque write
+    /// --agent URL`.
+    Agent(AgentArguments),
     /// Payments to somebody who is offline. Next, to be paid so: `farthing cheque address --mailbox URL`.
     #[command(subcommand)]
     Cheque(ChequeCommand),
@@ -270,6 +277,8 @@ pub enum Play {
     Channel,
     /// Calls are sold, with a secret for each.
     Lightspeed,
+    /// A cheque is written, and cashed while its writer is off.
+    Cheque,
 }
 
 /// Arguments of `demo`.

@@ -11,6 +11,7 @@ use bitcoin::{Amount, FeeRate, Network};
 use farthing_chain::{Chain, RpcAuth, RpcConfig};
 use farthing_http::caller::Means;
 use farthing_http::listening;
+use farthing_node::cheques;
 use farthing_node::home::Home;
 use farthing_node::mail::Bounds;
 use farthing_node::seller;
@@ -40,6 +41,8 @@ struct Config {
     sell: Sell,
     #[serde(default)]
     buy: Buy,
+    #[serde(default)]
+    agent: Agent,
     #[serde(default)]
     cheque: Cheque,
     #[serde(default)]
@@ -171,6 +174,32 @@ impl Default for Buy {
     }
 }
 
+/// What an agent or a node wants, and risks. Amounts in satoshi, the fee in millisatoshi, times in blocks.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Agent {
+    /// For passing a cheque on.
+    fee_msat: u64,
+    /// How much earlier a lock must end than the channel of the promise behind it.
+    delta: u32,
+    /// The least and the most that a channel towards a payee locks.
+    onward: (u64, u64),
+    /// The most that all of them lock.
+    most_onward: u64,
+}
+
+impl Default for Agent {
+    fn default() -> Self {
+        let terms = cheques::Terms::default();
+        Self {
+            fee_msat: terms.fee.get(),
+            delta: terms.delta,
+            onward: (terms.onward.0.to_sat(), terms.onward.1.to_sat()),
+            most_onward: terms.most_onward.to_sat(),
+        }
+    }
+}
+
 /// How a payee of cheques is reached.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -276,6 +305,7 @@ impl Context {
         bounds("most_connections_of_peer in [sell]", most_connections_of_peer as u64, (1, 1 << 20))?;
         bounds("finality in [buy]", finality.into(), (1, MOST_BLOCKS))?;
         bounds("in_flight in [buy]", in_flight as u64, (1, 64))?;
+        self.cheque_terms().validate().context("in [agent]")?;
         bounds("prekeys in [cheque]", self.config.cheque.prekeys.into(), (1, 100_000))?;
         let mailbox = self.config.mailbox;
         bounds("most_boxes in [mailbox]", mailbox.most_boxes.into(), (1, u64::from(u32::MAX)))?;
@@ -375,6 +405,20 @@ impl Context {
         let Sell { most_connections: connections, most_connections_of_peer: of_one_peer, .. } =
             self.config.sell;
         listening::Bounds { connections, of_one_peer, ..listening::Bounds::default() }
+    }
+
+    /// What a program that carries cheques accepts, and how careful it is.
+    pub fn cheque_terms(&self) -> cheques::Terms {
+        let agent = self.config.agent;
+        cheques::Terms {
+            paid: self.terms(),
+            paying: self.limits(),
+            finality: self.buyer_finality(),
+            fee: Msat::new(agent.fee_msat),
+            delta: agent.delta,
+            onward: (Amount::from_sat(agent.onward.0), Amount::from_sat(agent.onward.1)),
+            most_onward: Amount::from_sat(agent.most_onward),
+        }
     }
 
     /// The mailbox of a payee of cheques, and how many prekeys it is to hold.

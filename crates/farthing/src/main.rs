@@ -56,6 +56,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Proxy(arguments) => commands::proxy::run(&context, arguments).await,
         Command::Buy(arguments) => commands::buy::run(&context, arguments).await,
         Command::Channels(command) => commands::channels::run(&context, command).await,
+        Command::Agent(arguments) => commands::agent::run(&context, arguments).await,
         Command::Cheque(command) => commands::cheque::run(&context, command).await,
         Command::Receipt(command) => commands::receipt::run(&context, command),
         Command::Mailbox(command) => commands::mailbox::run(&context, command).await,

@@ -21,12 +21,14 @@
 //! | [`upstream`] | a service that hands requests on to another server: with the gate, a paying reverse proxy |
 //! | [`caller`] | pays for calls |
 //! | [`middleware`] | pays for the calls of a `reqwest` client |
+//! | [`cheques`] | channels that carry cheques: an agent's or a node's routes, and everybody's client |
 //! | [`mailbox`] | keeps mail and prekeys of payees that are offline: routes and client |
 //! | [`proxy`] | a local address that pays for any program that speaks HTTP to it |
 
 pub mod answers;
 pub mod caller;
 pub mod challenge;
+pub mod cheques;
 pub mod client;
 pub mod credential;
 pub mod download;

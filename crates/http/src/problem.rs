@@ -49,6 +49,8 @@ pub enum Kind {
     StaleRequest,
     /// The letter was posted before.
     AlreadyKept,
+    /// A promise, a lock or a channel that the rules of cheques do not allow; nothing was locked.
+    ChequeRefused,
     /// The mailbox, or a box in it, has no room.
     MailboxFull,
     /// The seller could not be reached or paid.
@@ -58,7 +60,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 22] = [
+    const ALL: [Self; 23] = [
         Self::PaymentRequired,
         Self::PaymentInsufficient,
         Self::VerificationFailed,
@@ -78,6 +80,7 @@ impl Kind {
         Self::NoPrekeys,
         Self::StaleRequest,
         Self::AlreadyKept,
+        Self::ChequeRefused,
         Self::MailboxFull,
         Self::BadGateway,
         Self::Unavailable,
@@ -104,6 +107,7 @@ impl Kind {
             Self::NoPrekeys => "no-prekeys",
             Self::StaleRequest => "stale-request",
             Self::AlreadyKept => "already-kept",
+            Self::ChequeRefused => "cheque-refused",
             Self::MailboxFull => "mailbox-full",
             Self::BadGateway => "bad-gateway",
             Self::Unavailable => "unavailable",
@@ -124,7 +128,8 @@ impl Kind {
             | Self::CallVoid
             | Self::CallForgotten
             | Self::StaleRequest
-            | Self::AlreadyKept => StatusCode::CONFLICT,
+            | Self::AlreadyKept
+            | Self::ChequeRefused => StatusCode::CONFLICT,
             Self::TooManyCalls => StatusCode::TOO_MANY_REQUESTS,
             Self::BadRequest => StatusCode::BAD_REQUEST,
             Self::NotFound | Self::NoBox | Self::NoPrekeys => StatusCode::NOT_FOUND,

@@ -367,6 +367,27 @@ impl<M: Machine> Books<M> {
         answer.await.map_err(|_| OrderError::Ended)
     }
 
+    /// [`Self::state`] for a thread of its own.
+    ///
+    /// # Errors
+    /// When the program is ending.
+    pub fn state_blocking(&self, id: ChannelId) -> Result<Option<M::State>, OrderError<M::Reject>> {
+        self.ask(|reply| Order::State(id, reply))
+    }
+
+    /// [`Self::handle_and_write`] for a thread of its own.
+    ///
+    /// # Errors
+    /// When the input was refused or the state could not be stored.
+    pub fn handle_and_write_blocking(
+        &self,
+        id: ChannelId,
+        input: M::Input,
+        writes: Vec<Write>,
+    ) -> Result<Outcome<M::Effect>, OrderError<M::Reject>> {
+        self.ask(|reply| Order::Handle(Handle { id, input, item: None, writes, reply }))?
+    }
+
     /// The chains of words that were taken in a channel, from number `least` on.
     ///
     /// # Errors

@@ -13,6 +13,7 @@
 //! | [`publish`] | brings a commitment into a block, with a child that pays for it where needed |
 //! | [`spread`] | brings the outputs of a batch of calls into a block, in flat mode |
 //! | [`seller`], [`buyer`] | what a program that sells or buys uses |
+//! | [`cheques`] | what a program that writes, passes on or cashes cheques uses |
 //! | [`mail`] | a mailbox's letters and prekeys, in a database of their own |
 //! | [`prekeys`] | the book of a payee of cheques |
 //!
@@ -21,6 +22,7 @@
 
 pub mod books;
 pub mod buyer;
+pub mod cheques;
 mod crash;
 pub mod entropy;
 pub mod explain;

@@ -12,6 +12,7 @@
 //! | `epochs` | one row: how often a payee has started |
 //! | `days` | what calls cost on each day (UTC), for the payer's daily budget |
 //! | `wishes` | what a person asked for from another process: close this channel |
+//! | `cheques` | what was written to whom, or got from whom, and what became of it; by point |
 //!
 //! Setups, states and change sets are `postcard` with a leading version byte. What is read back is not trusted: it is
 //! decoded, and parameters are checked again.
@@ -27,18 +28,20 @@ use bdk_wallet::chain::Merge as _;
 use bitcoin::consensus::encode::{deserialize, serialize};
 use bitcoin::hashes::Hash as _;
 use bitcoin::{BlockHash, OutPoint, Transaction};
+use farthing_protocol::cheque::point::AdaptorPoint;
 use farthing_protocol::lightspeed::Ladder;
 use farthing_protocol::{ChannelId, Msat, Params};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::cheques::paper::Paper;
 use crate::machine::{Machine, Role};
 pub use crate::store::followed::Followed;
 pub(crate) use crate::store::followed::locked_outputs;
 
 /// The layout this code writes, kept in `PRAGMA user_version`.
-const SCHEMA: i32 = 2;
+const SCHEMA: i32 = 3;
 /// The encoding of a stored value.
 const ENCODING: u8 = 1;
 
@@ -67,6 +70,9 @@ CREATE TABLE chains (
 CREATE TABLE epochs (id INTEGER PRIMARY KEY CHECK (id = 0), epoch INTEGER NOT NULL) STRICT;
 CREATE TABLE days (day INTEGER PRIMARY KEY, spent INTEGER NOT NULL) STRICT;
 CREATE TABLE wishes (channel BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;
+CREATE TABLE cheques (
+    got INTEGER NOT NULL, point BLOB NOT NULL, at INTEGER NOT NULL, cheque BLOB NOT NULL, PRIMARY KEY (got, point)
+) STRICT, WITHOUT ROWID;
 ";
 
 /// A read or write that did not succeed. A failed write changed nothing.
@@ -143,6 +149,8 @@ pub enum Write {
         /// Millisatoshi.
         by: i64,
     },
+    /// A cheque, or what became of it.
+    Cheque(Box<Paper>),
 }
 
 /// The database.
@@ -293,6 +301,28 @@ impl Store {
         Ok(merged)
     }
 
+    /// Every cheque that was written, or got, in the order of time.
+    ///
+    /// # Errors
+    /// When the database cannot be read or holds something that cannot be decoded.
+    pub fn papers(&self) -> Result<Vec<Paper>, StoreError> {
+        let mut statement = self.connection.prepare_cached("SELECT cheque FROM cheques ORDER BY at, point")?;
+        let rows = statement.query_map([], |row| row.get::<_, Vec<u8>>(0))?;
+        rows.map(|row| decode("cheque", &row?)).collect()
+    }
+
+    /// The cheque under that point that was got, or written.
+    ///
+    /// # Errors
+    /// When the database cannot be read or holds something that cannot be decoded.
+    pub fn paper(&self, is_got: bool, point: &AdaptorPoint) -> Result<Option<Paper>, StoreError> {
+        let mut statement =
+            self.connection.prepare_cached("SELECT cheque FROM cheques WHERE got = ?1 AND point = ?2")?;
+        let row: Option<Vec<u8>> =
+            statement.query_row(params![is_got, point.to_bytes()], |row| row.get(0)).optional()?;
+        row.map(|row| decode("cheque", &row)).transpose()
+    }
+
     /// Takes note that a person wants a channel closed, for the process that runs it.
     ///
     /// # Errors
@@ -420,6 +450,12 @@ impl Batch<'_> {
                 )?;
                 statement.execute(params![i64::try_from(*day).unwrap_or(i64::MAX), by])?;
             }
+            Write::Cheque(paper) => {
+                let mut statement =
+                    self.transaction.prepare_cached("INSERT OR REPLACE INTO cheques VALUES (?1, ?2, ?3, ?4)")?;
+                let (point, at) = (paper.point().to_bytes(), i64::try_from(paper.at()).unwrap_or(i64::MAX));
+                statement.execute(params![paper.is_got(), point, at, encode(paper)])?;
+            }
             // A chain whose announcement was cut short may come again.
             Write::Ladder(channel, ladder) => {
                 self.transaction.execute(
@@ -485,6 +521,7 @@ impl Role {
         match self {
             Self::Payer => "payer",
             Self::Payee => "payee",
+            Self::Cheques => "cheques",
         }
     }
 }

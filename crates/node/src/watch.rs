@@ -110,11 +110,23 @@ impl Watch {
         pace: Pace,
         resumed: Vec<(ChannelId, M::Effect)>,
     ) -> Self {
+        Self::start_beside(chain, wallet, books, pace, resumed, Box::new(|_, _| {}))
+    }
+
+    /// Starts watching. Whoever has things to do off the chain gets to see every effect before it is carried out.
+    pub fn start_beside<M: Watchable>(
+        chain: Chain,
+        wallet: Arc<Mutex<Wallet>>,
+        books: Arc<Books<M>>,
+        pace: Pace,
+        resumed: Vec<(ChannelId, M::Effect)>,
+        beside: Beside<M>,
+    ) -> Self {
         let (tasks, queue) = mpsc::channel();
         let seen_at = Arc::new(Mutex::new(Instant::now()));
         let sees = seen_at.clone();
         let watcher =
-            Watcher { chain, wallet, books, pace, seen: HashMap::new(), seen_at: sees, complained: false };
+            Watcher { chain, wallet, books, pace, beside, seen: HashMap::new(), seen_at: sees, complained: false };
         let thread = std::thread::Builder::new()
             .name(format!("{} watch", M::ROLE.name()))
             .spawn(move || watcher.run(&queue, resumed))
@@ -158,11 +170,15 @@ impl Drop for Watch {
     }
 }
 
+/// What is told of the effects that a look at the chain, or a restart, brings.
+pub type Beside<M> = Box<dyn Fn(ChannelId, &<M as Machine>::Effect) + Send>;
+
 struct Watcher<M: Watchable> {
     chain: Chain,
     wallet: Arc<Mutex<Wallet>>,
     books: Arc<Books<M>>,
     pace: Pace,
+    beside: Beside<M>,
     seen: HashMap<ChannelId, Glimpse>,
     seen_at: Arc<Mutex<Instant>>,
     complained: bool,
@@ -353,6 +369,7 @@ impl<M: Watchable> Watcher<M> {
 
     fn carry_out_for(&self, id: ChannelId, effect: M::Effect) {
         let Some(setup) = self.books.setup(&id) else { return };
+        (self.beside)(id, &effect);
         if let Some(on_chain) = M::on_chain(&setup, effect) {
             self.carry_out(on_chain);
         }

@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 use secp256k1::XOnlyPublicKey;
 
 use crate::amounts::{AmountArgument, PostageArgument};
+use crate::cli::cheques::{CancelArguments, CashArguments, ListArguments, WriteArguments};
 use crate::cli::Spending;
 
 /// What to do with cheques.
@@ -12,6 +13,16 @@ pub enum ChequeCommand {
     /// Print the address that payers write cheques to, with a QR code on a terminal, and publish prekeys at its mailbox. Next:
     /// give it to payers over a way they trust, and run this again now and then, since each cheque uses a prekey up.
     Address(Box<AddressArguments>),
+    /// Write a cheque to somebody who may be offline, and switch off: the agent pays it, also days later. Next: `farthing cheque
+    /// list`, where the receipt is once it was cashed.
+    Write(Box<WriteArguments>),
+    /// Cash the cheques that wait at the mailbox. Run it again until nothing waits; `farthing channels list` shows what came, and
+    /// `farthing channels close` takes it to the chain.
+    Cash(CashArguments),
+    /// The cheques that were written, with their receipts, and those that came.
+    List(ListArguments),
+    /// Take a cheque back that was not cashed. It counts when the agent has said so.
+    Cancel(CancelArguments),
 }
 
 /// Arguments of `cheque address`.

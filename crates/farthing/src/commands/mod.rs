@@ -1,5 +1,6 @@
 //! One file for each command.
 
+pub mod agent;
 pub mod buy;
 pub mod call;
 pub mod channels;

@@ -1,6 +1,7 @@
 //! `farthing demo`: everything on a private chain, with real processes and a real bitcoind.
 
 mod acts;
+mod cheque;
 mod lightspeed;
 mod people;
 mod report;
@@ -21,6 +22,7 @@ pub async fn run(arguments: &DemoArguments, json: bool) -> anyhow::Result<()> {
     match arguments.what {
         Play::Channel => channel(arguments, json).await,
         Play::Lightspeed => lightspeed::run(arguments.calls, json).await,
+        Play::Cheque => cheque::run(json).await,
     }
 }
 

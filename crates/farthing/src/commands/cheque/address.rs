@@ -7,12 +7,12 @@ use farthing_http::client::ClientError;
 use farthing_http::mailbox::{Client, OpenError, Owner, PublishError};
 use farthing_http::problem::Kind;
 use farthing_mailbox::Address;
-use farthing_mailbox::address::Host;
 use qrcode::render::unicode::Dense1x2;
 use qrcode::{EcLevel, QrCode};
 use serde_json::json;
 
 use crate::cli::AddressArguments;
+use crate::commands::cheque::host;
 use crate::commands::{blocking, call, wallet};
 use crate::config::Context;
 
@@ -95,12 +95,6 @@ async fn open_paid(context: &Context, arguments: &AddressArguments, owner: &Owne
     })
     .await?;
     Ok(opened?)
-}
-
-/// The host of a mailbox's URL, or of a host as it is.
-fn host(mailbox: &str) -> anyhow::Result<Host> {
-    let after = mailbox.split_once("://").map_or(mailbox, |(_scheme, rest)| rest);
-    Host::new(after.trim_end_matches('/')).with_context(|| format!("`{mailbox}` names no mailbox"))
 }
 
 /// A QR code for a dark or a light terminal. In capitals it is smaller, and means the same.
