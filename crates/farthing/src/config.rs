@@ -3,19 +3,21 @@
 //! `FARTHING_NETWORK=signet` sets `network`, `FARTHING_BITCOIND__URL=…` sets `url` in `[bitcoind]`. A key that is not
 //! known is an error, since a mistyped limit would be no limit.
 
+mod sections;
+
+use std::net::ToSocketAddrs as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use bitcoin::{Amount, FeeRate, Network};
 use farthing_chain::{Chain, RpcAuth, RpcConfig};
-use farthing_http::caller::Means;
+use farthing_gateway::gateway::Settings;
 use farthing_http::listening;
 use farthing_node::cheques;
 use farthing_node::home::Home;
 use farthing_node::mail::Bounds;
 use farthing_node::seller;
-use farthing_node::tabs::Durability;
 use farthing_node::watch::Pace;
 use farthing_protocol::Msat;
 use farthing_protocol::opening::{Confirmations, Limits, MOST_BLOCKS, bounds};
@@ -24,6 +26,7 @@ use figment::providers::{Env, Format as _, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::Cli;
+use crate::config::sections::{Agent, Buy, Cheque, DAY, Gateway, Mailbox, Sell};
 use crate::output::Output;
 
 /// The variable with the node's password, in figment's spelling and without the prefix.
@@ -47,6 +50,8 @@ struct Config {
     cheque: Cheque,
     #[serde(default)]
     mailbox: Mailbox,
+    #[serde(default)]
+    gateway: Gateway,
 }
 
 /// How the node is reached. Without anything: at the network's usual port, with the cookie in `~/.bitcoin`.
@@ -62,185 +67,6 @@ struct Bitcoind {
 impl std::fmt::Debug for Bitcoind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Bitcoind").field("url", &self.url).finish_non_exhaustive()
-    }
-}
-
-/// What a seller accepts. Amounts in satoshi, fee rates in satoshi per vbyte, times in blocks.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Sell {
-    capacity: (u64, u64),
-    fee_rate: (u32, u32),
-    lifetime: (u32, u32),
-    margin: u32,
-    confirmations: u32,
-    one_more_confirmation_per: u64,
-    unconfirmed_cap: u64,
-    patience: u32,
-    finality: u32,
-    most_unfunded: usize,
-    most_blind_seconds: u64,
-    /// `call`, or `batch:50ms`.
-    durability: DurabilitySetting,
-    most_exposure: u64,
-    /// How much memory the accounts of payers may take.
-    most_resident_mib: usize,
-    most_connections: usize,
-    most_connections_of_peer: usize,
-}
-
-/// When calls that were served are stored.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-struct DurabilitySetting(Durability);
-
-#[derive(Debug, thiserror::Error)]
-#[error("`{0}` is no durability: write \"call\", or for example \"batch:50ms\"")]
-struct BadDurability(String);
-
-impl TryFrom<String> for DurabilitySetting {
-    type Error = BadDurability;
-
-    fn try_from(text: String) -> Result<Self, BadDurability> {
-        let millis = || text.strip_prefix("batch:")?.strip_suffix("ms")?.parse::<u64>().ok();
-        match (text.as_str(), millis()) {
-            ("call", _) => Ok(Self(Durability::Call)),
-            (_, Some(millis @ 1..=60_000)) => Ok(Self(Durability::Batch(Duration::from_millis(millis)))),
-            (_, Some(_) | None) => Err(BadDurability(text)),
-        }
-    }
-}
-
-impl From<DurabilitySetting> for String {
-    fn from(setting: DurabilitySetting) -> Self {
-        match setting.0 {
-            Durability::Call => "call".to_owned(),
-            Durability::Batch(interval) => format!("batch:{}ms", interval.as_millis()),
-        }
-    }
-}
-
-impl Default for Sell {
-    fn default() -> Self {
-        let terms = seller::Terms::default();
-        Self {
-            capacity: (terms.capacity.0.to_sat(), terms.capacity.1.to_sat()),
-            fee_rate: sat_per_vb(terms.fee_rate),
-            lifetime: terms.lifetime,
-            margin: terms.margin,
-            confirmations: terms.confirmations.least,
-            one_more_confirmation_per: terms.confirmations.one_more_per.to_sat(),
-            unconfirmed_cap: terms.unconfirmed_cap.get() / 1_000,
-            patience: terms.patience,
-            finality: terms.finality,
-            most_unfunded: terms.most_unfunded,
-            most_blind_seconds: terms.most_blind.as_secs(),
-            durability: DurabilitySetting(terms.durability),
-            most_exposure: terms.most_exposure.get() / 1_000,
-            most_resident_mib: terms.most_resident >> 20,
-            most_connections: listening::Bounds::default().connections,
-            most_connections_of_peer: listening::Bounds::default().of_one_peer,
-        }
-    }
-}
-
-/// What a buyer accepts. Amounts in satoshi, fee rates in satoshi per vbyte, times in blocks.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Buy {
-    most_capacity: u64,
-    fee_rate: (u32, u32),
-    most_lifetime: u32,
-    most_prepaid: u64,
-    most_confirmations: u32,
-    in_flight: usize,
-    patience_seconds: u64,
-    finality: u32,
-}
-
-impl Default for Buy {
-    fn default() -> Self {
-        let limits = Means::default().limits;
-        Self {
-            most_capacity: limits.most_capacity.to_sat(),
-            fee_rate: sat_per_vb(limits.fee_rate),
-            most_lifetime: limits.most_lifetime,
-            most_prepaid: limits.most_prepaid.to_sat(),
-            most_confirmations: limits.most_confirmations,
-            in_flight: 2,
-            patience_seconds: 30,
-            finality: 6,
-        }
-    }
-}
-
-/// What an agent or a node wants, and risks. Amounts in satoshi, the fee in millisatoshi, times in blocks.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Agent {
-    /// For passing a cheque on.
-    fee_msat: u64,
-    /// How much earlier a lock must end than the channel of the promise behind it.
-    delta: u32,
-    /// The least and the most that a channel towards a payee locks.
-    onward: (u64, u64),
-    /// The most that all of them lock.
-    most_onward: u64,
-}
-
-impl Default for Agent {
-    fn default() -> Self {
-        let terms = cheques::Terms::default();
-        Self {
-            fee_msat: terms.fee.get(),
-            delta: terms.delta,
-            onward: (terms.onward.0.to_sat(), terms.onward.1.to_sat()),
-            most_onward: terms.most_onward.to_sat(),
-        }
-    }
-}
-
-/// How a payee of cheques is reached.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Cheque {
-    /// The address of its mailbox.
-    mailbox: Option<String>,
-    /// How many prekeys the mailbox is to hold.
-    prekeys: u32,
-}
-
-impl Default for Cheque {
-    fn default() -> Self {
-        Self { mailbox: None, prekeys: 100 }
-    }
-}
-
-/// How much a mailbox keeps.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Mailbox {
-    most_boxes: u32,
-    most_letters: u32,
-    most_prekeys: u32,
-    most_mib: u64,
-    most_keep_days: u64,
-    idle_days: u64,
-}
-
-const DAY: u64 = 86_400;
-
-impl Default for Mailbox {
-    fn default() -> Self {
-        let bounds = Bounds::default();
-        Self {
-            most_boxes: bounds.most_boxes,
-            most_letters: bounds.most_letters,
-            most_prekeys: bounds.most_prekeys,
-            most_mib: bounds.most_bytes >> 20,
-            most_keep_days: bounds.most_keep / DAY,
-            idle_days: bounds.idle / DAY,
-        }
     }
 }
 
@@ -435,6 +261,33 @@ impl Context {
         Bounds { most_boxes, most_letters, most_prekeys, most_bytes: most_mib << 20, most_keep, idle }
     }
 
+    /// How a gateway serves devices, in that folder.
+    pub fn gateway(&self, folder: &Path, bridge: Option<&str>) -> anyhow::Result<Settings> {
+        let gateway = &self.config.gateway;
+        let bridge = bridge.or(gateway.bridge.as_deref());
+        let bridge =
+            bridge.context("name the node at the other end of the channels: --bridge KEY@HOST:PORT")?;
+        let (key, address) = bridge.split_once('@').context("a bridge is written KEY@HOST:PORT")?;
+        let address = address.to_socket_addrs().with_context(|| format!("{address} is not found"))?.next();
+        bounds("keys_ready in [gateway]", gateway.keys_ready as u64, (1, 32))?;
+        Ok(Settings {
+            folder: folder.to_owned(),
+            bridge: key.parse().context("the bridge's key")?,
+            bridge_address: address.context("the bridge's address")?,
+            fee_ppm: gateway.fee_ppm,
+            fee_base: Msat::new(gateway.fee_base_msat),
+            invitation: gateway.invitation.clone(),
+            commitment_fee_rate: FeeRate::from_sat_per_vb_u32(gateway.commitment_fee_rate),
+            onchain_fee_rate: FeeRate::from_sat_per_vb_u32(gateway.onchain_fee_rate),
+            bridge_delay: gateway.bridge_delay,
+            keys_ready: gateway.keys_ready,
+            poll: match self.config.network {
+                Network::Regtest => Duration::from_millis(100),
+                _other => Duration::from_secs(5),
+            },
+        })
+    }
+
     /// How deep a buyer wants the end of a channel to be.
     pub fn buyer_finality(&self) -> u32 {
         self.config.buy.finality
@@ -448,11 +301,6 @@ impl Context {
             bytes_per_second: None,
         }
     }
-}
-
-fn sat_per_vb((least, most): (FeeRate, FeeRate)) -> (u32, u32) {
-    let whole = |rate: FeeRate| u32::try_from(rate.to_sat_per_vb_floor()).unwrap_or(u32::MAX);
-    (whole(least), whole(most))
 }
 
 fn fee_rates((least, most): (u32, u32)) -> (FeeRate, FeeRate) {

@@ -4,6 +4,7 @@ use farthing_chain::{ChainError, ConnectError};
 use farthing_http::client::ClientError;
 use farthing_http::mailbox::{DeleteError, FetchError, OpenError, PostError, PublishError, TakeError};
 use farthing_node::buyer::{CloseError, ProposeError, SendError};
+use farthing_node::device::{ConnectionError, GiveError};
 use farthing_node::start::StartError;
 use farthing_node::watch::WatchError;
 
@@ -15,6 +16,31 @@ const OVER_COST: u8 = 2;
 const PAYMENT: u8 = 3;
 /// Somebody could not be reached.
 const NETWORK: u8 = 4;
+
+/// A payment of a device that was not made, or not yet.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Unpaid(String);
+
+impl Unpaid {
+    /// The device itself refused.
+    pub fn by_rule(error: GiveError) -> anyhow::Error {
+        match error {
+            GiveError::Store(error) => error.into(),
+            rule => Self(rule.to_string()).into(),
+        }
+    }
+
+    /// The gateway could not bring it to the payee; nothing is under way.
+    pub fn failed(why: &str) -> Self {
+        Self(format!("the payment failed: {why}"))
+    }
+
+    /// Nobody knows yet.
+    pub fn pending() -> Self {
+        Self("the payment is still under way: it goes on when the device is connected, see `farthing device run`".to_owned())
+    }
+}
 
 /// What kind of failure an error is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +56,12 @@ impl Failure {
     pub fn of(error: &anyhow::Error) -> Self {
         for cause in error.chain() {
             if cause.is::<ChainError>() || cause.is::<ConnectError>() || is_about_the_node(cause) {
+                return Self::Network;
+            }
+            if cause.is::<Unpaid>() || cause.is::<GiveError>() {
+                return Self::Payment;
+            }
+            if matches!(cause.downcast_ref(), Some(ConnectionError::Link(_))) {
                 return Self::Network;
             }
             match client_error(cause) {

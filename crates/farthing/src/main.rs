@@ -60,6 +60,9 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Cheque(command) => commands::cheque::run(&context, command).await,
         Command::Receipt(command) => commands::receipt::run(&context, command),
         Command::Mailbox(command) => commands::mailbox::run(&context, command).await,
+        Command::Device(command) => commands::device::run(&context, command).await,
+        Command::Owner(command) => commands::owner::run(&context, command).await,
+        Command::Gateway(command) => commands::gateway::run(&context, command).await,
         Command::Demo(_) => unreachable!("handled above, since it needs no configuration"),
     }
 }

@@ -5,7 +5,7 @@ pub mod calls;
 
 use std::sync::{Arc, Mutex};
 
-use bitcoin::{Address, Amount, FeeRate, OutPoint, ScriptBuf, Transaction, Txid};
+use bitcoin::{Address, Amount, FeeRate, OutPoint, Psbt, ScriptBuf, Transaction, Txid};
 use farthing_chain::{BroadcastError, Chain, ChainError};
 use farthing_protocol::channel::{BadParams, Expiry};
 use farthing_protocol::closing::{Answer, BadAnswer, BadSettlement, Proposal};
@@ -403,6 +403,32 @@ impl Buyer {
             None => wallet.pay_all(to, fee_rate)?,
         };
         wallet.save(|write| self.books.write_blocking(vec![write]))?;
+        self.broadcast(&mut wallet, transaction)
+    }
+
+    /// Makes a transaction that pays `amount`, without signatures, and sets its coins aside. Blocks.
+    ///
+    /// # Errors
+    /// When there is too little money.
+    pub fn prepare_payment(&self, to: ScriptBuf, amount: Amount) -> Result<Psbt, SendError> {
+        let fee_rate = self.fee_rate()?;
+        let mut wallet = self.wallet.lock().expect("no holder of this lock panics");
+        let psbt = wallet.prepare(to, amount, fee_rate)?;
+        wallet.save(|write| self.books.write_blocking(vec![write]))?;
+        Ok(psbt)
+    }
+
+    /// Signs what [`Self::prepare_payment`] made, and sends it. Blocks.
+    ///
+    /// # Errors
+    /// When an input is not this wallet's, or the node refuses; then the coins are free again.
+    pub fn send_prepared(&self, psbt: Psbt) -> Result<Transaction, SendError> {
+        let mut wallet = self.wallet.lock().expect("no holder of this lock panics");
+        let transaction = wallet.sign(psbt)?;
+        self.broadcast(&mut wallet, transaction)
+    }
+
+    fn broadcast(&self, wallet: &mut Wallet, transaction: Transaction) -> Result<Transaction, SendError> {
         match self.chain.broadcast(&transaction) {
             Ok(()) => Ok(transaction),
             // It may be in the mempool all the same: to pay again with other coins would pay twice.

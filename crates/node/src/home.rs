@@ -220,7 +220,14 @@ impl Home {
     /// # Errors
     /// When another process holds it.
     pub fn lock(&self) -> Result<Lock, HomeError> {
-        let path = self.folder.join("lock");
+        Lock::take(&self.folder)
+    }
+}
+
+impl Lock {
+    /// Takes the lock of a folder.
+    pub(crate) fn take(folder: &Path) -> Result<Self, HomeError> {
+        let path = folder.join("lock");
         let failed = |source| HomeError::File { path: path.clone(), source };
         let mut file = OpenOptions::new()
             .read(true)
@@ -240,7 +247,7 @@ impl Home {
                 Err(TryLockError::WouldBlock) => {
                     let mut holder = String::new();
                     let _unreadable = file.read_to_string(&mut holder);
-                    return Err(HomeError::Locked { path: self.folder.clone(), holder });
+                    return Err(HomeError::Locked { path: folder.to_owned(), holder });
                 }
                 Err(TryLockError::Error(source)) => return Err(failed(source)),
             }
@@ -250,12 +257,12 @@ impl Home {
             .and_then(|()| file.rewind())
             .and_then(|()| write!(file, "process {}", std::process::id()));
         written.map_err(failed)?;
-        Ok(Lock { _file: file })
+        Ok(Self { _file: file })
     }
 }
 
 /// Writes a file that is there whole, on disk and for its owner alone, or not at all. One that is there already stays.
-fn write_whole(folder: &Path, name: &str, content: &[u8]) -> Result<(), HomeError> {
+pub(crate) fn write_whole(folder: &Path, name: &str, content: &[u8]) -> Result<(), HomeError> {
     let (path, partial) = (folder.join(name), folder.join(format!("{name}.partial")));
     let written = || {
         let mut file =

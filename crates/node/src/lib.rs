@@ -12,6 +12,8 @@
 //! | [`watch`] | looks at the chain and tells the machines |
 //! | [`publish`] | brings a commitment into a block, with a child that pays for it where needed |
 //! | [`spread`] | brings the outputs of a batch of calls into a block, in flat mode |
+//! | [`device`] | runs LNGate's device |
+//! | [`link`] | what device and gateway say to each other, encrypted |
 //! | [`seller`], [`buyer`] | what a program that sells or buys uses |
 //! | [`cheques`] | what a program that writes, passes on or cashes cheques uses |
 //! | [`mail`] | a mailbox's letters and prekeys, in a database of their own |
@@ -24,9 +26,11 @@ pub mod books;
 pub mod buyer;
 pub mod cheques;
 mod crash;
+pub mod device;
 pub mod entropy;
 pub mod explain;
 pub mod home;
+pub mod link;
 pub mod machine;
 pub mod mail;
 pub mod prekeys;

@@ -222,6 +222,24 @@ impl Wallet {
         Ok(transaction)
     }
 
+    /// A transaction that pays `amount` to `script`, without signatures. Its coins are set aside. To be saved before it is shown;
+    /// [`Self::sign`] makes it valid, [`Self::release`] frees its coins again.
+    ///
+    /// # Errors
+    /// When there is too little money.
+    pub fn prepare(
+        &mut self,
+        script: ScriptBuf,
+        amount: Amount,
+        fee_rate: FeeRate,
+    ) -> Result<Psbt, WalletError> {
+        let mut builder = self.inner.build_tx();
+        builder.add_recipient(script, amount).fee_rate(fee_rate);
+        let psbt = builder.finish().map_err(insufficient)?;
+        self.inner.apply_unconfirmed_txs([(psbt.unsigned_tx.clone(), now())]);
+        Ok(psbt)
+    }
+
     /// The coins that can be spent, as far as the wallet has seen, with the transactions of those that are in no block yet.
     pub fn coins(&self) -> Vec<Coin> {
         let coin = |output: LocalOutput| {

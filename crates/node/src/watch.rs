@@ -125,8 +125,16 @@ impl Watch {
         let (tasks, queue) = mpsc::channel();
         let seen_at = Arc::new(Mutex::new(Instant::now()));
         let sees = seen_at.clone();
-        let watcher =
-            Watcher { chain, wallet, books, pace, beside, seen: HashMap::new(), seen_at: sees, complained: false };
+        let watcher = Watcher {
+            chain,
+            wallet,
+            books,
+            pace,
+            beside,
+            seen: HashMap::new(),
+            seen_at: sees,
+            complained: false,
+        };
         let thread = std::thread::Builder::new()
             .name(format!("{} watch", M::ROLE.name()))
             .spawn(move || watcher.run(&queue, resumed))

@@ -13,6 +13,7 @@
 //! | receipt | `m/402'/coin'/2147483647'/1'` | signs receipts and nothing else; no money |
 //! | prekeys | `m/402'/coin'/2147483647'/2'` | the payee draws the nonces of its receipts from it |
 //! | mail | `m/402'/coin'/2147483647'/3'` | opens a payee's mail; no money |
+//! | owner | `m/402'/coin'/2147483647'/4'/device'/0'…2'` | of a device's owner ([`crate::device::owner`]): policies, and the device's money |
 //!
 //! `hi` and `lo` are a random 62-bit [`KeyId`], so a payee needs no counter, and no state, to make a fresh key for
 //! each offer.
@@ -24,6 +25,7 @@ use secp256k1::{Keypair, Message, PublicKey, SECP256K1, SecretKey, XOnlyPublicKe
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+use crate::device::owner::OwnerKeys;
 use crate::tagged;
 
 /// BIP43 purpose of this project's keys: the HTTP status that asks for a payment.
@@ -107,6 +109,12 @@ impl Seed {
     /// The secret key that opens a payee's mail. The caller keeps it no longer than it must.
     pub fn mail_secret(&self) -> [u8; 32] {
         self.derive(&[MASK, 3]).secret_bytes()
+    }
+
+    /// The keys of the owner of a device, by the device's number.
+    pub fn owner_keys(&self, device: u32) -> OwnerKeys {
+        let device = device & MASK;
+        OwnerKeys::new([0, 1, 2].map(|key| self.derive(&[MASK, 4, device, key])))
     }
 
     /// The keys of a payee of cheques.

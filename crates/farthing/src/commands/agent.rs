@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use axum::Router;
 use bitcoin::Amount;
 use farthing_http::cheques::{Client, Counter};
+use farthing_http::listening;
 use farthing_protocol::cheque::drawn::Kind;
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -44,7 +45,7 @@ pub async fn run(context: &Context, arguments: AgentArguments) -> anyhow::Result
     let tending = tokio::spawn(tend(client.clone(), towards, towards_capacity.0.ceil(), pace));
     let counter = Arc::new(Counter::new(client.teller().clone(), client.clone()));
     let app: Router = counter.clone().routes();
-    axum::serve(listener, app).with_graceful_shutdown(sell::stopped()).await?;
+    listening::serve(listener, app, context.listening(), sell::stopped()).await?;
     tending.abort();
     let _aborted = tending.await;
     drop(counter);

@@ -2,6 +2,7 @@
 
 mod acts;
 mod cheque;
+mod gateway;
 mod lightspeed;
 mod people;
 mod report;
@@ -21,6 +22,7 @@ use crate::output::Output;
 pub async fn run(arguments: &DemoArguments, json: bool) -> anyhow::Result<()> {
     match arguments.what {
         Play::Channel => channel(arguments, json).await,
+        Play::Gateway => gateway::run(json).await,
         Play::Lightspeed => lightspeed::run(arguments.calls, json).await,
         Play::Cheque => cheque::run(json).await,
     }

@@ -150,9 +150,12 @@ impl Router {
                 self.books.handle_blocking(id, unlocked).map_or_else(|error| put_off(&error), drop);
                 put_off(&error);
             }
-            Err(error @ (OrderError::FundingTaken(_) | OrderError::Store(_) | OrderError::Ended)) => {
-                put_off(&error);
-            }
+            Err(
+                error @ (OrderError::FundingTaken(_)
+                | OrderError::Store(_)
+                | OrderError::Blind(_)
+                | OrderError::Ended),
+            ) => put_off(&error),
         }
     }
 
@@ -174,9 +177,8 @@ impl Router {
             Ok(Some(Side::Holder(_)) | None) => return,
             Err(error) => Err(error),
         };
-        let noted = told.and_then(|()| {
-            self.books.handle_blocking(id, drawn(drawn::Input::Noted(outcome))).map(drop)
-        });
+        let noted =
+            told.and_then(|()| self.books.handle_blocking(id, drawn(drawn::Input::Noted(outcome))).map(drop));
         noted.unwrap_or_else(|error| put_off(&error));
     }
 

@@ -10,6 +10,7 @@ use super::bolt3::keys::secret_key;
 use super::bolt3::{
     Commitment, CommitmentNumber, Contents, Htlc, PaymentHash, RevokedSecrets, Side, htlc_timeout,
 };
+use super::owner::Claim;
 use super::payments::Payments;
 use super::policy::{Policy, Tip};
 use super::reject::Reject;
@@ -100,9 +101,13 @@ impl HolderCommitment {
                 htlc_timeout::complete(&built, output, &ours, bridge_signature)
             },
         );
-        let htlc_timeouts = timeouts.collect();
+        let htlc_timeouts: Vec<Transaction> = timeouts.collect();
         let commitment = built.complete(&setup.terms, &joint, &self.bridge_signature);
-        Some(Publication { commitment, htlc_timeouts })
+        let delay = setup.terms.holder.delay;
+        let claims = [&commitment].into_iter().chain(&htlc_timeouts);
+        let claims = claims
+            .filter_map(|paying| Claim::delayed(paying, built.delayed_script(), self.contents.point, delay));
+        Some(Publication { claims: claims.collect(), commitment, htlc_timeouts })
     }
 }
 
@@ -114,6 +119,8 @@ pub struct Publication {
     pub commitment: Transaction,
     /// Each valid from its lock time on, when the commitment is in the chain and nobody has shown the preimage.
     pub htlc_timeouts: Vec<Transaction>,
+    /// What of it all is the owner's.
+    pub claims: Vec<Claim>,
 }
 
 /// The bridge's commitments: what the bridge can publish.
@@ -150,6 +157,26 @@ impl Account {
     pub(super) fn is_live(&self, hash: &PaymentHash) -> bool {
         let is_it = |htlc: &Htlc| htlc.offered_by == Side::Holder && htlc.payment_hash == *hash;
         self.unrevoked().any(|contents| contents.htlcs.iter().any(is_it))
+    }
+
+    /// Whether nothing is under way: no state that is not revoked has an HTLC, and each side has one state.
+    pub fn is_settled(&self) -> bool {
+        let is_one = self.holder.previous.is_none() && self.bridge.previous.is_none();
+        let is_ready = self.holder.newest.as_ref().is_some_and(|newest| newest.joint_signature.is_some());
+        is_one
+            && is_ready
+            && self.holder.erasing.is_none()
+            && self.unrevoked().all(|contents| contents.htlcs.is_empty())
+    }
+
+    /// What is the holder's by its newest commitment, before fees; `None` before there is one.
+    pub fn balance(&self) -> Option<Msat> {
+        self.holder.newest.as_ref().map(|newest| newest.contents.to_holder)
+    }
+
+    /// The policy in force.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
     }
 
     /// What the approved invoices stand at.

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | identity | what the device tells the owner's wallet | `farthing/device/identity` |
 //! | commitment seed | nothing; its secrets revoke | `farthing/device/commitments` and the channel |
+//! | link | nothing; it is the device's key on the link to the gateway | `farthing/device/link` |
 //! | HTLC basepoint | second stages, HTLC outputs | `farthing/device/htlc` and the channel |
 //! | revocation basepoint | what punishes the bridge | `farthing/device/revocation` and the channel |
 //!
@@ -11,7 +12,7 @@
 //! knows their public halves only, so whoever steals it cannot spend what it closes.
 
 use secp256k1::{Keypair, PublicKey, SECP256K1, SecretKey};
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use super::bolt3::{CommitmentNumber, CommitmentSecret, CommitmentSeed};
 use crate::tagged;
@@ -34,6 +35,24 @@ impl DeviceSecret {
             htlc: self.key("farthing/device/htlc", channel),
             revocation: self.key("farthing/device/revocation", channel),
         }
+    }
+
+    /// The key that the owner's wallet pins at enrolment.
+    pub fn identity(&self) -> PublicKey {
+        let mut key = self.key("farthing/device/identity", &[]);
+        let public = key.public_key(SECP256K1);
+        key.non_secure_erase();
+        public
+    }
+
+    /// The secret of the device's key on the link to its gateway.
+    pub fn link(&self) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(self.hash("farthing/device/link", &[]))
+    }
+
+    /// The bytes, for the device's own disk and the owner's backup.
+    pub fn expose(&self) -> &[u8; 32] {
+        &self.0
     }
 
     fn key(&self, tag: &str, channel: &[u8]) -> SecretKey {

@@ -10,20 +10,26 @@
 //! | how do device and gateway sign together? | [`joint`] |
 //! | what does the device do next, and what can its owner lose? | [`machine`] |
 //! | which rules are there? | [`reject`] |
+//! | how does the owner get its money out? | [`owner`] |
 //! | what may be paid? | [`policy`], [`payments`], [`invoice`] |
 //! | does the money follow the HTLCs? | [`update`] |
+//! | which block is the newest? | [`headers`] |
 //! | which keys exist, and what is agreed on before a channel begins? | [`keys`], [`setup`] |
+//! | what do device and gateway say to each other? | [`wire`] |
 
 pub mod bolt3;
+pub mod headers;
 pub mod invoice;
 pub mod joint;
 pub mod keys;
 pub mod machine;
+pub mod owner;
 pub mod payments;
 pub mod policy;
 pub mod reject;
 pub mod setup;
 pub mod update;
+pub mod wire;
 
 mod account;
 mod decisions;

@@ -17,7 +17,12 @@ impl Digest {
     }
 
     /// Of a transaction with several inputs, each of which is signed by itself.
-    pub(super) fn of_input(transaction: &Transaction, index: usize, script: &Script, value: Amount) -> Self {
+    pub(in crate::device) fn of_input(
+        transaction: &Transaction,
+        index: usize,
+        script: &Script,
+        value: Amount,
+    ) -> Self {
         let sighash = SighashCache::new(transaction)
             .p2wsh_signature_hash(index, script, value, EcdsaSighashType::All)
             .expect("the input exists");

@@ -1,0 +1,160 @@
+//! `farthing device pay`.
+
+use std::io::{BufRead as _, stdin};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use bitcoin::hex::DisplayHex as _;
+use farthing_node::device::connection::now;
+use farthing_node::device::store::{Outcome, Paid};
+use farthing_node::device::{Connection, ConnectionError, Said};
+use farthing_node::link::LinkError;
+use farthing_protocol::device::payments::Source;
+use farthing_protocol::device::wire::{ChannelKeysId, Order, Report};
+use farthing_protocol::device::{Effect, Input, Invoice};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::{here, show};
+use crate::config::Context;
+use crate::exit::Unpaid;
+
+/// How long the states may take to settle after the proof of payment has come: what is left then is done at the next connection.
+const SETTLING: Duration = Duration::from_secs(15);
+
+/// Pays one invoice, or one after the other from standard input.
+pub async fn run(context: &Context, text: &str, relayed: bool, patience: Duration) -> anyhow::Result<()> {
+    let source = if relayed { Source::Gateway } else { Source::Direct };
+    let (_lock, device) = here(context)?;
+    let mut connection = Connection::dial(device).await?;
+    if text != "-" {
+        let outcome = pay(context, &mut connection, text, source, patience).await?;
+        settle(context, &mut connection).await?;
+        return said(context, outcome);
+    }
+    for line in stdin().lock().lines() {
+        let line = line?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        let value = match pay(context, &mut connection, line.trim(), source, patience).await {
+            Ok(value) => value,
+            Err(error) if error.is::<Unpaid>() => json!({ "paid": false, "why": format!("{error:#}") }),
+            Err(error) => return Err(error),
+        };
+        said(context, value)?;
+    }
+    settle(context, &mut connection).await?;
+    let (sent, received) = connection.traffic();
+    let value = json!({
+        "bytes_sent": sent.bytes,
+        "bytes_received": received.bytes,
+        "messages": sent.messages + received.messages,
+    });
+    let line = format!("{} bytes sent, {} received", sent.bytes, received.bytes);
+    context.output.say(&value, &line)
+}
+
+fn said(context: &Context, value: Value) -> anyhow::Result<()> {
+    let line = format!("paid, with proof {}", value["preimage"].as_str().unwrap_or_default());
+    context.output.say(&value, &line)
+}
+
+/// Pays an invoice and waits for its proof.
+async fn pay(
+    context: &Context,
+    connection: &mut Connection,
+    text: &str,
+    source: Source,
+    patience: Duration,
+) -> anyhow::Result<Value> {
+    let began = Instant::now();
+    let device = connection.device();
+    let network = device.enrolled().enrolment.network;
+    let invoice = Invoice::parse(text, network).context("this invoice cannot be paid")?;
+    let hash = invoice.payment_hash();
+    if let Some(Paid { outcome: Outcome::Paid { preimage, fee_msat }, .. }) =
+        device.store().payment(&hash.0)?
+    {
+        return Ok(outcome(&hash.0, &preimage, fee_msat, None));
+    }
+    let (channel, _) =
+        device.paying().context("there is no open channel: run `farthing device open` first")?;
+    let tip = device.headers().tip();
+    let effects = device.give(channel, Input::Approve { invoice, source, tip }).map_err(Unpaid::by_rule)?;
+    ensure!(effects.contains(&Effect::Approved(hash)), "the machine approves or refuses");
+    let record = |outcome| Paid { invoice: text.to_owned(), amount_msat: invoice.amount().get(), outcome };
+    device.store().note(&hash.0, channel, &record(Outcome::Pending), now())?;
+
+    let order = connection.order(Order::Pay { channel, invoice: text.to_owned() }).await?;
+    let until = began + patience;
+    loop {
+        let heard = match connection.next(until).await {
+            Ok(heard) => heard,
+            Err(ConnectionError::Link(LinkError::Silent)) => bail!(Unpaid::pending()),
+            Err(error) => return Err(error.into()),
+        };
+        for said in heard {
+            show(context, &said);
+            match said {
+                Said::Report(id, Report::Paid { preimage, fee }) if id == order => {
+                    ensure!(preimage.hash() == hash, "the gateway's proof of payment proves nothing");
+                    let outcome_ = Outcome::Paid { preimage: preimage.0, fee_msat: fee.get() };
+                    connection.device().store().note(&hash.0, channel, &record(outcome_), now())?;
+                    return Ok(outcome(&hash.0, &preimage.0, fee.get(), Some(began.elapsed())));
+                }
+                Said::Report(id, Report::Failed { why, .. } | Report::Refused { why }) if id == order => {
+                    let failed = record(Outcome::Failed(why.clone()));
+                    connection.device().store().note(&hash.0, channel, &failed, now())?;
+                    bail!(Unpaid::failed(&why));
+                }
+                _other => {}
+            }
+        }
+    }
+}
+
+fn outcome(hash: &[u8; 32], preimage: &[u8; 32], fee_msat: u64, took: Option<Duration>) -> Value {
+    json!({
+        "paid": true,
+        "payment_hash": hash.to_lower_hex_string(),
+        "preimage": preimage.to_lower_hex_string(),
+        "fee_msat": fee_msat,
+        "ms": took.map(|took| took.as_secs_f64() * 1_000.0),
+    })
+}
+
+/// Stays until both sides have one state again.
+async fn settle(context: &Context, connection: &mut Connection) -> anyhow::Result<()> {
+    let until = Instant::now() + SETTLING;
+    let is_settled = |connection: &mut Connection| {
+        connection.device().paying().is_none_or(|(_, life)| life.state().account().is_settled())
+    };
+    while !is_settled(connection) {
+        match connection.next(until).await {
+            Ok(heard) => heard.iter().for_each(|said| show(context, said)),
+            Err(ConnectionError::Link(LinkError::Silent)) => {
+                eprintln!(
+                    "farthing: the channel's states are not settled yet; that goes on when the device is connected again"
+                );
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// What is said while nobody waits: a payment of before may end.
+pub fn note(context: &Context, connection: &mut Connection, said: &Said) {
+    show(context, said);
+    let Said::Report(_, Report::Paid { preimage, fee }) = said else { return };
+    let hash = preimage.hash().0;
+    let device = connection.device();
+    let channel = device.paying().map_or(ChannelKeysId([0; 32]), |(id, _)| id);
+    let Ok(Some(before)) = device.store().payment(&hash) else { return };
+    let outcome = Outcome::Paid { preimage: preimage.0, fee_msat: fee.get() };
+    if let Err(error) = device.store().note(&hash, channel, &Paid { outcome, ..before }, now()) {
+        eprintln!("farthing: {error}");
+    }
+}

@@ -1,0 +1,335 @@
+//! What the device stores, and how it forgets: one SQLite database, written through to the disk at every commit.
+//!
+//! | table | holds |
+//! |---|---|
+//! | `enrolled` | one row: owner, gateway, policy |
+//! | `channels` | one row each: the share of its key; once it has begun, its terms and state |
+//! | `headers` | the newest block headers |
+//! | `payments` | what was paid, for people: invoice, outcome |
+//!
+//! **Erasing.** A holder commitment's signatures must be gone from the disk before its secret leaves the device: whoever has both
+//! takes the channel. `secure_delete` overwrites with zeros what a row gave up, in whatever page it was. What is left is then in
+//! the write-ahead log only: [`DeviceStore::erase`] copies the log into the database and empties it. What a file system or a
+//! flash disk keeps of blocks that were overwritten is beyond this program's reach; encrypt the disk.
+
+use std::path::Path;
+use std::time::Duration;
+
+use bitcoin::block::Header;
+use bitcoin::consensus::encode::{deserialize, serialize};
+use farthing_protocol::device::headers::Checkpoint;
+use farthing_protocol::device::wire::{ChannelKeysId, OpenTerms};
+use farthing_protocol::device::{Enrolment, SignedPolicy, State};
+use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::store::{StoreError, decode, encode};
+
+/// The layout this code writes, kept in `PRAGMA user_version`.
+const SCHEMA: i32 = 1;
+
+const TABLES: &str = "
+CREATE TABLE enrolled (id INTEGER PRIMARY KEY CHECK (id = 0), record BLOB NOT NULL) STRICT;
+CREATE TABLE channels (
+    id BLOB PRIMARY KEY, share BLOB NOT NULL, terms BLOB, state BLOB, CHECK ((terms IS NULL) = (state IS NULL))
+) STRICT;
+CREATE TABLE headers (height INTEGER PRIMARY KEY, header BLOB NOT NULL) STRICT;
+CREATE TABLE payments (
+    hash BLOB PRIMARY KEY, channel BLOB NOT NULL, record BLOB NOT NULL, at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+";
+
+/// What the owner put into the device, and where its gateway is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enrolled {
+    /// What people call the device.
+    pub name: String,
+    /// The gateway, as people write it ([`crate::link::GatewayAddress`]).
+    pub gateway: String,
+    /// Keys, script and bounds of the owner.
+    pub enrolment: Enrolment,
+    /// What may be paid: the newest that came.
+    pub policy: SignedPolicy,
+    /// Where the chain begins.
+    pub checkpoint: Checkpoint,
+}
+
+/// A channel as it is stored.
+pub struct StoredChannel {
+    /// Which.
+    pub id: ChannelKeysId,
+    /// The share of its key.
+    pub share: Zeroizing<Vec<u8>>,
+    /// Once it has begun.
+    pub opened: Option<Opened>,
+}
+
+/// A channel that has begun, as it is stored.
+#[derive(Clone, Debug)]
+pub struct Opened {
+    /// What was agreed on.
+    pub terms: OpenTerms,
+    /// Where it stands.
+    pub state: State,
+}
+
+/// A payment, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Paid {
+    /// BOLT 11.
+    pub invoice: String,
+    /// What was asked for, in millisatoshi.
+    pub amount_msat: u64,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
+/// What became of a payment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// Approved; nothing more is known.
+    Pending,
+    /// The proof of payment, and what routing cost in millisatoshi.
+    Paid {
+        /// Hashes to the payment hash.
+        preimage: [u8; 32],
+        /// Service fee included.
+        fee_msat: u64,
+    },
+    /// Not paid.
+    Failed(String),
+}
+
+/// The database.
+#[derive(Debug)]
+pub struct DeviceStore {
+    connection: Connection,
+}
+
+impl DeviceStore {
+    /// Opens the database, and makes it when it is not there.
+    ///
+    /// # Errors
+    /// When the file cannot be opened or is from a newer version.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let mut connection = Connection::open(path)?;
+        connection.busy_timeout(Duration::from_secs(10))?;
+        connection.pragma_update(None, "secure_delete", "ON")?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let found: i32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        match found {
+            0 => {
+                transaction.execute_batch(TABLES)?;
+                transaction.pragma_update(None, "user_version", SCHEMA)?;
+            }
+            SCHEMA => {}
+            found => return Err(StoreError::OtherLayout { found, known: SCHEMA }),
+        }
+        transaction.commit()?;
+        Ok(Self { connection })
+    }
+
+    /// What the owner put in; `None` before.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn enrolled(&self) -> Result<Option<Enrolled>, StoreError> {
+        let row: Option<Vec<u8>> =
+            self.connection.query_row("SELECT record FROM enrolled", [], |row| row.get(0)).optional()?;
+        row.map(|record| decode("enrolment", &record)).transpose()
+    }
+
+    /// Stores what the owner put in, once.
+    ///
+    /// # Errors
+    /// When it is there already, or the database cannot be written.
+    pub fn enrol(&mut self, enrolled: &Enrolled) -> Result<(), StoreError> {
+        self.connection.execute("INSERT INTO enrolled VALUES (0, ?1)", [encode(enrolled)])?;
+        Ok(())
+    }
+
+    /// Replaces it, with another policy or gateway.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn set_enrolled(&mut self, enrolled: &Enrolled) -> Result<(), StoreError> {
+        let changed = self.connection.execute("UPDATE enrolled SET record = ?1", [encode(enrolled)])?;
+        one(changed)
+    }
+
+    /// All channels and keys that are ready.
+    ///
+    /// # Errors
+    /// When the database cannot be read or holds something that cannot be decoded.
+    pub fn channels(&self) -> Result<Vec<StoredChannel>, StoreError> {
+        let mut statement =
+            self.connection.prepare("SELECT id, share, terms, state FROM channels ORDER BY id")?;
+        let rows = statement.query_map([], |row| {
+            let (terms, state): (Option<Vec<u8>>, Option<Vec<u8>>) = (row.get(2)?, row.get(3)?);
+            Ok((ChannelKeysId(row.get(0)?), Zeroizing::new(row.get(1)?), terms.zip(state)))
+        })?;
+        rows.map(|row| {
+            let (id, share, opened) = row?;
+            let opened = opened.map(|(terms, state)| {
+                Ok::<_, StoreError>(Opened {
+                    terms: decode("channel's terms", &terms)?,
+                    state: decode("channel's state", &state)?,
+                })
+            });
+            Ok(StoredChannel { id, share, opened: opened.transpose()? })
+        })
+        .collect()
+    }
+
+    /// Adds a key that is ready.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn add_key(&mut self, id: ChannelKeysId, share: &[u8]) -> Result<(), StoreError> {
+        self.connection.execute("INSERT INTO channels VALUES (?1, ?2, NULL, NULL)", params![id.0, share])?;
+        Ok(())
+    }
+
+    /// A key's channel begins.
+    ///
+    /// # Errors
+    /// When it has begun already, or the database cannot be written.
+    pub fn begin(&mut self, id: ChannelKeysId, terms: &OpenTerms, state: &State) -> Result<(), StoreError> {
+        let changed = self.connection.execute(
+            "UPDATE channels SET terms = ?2, state = ?3 WHERE id = ?1 AND state IS NULL",
+            params![id.0, encode(terms), *secret(state)],
+        )?;
+        one(changed)
+    }
+
+    /// Replaces a channel's state.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn set_state(&mut self, id: ChannelKeysId, state: &State) -> Result<(), StoreError> {
+        let mut statement = self
+            .connection
+            .prepare_cached("UPDATE channels SET state = ?2 WHERE id = ?1 AND state IS NOT NULL")?;
+        one(statement.execute(params![id.0, *secret(state)])?)
+    }
+
+    /// From now on nothing can be written, or can again: as if the disk were full.
+    #[cfg(test)]
+    pub(super) fn fail(&self, fails: bool) {
+        self.connection.pragma_update(None, "query_only", fails).unwrap();
+    }
+
+    /// How long other users of the database are waited for.
+    #[cfg(test)]
+    pub(super) fn patience(&self, patience: Duration) {
+        self.connection.busy_timeout(patience).unwrap();
+    }
+
+    /// Leaves no copy on the disk of what was replaced.
+    ///
+    /// # Errors
+    /// When it cannot be done, which a second reader of the database would cause: then copies may be left.
+    pub fn erase(&mut self) -> Result<(), StoreError> {
+        // A cached statement keeps values that were bound to it.
+        self.connection.flush_prepared_statement_cache();
+        let busy: i32 = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+        if busy == 0 {
+            return Ok(());
+        }
+        let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
+        Err(rusqlite::Error::SqliteFailure(code, None).into())
+    }
+
+    /// The stored headers, in order from the first height; `None` before there are any.
+    ///
+    /// # Errors
+    /// When the database cannot be read or holds something that cannot be decoded.
+    pub fn headers(&self) -> Result<Option<(u32, Vec<Header>)>, StoreError> {
+        let mut statement = self.connection.prepare("SELECT height, header FROM headers ORDER BY height")?;
+        let rows = statement.query_map([], |row| Ok((row.get::<_, u32>(0)?, row.get::<_, Vec<u8>>(1)?)))?;
+        let mut stored: Option<(u32, Vec<Header>)> = None;
+        for row in rows {
+            let (height, bytes) = row?;
+            let header = deserialize(&bytes).map_err(|error| StoreError::corrupt("header", error))?;
+            let (start, headers) = stored.get_or_insert((height, Vec::new()));
+            if height as usize != *start as usize + headers.len() {
+                return Err(StoreError::corrupt("header", format!("none of height {}", height - 1)));
+            }
+            headers.push(header);
+        }
+        Ok(stored)
+    }
+
+    /// Replaces everything from a height on, and drops what is below `least`.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn set_headers<'a>(
+        &mut self,
+        from: u32,
+        headers: impl Iterator<Item = (u32, &'a Header)>,
+        least: u32,
+    ) -> Result<(), StoreError> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        transaction.execute("DELETE FROM headers WHERE height >= ?1 OR height < ?2", [from, least])?;
+        {
+            let mut statement = transaction.prepare_cached("INSERT INTO headers VALUES (?1, ?2)")?;
+            for (height, header) in headers {
+                statement.execute(params![height, serialize(header)])?;
+            }
+        }
+        Ok(transaction.commit()?)
+    }
+
+    /// Takes note of what became of a payment.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn note(
+        &mut self,
+        hash: &[u8; 32],
+        channel: ChannelKeysId,
+        paid: &Paid,
+        at: u64,
+    ) -> Result<(), StoreError> {
+        let at = i64::try_from(at).unwrap_or(i64::MAX);
+        self.connection.execute(
+            "INSERT INTO payments VALUES (?1, ?2, ?3, ?4) ON CONFLICT (hash) DO UPDATE SET record = ?3",
+            params![hash, channel.0, encode(paid), at],
+        )?;
+        Ok(())
+    }
+
+    /// A payment, if it was ever approved.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn payment(&self, hash: &[u8; 32]) -> Result<Option<Paid>, StoreError> {
+        let mut statement = self.connection.prepare_cached("SELECT record FROM payments WHERE hash = ?1")?;
+        let row: Option<Vec<u8>> = statement.query_row([hash], |row| row.get(0)).optional()?;
+        row.map(|record| decode("payment", &record)).transpose()
+    }
+
+    /// The newest payments first, at most so many.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn payments(&self, most: u32) -> Result<Vec<Paid>, StoreError> {
+        let mut statement =
+            self.connection.prepare("SELECT record FROM payments ORDER BY at DESC LIMIT ?1")?;
+        let rows = statement.query_map([most], |row| row.get::<_, Vec<u8>>(0))?;
+        rows.map(|row| decode("payment", &row?)).collect()
+    }
+}
+
+/// A state as bytes, wiped when dropped: it holds signatures that must not outlive it.
+fn secret(state: &State) -> Zeroizing<Vec<u8>> {
+    Zeroizing::new(encode(state))
+}
+
+fn one(changed: usize) -> Result<(), StoreError> {
+    if changed == 1 { Ok(()) } else { Err(rusqlite::Error::StatementChangedRows(changed).into()) }
+}
