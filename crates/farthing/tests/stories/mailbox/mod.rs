@@ -85,6 +85,10 @@ impl Visitor {
         Ok(self.runtime.block_on(self.client.delete(&self.owner, letter.id()))?)
     }
 
+    fn host(&self) -> &str {
+        self.owner.address().host.as_str()
+    }
+
     /// Where anybody posts to this owner.
     fn letters(&self) -> String {
         format!("/mailbox/letters/{}", self.owner.address().identity)

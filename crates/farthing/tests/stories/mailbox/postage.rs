@@ -3,7 +3,14 @@
 use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
+use farthing_mailbox::{Blob, Letter};
+use farthing_protocol::Msat;
+use farthing_protocol::channel::Expiry;
+use farthing_protocol::cheque::cheque::{Draft, Written};
+use farthing_protocol::cheque::prekey::SignedPrekey;
+use farthing_protocol::cheque::receipt::Memo;
 use farthing_testkit::mail::seconds_from_now;
+use farthing_testkit::message::Message;
 use farthing_testkit::people::free_address;
 use farthing_testkit::wait::until;
 use farthing_testkit::{Person, World};
@@ -14,13 +21,31 @@ use crate::COINS;
 const PRICE: &str = "500sat/message";
 const PRICE_MSAT: u64 = 500_000;
 
-/// Posts a letter by the program, which pays for it. The answer's status.
-fn post(payer: &Person, visitor: &Visitor, address: &str, content: u32, keep: u64) -> Result<u16> {
+/// Posts a blob by the program, which pays for it. The answer's status.
+fn post(payer: &Person, visitor: &Visitor, blob: &Blob, keep: u64) -> Result<u16> {
     let file = payer.path("letter");
-    fs::write(&file, visitor.letter(content)?.as_bytes())?;
-    let url = format!("http://{address}{}?expiry={}", visitor.letters(), seconds_from_now(keep)?);
+    fs::write(&file, blob.as_bytes())?;
+    let expiry = seconds_from_now(keep)?;
+    let url = format!("http://{}{}?expiry={expiry}", visitor.host(), visitor.letters());
     let file = format!("@{}", file.display());
     Ok(payer.call(&url, &["-d", &file])?.status())
+}
+
+/// Takes a prekey by the program, which pays for it.
+fn take(payer: &Person, visitor: &Visitor) -> Result<Message> {
+    let url = format!("http://{}/mailbox/prekeys/{}", visitor.host(), visitor.owner.address().identity);
+    payer.call(&url, &["-X", "POST"])
+}
+
+/// A letter with a cheque that is written on that prekey.
+fn letter(visitor: &Visitor, prekey: &Message) -> Result<Letter> {
+    let prekey: SignedPrekey = serde_json::from_slice(&prekey.body)?;
+    let latest = Expiry::at_height(900_000);
+    let draft =
+        Draft { amount: Msat::new(7_000), memo: Memo::new("one coffee")?, time: 1_790_000_000, latest };
+    let identity = visitor.owner.address().identity;
+    let written = Written::new(draft, &identity, prekey, [2; 32], &[3; 32])?;
+    Ok(Letter::Cheque { cheque: Box::new(written.cheque), agent: "https://agent.example".to_owned() })
 }
 
 fn charged(operator: &Person) -> Result<u64> {
@@ -28,7 +53,7 @@ fn charged(operator: &Person) -> Result<u64> {
 }
 
 #[test]
-fn a_letter_posted_with_postage_outlives_a_killed_mailbox_and_opens_for_its_payee() -> Result<()> {
+fn a_cheque_posted_with_postage_outlives_a_killed_mailbox_and_opens_for_its_payee() -> Result<()> {
     let (world, operator, payee) = people()?;
     let payer = Person::new(&world, "payer", COINS)?;
     let address = free_address()?;
@@ -40,25 +65,25 @@ fn a_letter_posted_with_postage_outlives_a_killed_mailbox_and_opens_for_its_paye
     ensure!(visitor.take().is_err(), "a prekey costs postage, too");
 
     let miner = world.miner();
-    assert_eq!(post(&payer, &visitor, &address, 1, 3_600)?, 201);
-    let prekey = payer.call(
-        &format!("http://{address}/mailbox/prekeys/{}", visitor.owner.address().identity),
-        &["-X", "POST"],
-    )?;
-    assert_eq!((prekey.status(), charged(&operator)?), (200, 2 * PRICE_MSAT));
+    let letter = letter(&visitor, &take(&payer, &visitor)?)?;
+    let blob = letter.seal(visitor.owner.address(), [9; 32])?;
+    assert_eq!(post(&payer, &visitor, &blob, 3_600)?, 201);
+    assert_eq!(charged(&operator)?, 2 * PRICE_MSAT);
     drop(miner);
     mailbox.kill()?;
 
     let mailbox = operator.keep_mail(PRICE, &address)?;
     let fetched = visitor.fetch(0)?;
-    ensure!(fetched.len() == 1 && fetched[0].blob == visitor.letter(1)?, "{} letters", fetched.len());
+    ensure!(fetched.len() == 1, "{} letters", fetched.len());
+    assert_eq!(visitor.owner.open(&fetched[0].blob)?, letter);
+    ensure!(payer.owner(&address)?.open(&fetched[0].blob).is_err(), "it opens for its payee alone");
     visitor.delete(&fetched[0])?;
     mailbox.kill()?;
     let mailbox = operator.keep_mail(PRICE, &address)?;
     assert_eq!(visitor.fetch(0)?, []);
 
     // What was delivered does not come again, and costs nothing to post again.
-    assert_eq!(post(&payer, &visitor, &address, 1, 3_600)?, 409);
+    assert_eq!(post(&payer, &visitor, &blob, 3_600)?, 409);
     assert_eq!((visitor.fetch(0)?, charged(&operator)?), (vec![], 2 * PRICE_MSAT));
     mailbox.process.stop()?.success()?;
     settle(&world, &operator, &payer, &address)
@@ -90,16 +115,16 @@ fn what_the_mailbox_refuses_is_not_charged() -> Result<()> {
     open_box(&payee, &address, 1)?;
     let visitor = Visitor::new(&payee, &address)?;
     let _miner = world.miner();
-    assert_eq!(post(&payer, &visitor, &address, 1, 3_600)?, 201);
-    assert_eq!(post(&payer, &visitor, &address, 2, 3_600)?, 201);
-    assert_eq!(post(&payer, &visitor, &address, 3, 3_600)?, 507, "the box is full");
-    assert_eq!(post(&payer, &visitor, &address, 3, 400 * 86_400)?, 400, "for too long");
-    assert_eq!(post(&payer, &visitor, &address, 2, 3_600)?, 409, "again");
-    let prekeys = format!("http://{address}/mailbox/prekeys/{}", visitor.owner.address().identity);
-    assert_eq!(payer.call(&prekeys, &["-X", "POST"])?.status(), 200);
-    assert_eq!(payer.call(&prekeys, &["-X", "POST"])?.status(), 404, "no prekeys are left");
-    let stranger = format!("http://{address}/mailbox/prekeys/{}", payer.owner(&address)?.address().identity);
-    assert_eq!(payer.call(&stranger, &["-X", "POST"])?.status(), 404, "no such box");
+    let [first, second, third] = [visitor.letter(1)?, visitor.letter(2)?, visitor.letter(3)?];
+    assert_eq!(post(&payer, &visitor, &first, 3_600)?, 201);
+    assert_eq!(post(&payer, &visitor, &second, 3_600)?, 201);
+    assert_eq!(post(&payer, &visitor, &third, 3_600)?, 507, "the box is full");
+    assert_eq!(post(&payer, &visitor, &third, 400 * 86_400)?, 400, "for too long");
+    assert_eq!(post(&payer, &visitor, &second, 3_600)?, 409, "again");
+    assert_eq!(take(&payer, &visitor)?.status(), 200);
+    assert_eq!(take(&payer, &visitor)?.status(), 404, "no prekeys are left");
+    let nobody = Visitor::new(&payer, &address)?;
+    assert_eq!(take(&payer, &nobody)?.status(), 404, "no such box");
     assert_eq!((charged(&operator)?, payer.channel()?.spent_msat), (3 * PRICE_MSAT, 3 * PRICE_MSAT));
     Ok(())
 }
