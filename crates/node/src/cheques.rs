@@ -158,7 +158,7 @@ impl Teller {
         let watch = Watch::start_beside(chain.clone(), wallet.clone(), books.clone(), pace, resumed, beside);
         let (output, openings) = (Mutex::new(output), Mutex::new(()));
         let prekeys = Mutex::new(home.prekeys()?);
-        Ok(Self {
+        let teller = Self {
             watch,
             router,
             books,
@@ -171,7 +171,11 @@ impl Teller {
             terms,
             pace,
             _lock: lock,
-        })
+        };
+        if let Err(error) = teller.give_up_proposals(true) {
+            tracing::warn!(%error, "openings that were cut short are not given up yet");
+        }
+        Ok(teller)
     }
 
     /// The terms.

@@ -54,6 +54,11 @@ pub enum CarryError {
     /// They disagree without an end.
     #[error("the two sides of channel {0} do not come to an end: try again later")]
     Endless(ChannelId),
+    /// The newest update leaves out what the payee still holds, and there is no room to put it back.
+    #[error(
+        "the other side of channel {0} does not take the newest update: a cheque that was taken back is being cashed, and its room          was given to another; take that back first"
+    )]
+    NotTaken(ChannelId),
     /// The channel has no address of the other side.
     #[error("it is not known where the other side of channel {0} is reached")]
     NoPeer(ChannelId),
@@ -150,12 +155,16 @@ impl Client {
         for _ in 0..ROUNDS {
             let teller = self.teller.clone();
             let Some(update) = blocking(move || Ok(teller.update(id)?)).await? else { return Ok(()) };
+            let number = update.signed.terms.number;
             let body = UpdateBody { update: Some(update) };
             let response = self.post(&at, &wire::below(id, "update"), &body).await?;
             let answer = client::json::<AnswerBody>(response).await?.read(id, &key)?;
-            let teller = self.teller.clone();
-            if !blocking(move || Ok(teller.hear(id, &answer)?)).await? {
-                return Ok(());
+            let (teller, is_taken) = (self.teller.clone(), answer.taken == Some(number));
+            let is_newer = blocking(move || Ok(teller.hear(id, &answer)?)).await?;
+            match (is_newer, is_taken) {
+                (true, _) => {}
+                (false, true) => return Ok(()),
+                (false, false) => return Err(CarryError::NotTaken(id)),
             }
         }
         Err(CarryError::Endless(id))
@@ -192,6 +201,17 @@ impl Client {
         let (id, signature) = blocking(move || Ok(teller.accept(&offer, key, opening, Some(peer))?)).await?;
         self.post(at, &wire::below(id, "accepted"), &AcceptanceBody { signature }).await?;
         Ok(id)
+    }
+
+    /// Says again that a channel is accepted, when its funding has not come.
+    ///
+    /// # Errors
+    /// When the other side cannot be reached, or knows nothing of it any more.
+    pub async fn accept_again(&self, id: ChannelId) -> Result<(), CarryError> {
+        let at = self.teller.peer(id).ok_or(CarryError::NoPeer(id))?;
+        let Some(signature) = self.teller.acceptance(id) else { return Ok(()) };
+        self.post(&at, &wire::below(id, "accepted"), &AcceptanceBody { signature }).await?;
+        Ok(())
     }
 
     /// Asks for a lock. The same again is the same.

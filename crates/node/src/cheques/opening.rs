@@ -15,11 +15,14 @@ use farthing_protocol::{Channel, ChannelId, Params, Party};
 use secp256k1::schnorr;
 
 use super::machine::{ChequeChannel, DrawerRecord, HolderRecord, Record, paying};
-use super::{Failed, Teller};
+use super::{Failed, Teller, now};
 use crate::entropy;
 use crate::machine::Machine as _;
 use crate::store::Write;
 use crate::wallet::{Wallet, WalletError};
+
+/// How long a payee may take to accept a channel that it has asked for, in seconds, before its coins are free again.
+const TIME_TO_ACCEPT: u64 = 600;
 
 /// Why no channel came about. Nothing is locked.
 #[derive(Debug, thiserror::Error)]
@@ -133,6 +136,38 @@ impl Teller {
         Ok((id, signature(accepted.expect("an opening that was stored is to be answered"))))
     }
 
+    /// The acceptance of a channel again, for a payer that may not have got it.
+    pub fn acceptance(&self, id: ChannelId) -> Option<schnorr::Signature> {
+        match &*self.books.setup(&id)? {
+            Setup::Holder(setup) => Some(signature(payee::acceptance(setup))),
+            Setup::Drawer(_) => None,
+        }
+    }
+
+    /// Gives up proposals that nobody has accepted: those that were `cut_short` when this program ended, or all that are older
+    /// than [`TIME_TO_ACCEPT`]. Their funding was never broadcast, so their coins are free again. Blocks.
+    ///
+    /// # Errors
+    /// When that cannot be stored.
+    pub(super) fn give_up_proposals(&self, cut_short: bool) -> Result<(), Failed> {
+        for entry in self.books.list_blocking()? {
+            let is_waiting = entry.state.drawer().is_some_and(|drawer| match drawer.life() {
+                payer::State::AwaitingAcceptance => true,
+                payer::State::Abandoned
+                | payer::State::AwaitingFunding(_)
+                | payer::State::Open(_)
+                | payer::State::Closing(_)
+                | payer::State::Refunding(_)
+                | payer::State::Closed(_) => false,
+            });
+            let is_old = entry.opened_at + TIME_TO_ACCEPT <= now();
+            if is_waiting && (is_old || (cut_short && entry.record.peer().is_some())) {
+                self.refused(entry.id)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Proposes a channel: builds and signs the funding, keeps it back, and stores the proposal with the coins it takes. Nothing
     /// is locked until [`Self::accepted`]. Blocks.
     ///
@@ -202,9 +237,12 @@ impl Teller {
         latest: u32,
     ) -> Result<(ChannelId, Opening), OpenError> {
         let _one_at_a_time = self.openings.lock().expect("no holder of this lock panics");
+        self.give_up_proposals(false)?;
+        // Those that nobody has accepted yet take coins, too.
         let towards = |state: &Side, record: &Record| {
             let is_onward = state.drawer().is_some_and(|drawer| drawer.drawn().kind() == Kind::Lock);
-            (is_onward && state.is_live() && record.peer().is_none()).then(|| record.params().capacity)
+            let is_counted = state.is_live() || state.name() == "awaiting acceptance";
+            (is_onward && is_counted && record.peer().is_none()).then(|| record.params().capacity)
         };
         let entries = self.books.list_blocking()?;
         let locked: Amount = entries.iter().filter_map(|entry| towards(&entry.state, &entry.record)).sum();

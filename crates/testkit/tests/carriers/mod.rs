@@ -19,6 +19,7 @@ use farthing_node::seller;
 use farthing_node::watch::Pace;
 use farthing_protocol::cheque::drawn::Kind;
 use farthing_protocol::cheque::point::AdaptorPoint;
+use farthing_protocol::cheque::prekey::SignedPrekey;
 use farthing_protocol::cheque::receipt::{Memo, Receipt};
 use farthing_protocol::{ChannelId, Msat};
 use tempfile::TempDir;
@@ -136,7 +137,12 @@ impl Carriers {
     /// A cheque of so many satoshi, which the agent takes.
     pub fn write(&self, id: ChannelId, amount: u64, hops: u64) -> Issued {
         let prekey = self.at("payee").issue_prekeys(1).unwrap()[0];
-        let order = Order {
+        self.at("writer").write_cheque(self.order(id, prekey, amount, hops)).unwrap()
+    }
+
+    /// What the writer decides about a cheque.
+    pub fn order(&self, id: ChannelId, prekey: SignedPrekey, amount: u64, hops: u64) -> Order {
+        Order {
             identity: self.at("payee").identity(),
             to: "the payee".to_owned(),
             prekey,
@@ -146,8 +152,7 @@ impl Carriers {
             channel: id,
             agent: "agent".to_owned(),
             delta: DELTA,
-        };
-        self.at("writer").write_cheque(order).unwrap()
+        }
     }
 
     /// The payee asks, whoever is on the way locks, the payee cashes, and the secrets go back as far as somebody is on.

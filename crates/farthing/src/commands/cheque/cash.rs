@@ -9,6 +9,7 @@ use farthing_mailbox::Letter;
 use farthing_node::cheques::paper::{Paper, Presented};
 use farthing_node::cheques::selling::{Ask, Towards};
 use farthing_protocol::cheque::cheque::Cheque;
+use farthing_protocol::cheque::side::Side;
 use farthing_protocol::{ChannelId, Msat};
 use serde::Serialize;
 
@@ -160,7 +161,7 @@ async fn sell(
 ) -> anyhow::Result<Msat> {
     let amount = presented.cheque.terms.amount;
     if let (true, Some(sale)) = (presented.cashed, &presented.sale) {
-        client.answer(sale.channel).await.context("it is cashed, but its payer has not answered")?;
+        hand_over(client, sale.channel).await;
         return Ok(amount);
     }
     let payer = via.unwrap_or(&presented.agent);
@@ -189,11 +190,15 @@ async fn sell(
     client.answer(channel).await?;
     let teller = client.teller().clone();
     let paid = blocking(move || Ok(teller.cash(&point)?)).await?;
+    hand_over(client, channel).await;
+    Ok(paid)
+}
+
+/// Nothing is lost when it fails: the completed lock is stored, and can be claimed on chain.
+async fn hand_over(client: &Client, channel: ChannelId) {
     if let Err(error) = client.answer(channel).await {
-        // Nothing is lost: the completed lock is stored, and can be claimed on chain.
         tracing::warn!(%error, "the payer has not taken the secret: run `farthing cheque cash` again");
     }
-    Ok(paid)
 }
 
 /// A channel in which a cheque can be cashed: the one that was planned, another that fits, or a new one.
@@ -238,14 +243,21 @@ fn commitment_fee(params: &farthing_protocol::Params) -> u64 {
 /// Waits until a channel's funding is deep enough.
 async fn open(client: &Client, channel: ChannelId, wait: Duration) -> anyhow::Result<()> {
     let until = Instant::now() + wait;
+    let mut said_again = false;
     loop {
         let teller = client.teller().clone();
         let state = blocking(move || {
             teller.look()?;
             let entry = teller.channels()?.into_iter().find(|entry| entry.id == channel);
-            Ok(entry.map(|entry| entry.state.name()))
+            let is_unfunded = |state: &Side| state.holder().is_some_and(|holder| holder.life().is_unfunded());
+            Ok(entry.map(|entry| (entry.state.name(), is_unfunded(&entry.state))))
         });
-        match state.await? {
+        let state = state.await?;
+        if state.is_some_and(|(_, is_unfunded)| is_unfunded) && !said_again {
+            client.accept_again(channel).await?;
+            said_again = true;
+        }
+        match state.map(|(name, _)| name) {
             Some("open") => return Ok(()),
             Some("awaiting depth") if Instant::now() < until => tokio::time::sleep(PACE).await,
             Some("awaiting depth") => {
