@@ -2,8 +2,8 @@
 
 use farthing_chain::{ChainError, ConnectError};
 use farthing_http::client::ClientError;
-use farthing_node::device::{ConnectionError, GiveError};
 use farthing_node::buyer::{CloseError, ProposeError, SendError};
+use farthing_node::device::{ConnectionError, GiveError};
 use farthing_node::start::StartError;
 use farthing_node::watch::WatchError;
 

@@ -123,12 +123,16 @@ fn adopt(context: &Context, name: &str, backup: &Path) -> anyhow::Result<()> {
 fn policy(context: &Context, name: &str, limits: &Limits, output: &Path) -> anyhow::Result<()> {
     let (path, mut owned) = read(context, name)?;
     let keys = keys(context, &owned)?;
-    let current = owned.card.policy.clone().verify(&keys.policy()).context("the stored policy is not ours")?;
+    let current =
+        owned.card.policy.clone().verify(&keys.policy()).context("the stored policy is not ours")?;
     let version = current.version + 1;
     owned.card.policy = keys.sign(to_policy(limits, version));
     files::write(&path, &owned)?;
     files::write(output, &owned.card.policy)?;
-    let line = format!("Policy {version} is in {0}.\nNext, on the device: farthing device policy {0}", output.display());
+    let line = format!(
+        "Policy {version} is in {0}.\nNext, on the device: farthing device policy {0}",
+        output.display()
+    );
     context.output.say(&json!({ "name": name, "version": version, "policy": output }), &line)
 }
 
@@ -163,12 +167,16 @@ async fn release(context: &Context, name: &str, funding: &Path, statement: &Path
     let identity = owned.identity.context("this device is not adopted: run `farthing owner adopt` first")?;
     let funding: Funding = files::read(funding)?;
     let Statement { statement, .. } = files::read(statement)?;
-    ensure!(statement.is_from(&identity), "the statement is not from the device \"{name}\": nothing was signed");
+    ensure!(
+        statement.is_from(&identity),
+        "the statement is not from the device \"{name}\": nothing was signed"
+    );
     let bytes = Vec::<u8>::from_hex(&funding.psbt).context("this is no funding")?;
     let psbt = Psbt::deserialize(&bytes).context("this is no funding")?;
     let outpoint = OutPoint { txid: psbt.unsigned_tx.compute_txid(), vout: statement.outpoint.vout };
     let made = psbt.unsigned_tx.output.get(outpoint.vout as usize);
-    let is_it = made.is_some_and(|made| made.value == statement.value && made.script_pubkey == statement.script);
+    let is_it =
+        made.is_some_and(|made| made.value == statement.value && made.script_pubkey == statement.script);
     ensure!(
         statement.outpoint == outpoint && is_it,
         "the device's statement is about another output: nothing was signed"

@@ -105,9 +105,18 @@ impl Link {
     fn over<S: AsyncRead + AsyncWrite + Send + 'static>(stream: S, session: Session) -> Self {
         let session = Arc::new(session);
         let (reader, writer) = split(stream);
-        let sender = Sender { session: session.clone(), writer: Box::pin(writer), sealed: 0, traffic: Traffic::default() };
-        let receiver =
-            Receiver { session, reader: Box::pin(reader), assembly: Assembly::default(), traffic: Traffic::default() };
+        let sender = Sender {
+            session: session.clone(),
+            writer: Box::pin(writer),
+            sealed: 0,
+            traffic: Traffic::default(),
+        };
+        let receiver = Receiver {
+            session,
+            reader: Box::pin(reader),
+            assembly: Assembly::default(),
+            traffic: Traffic::default(),
+        };
         Self { sender, receiver }
     }
 

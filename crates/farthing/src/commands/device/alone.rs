@@ -125,8 +125,7 @@ fn by_the_bridge(
     let closing = spender.compute_txid();
     let fee_rate = chain.fee_rate(6)?.unwrap_or(FeeRate::BROADCAST_MIN).max(chain.minimum_fee_rate()?);
     let enrolment = &device.enrolled().enrolment;
-    let claims: Vec<Claim> =
-        Claim::of_bridge_commitment(spender, &enrolment.payment).into_iter().collect();
+    let claims: Vec<Claim> = Claim::of_bridge_commitment(spender, &enrolment.payment).into_iter().collect();
     let pays_owner = spender.output.iter().any(|output| output.script_pubkey == enrolment.closing_script);
     match device.give(channel, Input::TakeBack { commitment: closing, fee_rate }) {
         Ok(effects) => Ok(Ended { by: "bridge", closing, later: broadcasts(effects), claims }),

@@ -52,19 +52,16 @@ pub async fn run(
             device
         }
     };
-    files::write(backup, &Backup { secret: hex, gateway: address.to_string(), identity, card: card.clone() })?;
+    files::write(
+        backup,
+        &Backup { secret: hex, gateway: address.to_string(), identity, card: card.clone() },
+    )?;
 
     let mut connection = Connection::dial(device).await?;
     let welcome = connection.welcome();
     let fees = welcome.map(|welcome| (welcome.fee_ppm, welcome.fee_base.get())).unwrap_or_default();
     let policy = connection.device().enrolled().policy.clone();
-    let enrol = Enrol {
-        invitation,
-        name: card.name.clone(),
-        identity,
-        owner: card.enrolment.owner,
-        policy,
-    };
+    let enrol = Enrol { invitation, name: card.name.clone(), identity, owner: card.enrolment.owner, policy };
     let order = connection.order(Order::Enrol(enrol)).await?;
     until_done(context, &mut connection, order, PATIENCE).await?;
     let until = Instant::now() + PATIENCE;

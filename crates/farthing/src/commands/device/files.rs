@@ -53,8 +53,7 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> anyhow::Result<T> {
 /// Writes such a file, for its owner alone.
 pub fn write(path: &Path, value: &impl Serialize) -> anyhow::Result<()> {
     let written = || {
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
         file.write_all(&serde_json::to_vec_pretty(value)?)?;
         file.sync_all()?;
         Ok::<_, anyhow::Error>(())

@@ -44,7 +44,9 @@ pub async fn run(context: &Context, command: DeviceCommand) -> anyhow::Result<()
             let mut connection = Connection::dial(device).await?;
             let order = connection.order(Order::Policy(policy)).await?;
             until_done(context, &mut connection, order, Duration::from_secs(30)).await?;
-            context.output.say(&json!({ "policy": "taken" }), "The policy is in force, here and at the gateway.")
+            context
+                .output
+                .say(&json!({ "policy": "taken" }), "The policy is in force, here and at the gateway.")
         }
         DeviceCommand::Close { patience } => close(context, Duration::from_secs(patience)).await,
         DeviceCommand::ForceClose { output } => alone::run(context, &output),

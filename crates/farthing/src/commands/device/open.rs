@@ -64,7 +64,9 @@ pub async fn fund(context: &Context, funding: &Path, output: &Path) -> anyhow::R
             let until = Instant::now() + PATIENCE;
             reports(context, &mut connection, until, |_, said| match said {
                 Said::Funded(id, statement) if *id == channel => Ok(Some(statement.clone())),
-                Said::Report(id, Report::Refused { why }) if *id == order => bail!("the gateway refuses: {why}"),
+                Said::Report(id, Report::Refused { why }) if *id == order => {
+                    bail!("the gateway refuses: {why}")
+                }
                 Said::Refused { why, .. } => bail!("the device refuses: {why}"),
                 _other => Ok(None),
             })
@@ -89,5 +91,7 @@ fn known(device: &mut Device, funding: &Funding) -> anyhow::Result<Option<Fundin
         return Ok(None);
     }
     let effects = device.give(id, Input::Fund)?;
-    Ok(effects.into_iter().find_map(|effect| if let Effect::Fund(statement) = effect { Some(statement) } else { None }))
+    Ok(effects
+        .into_iter()
+        .find_map(|effect| if let Effect::Fund(statement) = effect { Some(statement) } else { None }))
 }

@@ -73,10 +73,13 @@ async fn pay(
     let network = device.enrolled().enrolment.network;
     let invoice = Invoice::parse(text, network).context("this invoice cannot be paid")?;
     let hash = invoice.payment_hash();
-    if let Some(Paid { outcome: Outcome::Paid { preimage, fee_msat }, .. }) = device.store().payment(&hash.0)? {
+    if let Some(Paid { outcome: Outcome::Paid { preimage, fee_msat }, .. }) =
+        device.store().payment(&hash.0)?
+    {
         return Ok(outcome(&hash.0, &preimage, fee_msat, None));
     }
-    let (channel, _) = device.paying().context("there is no open channel: run `farthing device open` first")?;
+    let (channel, _) =
+        device.paying().context("there is no open channel: run `farthing device open` first")?;
     let tip = device.headers().tip();
     let effects = device.give(channel, Input::Approve { invoice, source, tip }).map_err(Unpaid::by_rule)?;
     ensure!(effects.contains(&Effect::Approved(hash)), "the machine approves or refuses");
@@ -131,7 +134,9 @@ async fn settle(context: &Context, connection: &mut Connection) -> anyhow::Resul
         match connection.next(until).await {
             Ok(heard) => heard.iter().for_each(|said| show(context, said)),
             Err(ConnectionError::Link(LinkError::Silent)) => {
-                eprintln!("farthing: the channel's states are not settled yet; that goes on when the device is connected again");
+                eprintln!(
+                    "farthing: the channel's states are not settled yet; that goes on when the device is connected again"
+                );
                 return Ok(());
             }
             Err(error) => return Err(error.into()),
