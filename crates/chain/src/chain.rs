@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use bitcoin::block::Header;
 use bitcoin::consensus::encode::deserialize_hex;
 use bitcoin::{Amount, Block, BlockHash, FeeRate, Network, OutPoint, ScriptBuf, Transaction, TxOut, Txid};
 use serde::Deserialize;
@@ -263,6 +264,16 @@ impl Chain {
     pub fn block(&self, hash: &BlockHash) -> Result<Block, ChainError> {
         const METHOD: &str = "getblock";
         let hex: String = self.rpc.call(METHOD, &[json!(hash), json!(0)])?;
+        deserialize_hex(&hex).map_err(|error| ChainError::unexpected(METHOD, error))
+    }
+
+    /// The header of a block, of the best chain or of one that a reorganisation has left behind.
+    ///
+    /// # Errors
+    /// [`ChainError::Refused`] when the node does not know the block; else as for every call.
+    pub fn header(&self, hash: &BlockHash) -> Result<Header, ChainError> {
+        const METHOD: &str = "getblockheader";
+        let hex: String = self.rpc.call(METHOD, &[json!(hash), json!(false)])?;
         deserialize_hex(&hex).map_err(|error| ChainError::unexpected(METHOD, error))
     }
 

@@ -74,6 +74,9 @@ pub enum Command {
     /// What the owner of devices does, on its own machine.
     #[command(subcommand)]
     Owner(OwnerCommand),
+    /// LNGate: run a Lightning node for small devices that need not trust it, or ask one that runs.
+    #[command(subcommand)]
+    Gateway(GatewayCommand),
     /// Show everything on a private chain, with real processes and a real bitcoind.
     Demo(DemoArguments),
 }
@@ -260,6 +263,37 @@ pub enum ChannelsCommand {
     },
 }
 
+/// What to do with a gateway.
+#[derive(Debug, Subcommand)]
+pub enum GatewayCommand {
+    /// Serve devices until stopped.
+    Run(GatewayRunArguments),
+    /// Show what the gateway that runs here does.
+    Status,
+    /// List the devices that are enrolled.
+    Devices,
+    /// List their channels.
+    Channels,
+    /// List their payments.
+    Payments,
+    /// Enforce a policy that an owner signed, on all of its devices: for an owner who cannot reach its device any more.
+    Policy {
+        /// What `farthing owner policy` gave.
+        policy: PathBuf,
+    },
+}
+
+/// Arguments of `gateway run`.
+#[derive(Debug, Args)]
+pub struct GatewayRunArguments {
+    /// Where to listen for devices.
+    #[arg(long, default_value = "127.0.0.1:8404")]
+    pub listen: String,
+    /// The Lightning node at the other end of devices' channels, as KEY@HOST:PORT [default: `bridge` in the configuration].
+    #[arg(long, value_name = "NODE")]
+    pub bridge: Option<String>,
+}
+
 /// What the demo shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Play {
@@ -267,6 +301,8 @@ pub enum Play {
     Channel,
     /// Calls are sold, with a secret for each.
     Lightspeed,
+    /// Devices pay invoices of a Lightning node through a gateway.
+    Gateway,
 }
 
 /// Arguments of `demo`.

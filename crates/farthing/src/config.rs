@@ -3,12 +3,14 @@
 //! `FARTHING_NETWORK=signet` sets `network`, `FARTHING_BITCOIND__URL=…` sets `url` in `[bitcoind]`. A key that is not
 //! known is an error, since a mistyped limit would be no limit.
 
+use std::net::ToSocketAddrs as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use bitcoin::{Amount, FeeRate, Network};
 use farthing_chain::{Chain, RpcAuth, RpcConfig};
+use farthing_gateway::gateway::Settings;
 use farthing_http::caller::Means;
 use farthing_node::home::Home;
 use farthing_node::seller;
@@ -38,6 +40,8 @@ struct Config {
     sell: Sell,
     #[serde(default)]
     buy: Buy,
+    #[serde(default)]
+    gateway: Gateway,
 }
 
 /// How the node is reached. Without anything: at the network's usual port, with the cookie in `~/.bitcoin`.
@@ -152,6 +156,40 @@ impl Default for Buy {
             in_flight: 2,
             patience_seconds: 30,
             finality: 6,
+        }
+    }
+}
+
+/// How a gateway serves devices. Fee rates in satoshi per vbyte, times in blocks.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Gateway {
+    /// The node at the other end of devices' channels: `KEY@HOST:PORT`.
+    bridge: Option<String>,
+    /// The service fee, in millionths of a payment.
+    fee_ppm: u32,
+    /// Its fixed part, in millisatoshi.
+    fee_base_msat: u64,
+    /// The word that lets a device in; empty lets anybody in.
+    invitation: String,
+    /// What commitments pay. Fixed, with headroom: a change costs joint signatures.
+    commitment_fee_rate: u32,
+    onchain_fee_rate: u32,
+    bridge_delay: u16,
+    keys_ready: usize,
+}
+
+impl Default for Gateway {
+    fn default() -> Self {
+        Self {
+            bridge: None,
+            fee_ppm: 50_000,
+            fee_base_msat: 0,
+            invitation: String::new(),
+            commitment_fee_rate: 10,
+            onchain_fee_rate: 10,
+            bridge_delay: 2_016,
+            keys_ready: 2,
         }
     }
 }
@@ -295,6 +333,33 @@ impl Context {
             most_prepaid: Amount::from_sat(buy.most_prepaid),
             most_confirmations: buy.most_confirmations,
         }
+    }
+
+    /// How a gateway serves devices, in that folder.
+    pub fn gateway(&self, folder: &Path, bridge: Option<&str>) -> anyhow::Result<Settings> {
+        let gateway = &self.config.gateway;
+        let bridge = bridge.or(gateway.bridge.as_deref());
+        let bridge =
+            bridge.context("name the node at the other end of the channels: --bridge KEY@HOST:PORT")?;
+        let (key, address) = bridge.split_once('@').context("a bridge is written KEY@HOST:PORT")?;
+        let address = address.to_socket_addrs().with_context(|| format!("{address} is not found"))?.next();
+        bounds("keys_ready in [gateway]", gateway.keys_ready as u64, (1, 32))?;
+        Ok(Settings {
+            folder: folder.to_owned(),
+            bridge: key.parse().context("the bridge's key")?,
+            bridge_address: address.context("the bridge's address")?,
+            fee_ppm: gateway.fee_ppm,
+            fee_base: Msat::new(gateway.fee_base_msat),
+            invitation: gateway.invitation.clone(),
+            commitment_fee_rate: FeeRate::from_sat_per_vb_u32(gateway.commitment_fee_rate),
+            onchain_fee_rate: FeeRate::from_sat_per_vb_u32(gateway.onchain_fee_rate),
+            bridge_delay: gateway.bridge_delay,
+            keys_ready: gateway.keys_ready,
+            poll: match self.config.network {
+                Network::Regtest => Duration::from_millis(100),
+                _other => Duration::from_secs(5),
+            },
+        })
     }
 
     /// How deep a buyer wants the end of a channel to be.

@@ -58,6 +58,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Channels(command) => commands::channels::run(&context, command).await,
         Command::Device(command) => commands::device::run(&context, command).await,
         Command::Owner(command) => commands::owner::run(&context, command).await,
+        Command::Gateway(command) => commands::gateway::run(&context, command).await,
         Command::Demo(_) => unreachable!("handled above, since it needs no configuration"),
     }
 }

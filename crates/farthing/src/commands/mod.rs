@@ -4,6 +4,7 @@ pub mod buy;
 pub mod call;
 pub mod channels;
 pub mod device;
+pub mod gateway;
 pub mod init;
 pub mod owner;
 pub mod proxy;

@@ -1,6 +1,7 @@
 //! `farthing demo`: everything on a private chain, with real processes and a real bitcoind.
 
 mod acts;
+mod gateway;
 mod lightspeed;
 mod people;
 mod report;
@@ -20,6 +21,7 @@ use crate::output::Output;
 pub async fn run(arguments: &DemoArguments, json: bool) -> anyhow::Result<()> {
     match arguments.what {
         Play::Channel => channel(arguments, json).await,
+        Play::Gateway => gateway::run(json).await,
         Play::Lightspeed => lightspeed::run(arguments.calls, json).await,
     }
 }

@@ -1,6 +1,6 @@
 //! The people of the demo: each runs this program in a process of its own, with a data folder of its own.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
@@ -71,8 +71,37 @@ impl Person {
         let said: Value = serde_json::from_str(&line).with_context(|| {
             format!("the {}'s `farthing {}` did not start", self.name, arguments.join(" "))
         })?;
-        let url = said["url"].as_str().context("an address")?.to_owned();
+        let url = said["url"].as_str().or(said["address"].as_str()).context("an address")?.to_owned();
         Ok(Service { process, url, _output: output })
+    }
+
+    /// The person's data folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Starts a command that runs until it ends by itself or is killed.
+    pub fn talk(&self, arguments: &[&str]) -> anyhow::Result<Running> {
+        Ok(Running(Process(self.command(arguments)?.stdout(Stdio::null()).spawn()?)))
+    }
+
+    /// Runs a command that answers each line of its input with a line of JSON, and gives the answers.
+    pub fn feed(&self, arguments: &[&str], lines: &[String]) -> anyhow::Result<Vec<Value>> {
+        let mut process = Process(self.command(arguments)?.stdin(Stdio::piped()).spawn()?);
+        let mut input = process.0.stdin.take().context("standard input")?;
+        let mut output = BufReader::new(process.0.stdout.take().context("standard output")?);
+        let mut answers = Vec::new();
+        for line in lines {
+            writeln!(input, "{line}")?;
+            let mut answer = String::new();
+            output.read_line(&mut answer)?;
+            let read = serde_json::from_str(&answer);
+            answers.push(read.with_context(|| format!("`farthing {}` ended", arguments.join(" ")))?);
+        }
+        drop(input);
+        let status = process.0.wait()?;
+        anyhow::ensure!(status.success(), "`farthing {}` ended with {status}", arguments.join(" "));
+        Ok(answers)
     }
 
     /// Where the person puts what it buys.
@@ -156,6 +185,16 @@ impl Drop for Process {
     fn drop(&mut self) {
         let _ended_already = self.0.kill();
         let _ended_already = self.0.wait();
+    }
+}
+
+/// A running command.
+pub struct Running(Process);
+
+impl Running {
+    /// It is gone, without a word.
+    pub fn kill(mut self) -> anyhow::Result<()> {
+        self.0.kill()
     }
 }
 

@@ -1,0 +1,355 @@
+//! Carries orders from the desks to a device that is here, one after the other, and lets LDK go on.
+//!
+//! What the device refuses stays on the desk and the channel stands still: nothing is lost by it, and the operator sees why.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use farthing_protocol::Msat;
+use farthing_protocol::device::Proposal;
+use farthing_protocol::device::bolt3::closing::Closing;
+use farthing_protocol::device::bolt3::{
+    Commitment, CommitmentNumber, Contents, Digest, Htlc, PaymentHash, Side, Terms,
+};
+use farthing_protocol::device::wire::{Answer, ChannelKeysId, MOST_POINTS, Report, Request, Standing};
+
+use crate::caller::{CallError, Caller};
+use crate::gateway::Gateway;
+use crate::ledger::{NoSuchState, Outline};
+use crate::records::{ChannelRecord, Stage};
+use crate::shelf::ShelfError;
+use crate::signer::desk::{BridgeSignatures, Desk, Order, ToValidate};
+
+/// When fewer points than this are left, more are asked for.
+const FEW_POINTS: usize = 24;
+/// How long to wait before an interrupted round is tried again.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Why an order was not carried out.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClerkError {
+    /// The device.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// LDK's transaction.
+    #[error(transparent)]
+    State(#[from] NoSuchState),
+    /// Storage.
+    #[error(transparent)]
+    Shelf(#[from] ShelfError),
+    /// A value of the device's that cannot be right.
+    #[error("the device gave {0}")]
+    Wrong(&'static str),
+    /// The channel is in no stage for this.
+    #[error("the channel has no terms yet")]
+    NoTerms,
+}
+
+/// Serves the desks of one device while it is connected.
+pub struct Clerk {
+    gateway: Arc<Gateway>,
+    device: [u8; 32],
+    caller: Arc<Caller>,
+    /// Channels whose terms the device has.
+    opened: HashSet<[u8; 32]>,
+    /// Channels that stand still since the device refused something.
+    stuck: HashSet<[u8; 32]>,
+}
+
+impl Clerk {
+    /// For a device that said where its channels stand.
+    pub fn new(
+        gateway: Arc<Gateway>,
+        device: [u8; 32],
+        caller: Arc<Caller>,
+        standings: &[(ChannelKeysId, Standing)],
+    ) -> Self {
+        let has_terms = |standing: &Standing| match standing {
+            Standing::Ready => false,
+            Standing::Opening | Standing::Open | Standing::Closing => true,
+        };
+        let opened = standings.iter().filter(|(_, standing)| has_terms(standing));
+        let opened = opened.map(|(channel, _)| channel.0).collect();
+        Self { gateway, device, caller, opened, stuck: HashSet::new() }
+    }
+
+    /// Works until the connection ends.
+    pub async fn work(mut self) {
+        let bell = self.gateway.books().bell(self.device);
+        loop {
+            match self.round().await {
+                Ok(true) => {}
+                Ok(false) => bell.notified().await,
+                Err(ClerkError::Call(CallError::Gone)) => return,
+                Err(error) => {
+                    tracing::warn!(%error, "an order of a channel waits");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// One look at every desk. Returns whether anything was done.
+    async fn round(&mut self) -> Result<bool, ClerkError> {
+        let channels = match self.gateway.books().devices.get(&self.device) {
+            Some(record) => record.channels.clone(),
+            None => return Ok(false),
+        };
+        let mut was_busy = false;
+        for channel in
+            channels.into_iter().filter(|channel| !self.stuck.contains(channel)).collect::<Vec<_>>()
+        {
+            match self.serve(channel).await {
+                Ok(did) => was_busy |= did,
+                Err(error) => self.fail(channel, error)?,
+            }
+        }
+        if was_busy {
+            return Ok(true);
+        }
+        self.keep_keys_ready().await
+    }
+
+    fn fail(&mut self, channel: [u8; 32], error: ClerkError) -> Result<(), ClerkError> {
+        match error {
+            ClerkError::Call(CallError::Gone | CallError::Interrupted(_)) | ClerkError::Shelf(_) => {
+                Err(error)
+            }
+            ClerkError::Call(CallError::Refused { .. } | CallError::Cheated(_) | CallError::OutOfTurn)
+            | ClerkError::State(_)
+            | ClerkError::Wrong(_)
+            | ClerkError::NoTerms => {
+                tracing::error!(%error, "a channel stands still");
+                self.gateway.books().trouble.insert(channel, error.to_string());
+                self.stuck.insert(channel);
+                Ok(())
+            }
+        }
+    }
+
+    /// Keys for channels to come, with their first points.
+    async fn keep_keys_ready(&mut self) -> Result<bool, ClerkError> {
+        let ready = {
+            let books = self.gateway.books();
+            let is_ready =
+                |record: &&ChannelRecord| record.device == self.device && record.stage == Stage::Ready;
+            books.channels.values().filter(is_ready).count()
+        };
+        if ready >= self.gateway.settings.keys_ready {
+            return Ok(false);
+        }
+        let (keys, share) = self.caller.generate_key().await?;
+        let channel = keys.channel;
+        self.gateway.add_keys(self.device, keys, share)?;
+        let desk = self.gateway.desk(&channel).ok_or(ClerkError::NoTerms)?;
+        self.more_points(&desk).await?;
+        Ok(true)
+    }
+
+    async fn more_points(&self, desk: &Desk) -> Result<(), ClerkError> {
+        let (from, _) = desk.points_left();
+        let request = Request::Points { from, count: MOST_POINTS };
+        match self.caller.ask(desk.channel(), request).await? {
+            Answer::Points(points) if points.len() == usize::from(MOST_POINTS) => {
+                Ok(desk.add_points(from, &points)?)
+            }
+            _other => Err(CallError::OutOfTurn.into()),
+        }
+    }
+
+    /// Everything that one channel needs now.
+    async fn serve(&mut self, channel: [u8; 32]) -> Result<bool, ClerkError> {
+        let Some(desk) = self.gateway.desk(&channel) else { return Ok(false) };
+        let mut did = false;
+        if desk.points_left().1 < FEW_POINTS {
+            self.more_points(&desk).await?;
+            did = true;
+        }
+        while let Some(order) = desk.next() {
+            let (record, terms) = self.record(channel)?;
+            self.tell_terms(channel, &record).await?;
+            match order {
+                Order::SignBridge(outline) => self.sign_bridge(&desk, &terms, &outline).await?,
+                Order::Revoke(number) => self.revoke(&desk, &terms, number).await?,
+                Order::BridgeRevoked(number, secret) => {
+                    let request = Request::BridgeRevoked { number, secret };
+                    self.done(channel, request).await?;
+                    desk.took_bridge_secret(number);
+                    continue;
+                }
+                Order::CloseTogether(settlement, txid) => {
+                    let closing = Closing::build(&terms, &settlement);
+                    if closing.txid() != txid {
+                        return Err(ClerkError::Wrong("nothing: LDK's closing is another"));
+                    }
+                    let request = |first| Request::CloseTogether { settlement: settlement.clone(), first };
+                    let (signature, _) = self.sign(channel, closing.digest(), request).await?;
+                    desk.closed(txid, signature);
+                }
+            }
+            self.unblock(channel);
+            did = true;
+        }
+        Ok(did | self.fund(channel, &desk).await?)
+    }
+
+    fn record(&self, channel: [u8; 32]) -> Result<(ChannelRecord, Terms), ClerkError> {
+        let record = self.gateway.books().channels.get(&channel).cloned();
+        let record = record.ok_or(ClerkError::NoTerms)?;
+        let terms = record.terms().ok_or(ClerkError::NoTerms)?;
+        Ok((record, terms))
+    }
+
+    async fn tell_terms(&mut self, channel: [u8; 32], record: &ChannelRecord) -> Result<(), ClerkError> {
+        let Stage::Agreed { terms, .. } = &record.stage else { return Err(ClerkError::NoTerms) };
+        if !self.opened.contains(&channel) {
+            self.done(channel, Request::Open(*terms)).await?;
+            self.opened.insert(channel);
+        }
+        Ok(())
+    }
+
+    async fn done(&self, channel: [u8; 32], request: Request) -> Result<(), ClerkError> {
+        match self.caller.ask(channel, request).await? {
+            Answer::Done => Ok(()),
+            _other => Err(CallError::OutOfTurn.into()),
+        }
+    }
+
+    async fn sign(
+        &self,
+        channel: [u8; 32],
+        digest: Digest,
+        request: impl FnOnce(Vec<u8>) -> Request,
+    ) -> Result<(secp256k1::ecdsa::Signature, Vec<secp256k1::ecdsa::Signature>), ClerkError> {
+        let share = self.gateway.books().shares.get(&channel).cloned().ok_or(ClerkError::NoTerms)?;
+        let signed = self.caller.sign(channel, &share, digest, request).await?;
+        self.gateway.books().tally.joint_signatures += 1;
+        Ok(signed)
+    }
+
+    async fn sign_bridge(&self, desk: &Desk, terms: &Terms, outline: &Outline) -> Result<(), ClerkError> {
+        let proposal = self.propose(desk.channel(), terms, Side::Bridge, outline)?;
+        let digest = digest_of(terms, Side::Bridge, &proposal, outline);
+        let point = outline.point;
+        let request = |first| Request::SignBridge { proposal, point, first };
+        let (commitment, htlcs) = self.sign(desk.channel(), digest, request).await?;
+        if htlcs.len() != outline.htlcs.len() {
+            return Err(ClerkError::Wrong("another number of HTLC signatures"));
+        }
+        desk.signed(outline.number, outline.txid, BridgeSignatures { commitment, htlcs });
+        Ok(())
+    }
+
+    /// Has every commitment of ours up to that one completed.
+    async fn validate(&self, desk: &Desk, terms: &Terms, up_to: CommitmentNumber) -> Result<(), ClerkError> {
+        let channel = desk.channel();
+        for ToValidate { outline, signature, htlc_signatures } in desk.unvalidated(up_to) {
+            let number = outline.number;
+            let newest = self.gateway.holder_state(channel).map(|(_, newest)| newest.number);
+            if newest.is_some_and(|newest| newest > number) {
+                // The device had completed it before it was shown the next.
+                desk.validated(number);
+                continue;
+            }
+            let proposal = self.propose(channel, terms, Side::Holder, &outline)?;
+            let digest = digest_of(terms, Side::Holder, &proposal, &outline);
+            let share = self.gateway.books().shares.get(&channel).cloned().ok_or(ClerkError::NoTerms)?;
+            let request = |first| Request::ValidateHolder { proposal, signature, htlc_signatures, first };
+            self.caller.complete(channel, &share, digest, number, request).await?;
+            self.gateway.books().tally.joint_signatures += 1;
+            desk.validated(number);
+        }
+        Ok(())
+    }
+
+    async fn revoke(&self, desk: &Desk, terms: &Terms, number: CommitmentNumber) -> Result<(), ClerkError> {
+        if let Some(next) = number.next() {
+            self.validate(desk, terms, next).await?;
+        }
+        let answer = self.caller.ask(desk.channel(), Request::Revoke { number }).await?;
+        let Answer::Secret { number: got, secret } = answer else { return Err(CallError::OutOfTurn.into()) };
+        if got != number || secret.point() != desk.point(number) {
+            return Err(ClerkError::Wrong("a secret that does not fit its point"));
+        }
+        desk.revealed(number, secret);
+        Ok(())
+    }
+
+    /// Asks for the word by which the owner's wallet signs, once LDK holds the bridge's signature.
+    async fn fund(&mut self, channel: [u8; 32], desk: &Desk) -> Result<bool, ClerkError> {
+        let Ok((record, terms)) = self.record(channel) else { return Ok(false) };
+        let Stage::Agreed { is_signed: true, is_funded: false, .. } = record.stage else { return Ok(false) };
+        self.validate(desk, &terms, CommitmentNumber::FIRST).await?;
+        let Answer::Fund(statement) = self.caller.ask(channel, Request::Fund).await? else {
+            return Err(CallError::OutOfTurn.into());
+        };
+        if statement.outpoint != terms.funding {
+            return Err(ClerkError::Wrong("a statement about another funding"));
+        }
+        self.gateway.set_stage(channel, |stage| {
+            if let Stage::Agreed { is_funded, .. } = stage {
+                *is_funded = true;
+            }
+        })?;
+        let order = self.gateway.books().opening_orders.remove(&channel);
+        if let Some(order) = order {
+            self.caller.report(order, Report::Funded { channel: ChannelKeysId(channel) });
+        }
+        Ok(true)
+    }
+
+    /// Works out and stores what the device is asked.
+    fn propose(
+        &self,
+        channel: [u8; 32],
+        terms: &Terms,
+        side: Side,
+        outline: &Outline,
+    ) -> Result<Proposal, ClerkError> {
+        let small = self.small_htlcs(channel);
+        let mut books = self.gateway.books();
+        let ledger = books.ledgers.entry(channel).or_default();
+        let proposal = ledger.propose(terms, side, outline, &small)?;
+        self.gateway.channel_shelf.put(&channel, "ledger", ledger)?;
+        books.tally.commitments += 1;
+        books.tally.with_htlcs += u64::from(!outline.htlcs.is_empty());
+        Ok(proposal)
+    }
+
+    /// HTLCs under way that may have no output.
+    fn small_htlcs(&self, channel: [u8; 32]) -> Vec<Htlc> {
+        let Some(details) = self.gateway.details(channel) else { return Vec::new() };
+        let htlc = |offered_by, amount, hash, expiry| Htlc {
+            offered_by,
+            amount: Msat::new(amount),
+            payment_hash: PaymentHash(hash),
+            expiry,
+        };
+        let ours = details
+            .pending_outbound_htlcs
+            .iter()
+            .map(|ours| htlc(Side::Holder, ours.amount_msat, ours.payment_hash.0, ours.cltv_expiry));
+        let theirs = details
+            .pending_inbound_htlcs
+            .iter()
+            .map(|theirs| htlc(Side::Bridge, theirs.amount_msat, theirs.payment_hash.0, theirs.cltv_expiry));
+        ours.chain(theirs).collect()
+    }
+
+    fn unblock(&self, channel: [u8; 32]) {
+        match self.gateway.details(channel) {
+            Some(details) => self.gateway.node.unblock(details.counterparty.node_id, details.channel_id),
+            None => self.gateway.node.unblock_all(),
+        }
+    }
+}
+
+/// What both sides sign, by our own building.
+fn digest_of(terms: &Terms, side: Side, proposal: &Proposal, outline: &Outline) -> Digest {
+    let Proposal { number, fee_rate, to_holder, to_bridge, htlcs, .. } = proposal.clone();
+    let contents = Contents { number, point: outline.point, fee_rate, to_holder, to_bridge, htlcs };
+    Commitment::build(terms, side, &contents).digest()
+}

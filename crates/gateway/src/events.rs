@@ -1,0 +1,118 @@
+//! What LDK reports, and what the gateway does about it.
+
+use bitcoin::Amount;
+use farthing_protocol::Msat;
+use farthing_protocol::device::bolt3::{PaymentHash, Preimage};
+use farthing_protocol::device::wire::Report;
+use lightning::events::{ClosureReason, Event};
+
+use crate::gateway::Gateway;
+use crate::records::{Outcome, Stage};
+
+impl Gateway {
+    /// Handles an event. It may come again after a restart.
+    pub(crate) fn event(&self, event: Event) {
+        match event {
+            Event::FundingGenerationReady {
+                temporary_channel_id,
+                channel_value_satoshis,
+                output_script,
+                user_channel_id,
+                ..
+            } => {
+                let capacity = Amount::from_sat(channel_value_satoshis);
+                self.funding_wanted(user_channel_id, temporary_channel_id, output_script, capacity);
+            }
+            // LDK has stored the bridge's signature. Whether the funding is safe is for the device to say.
+            Event::FundingTxBroadcastSafe { user_channel_id, .. } => {
+                let channel = self.books().by_user_channel_id(user_channel_id);
+                let Some(channel) = channel else { return };
+                let noted = self.set_stage(channel, |stage| {
+                    if let Stage::Agreed { is_signed, .. } = stage {
+                        *is_signed = true;
+                    }
+                });
+                if let Err(error) = noted {
+                    tracing::error!(%error, "a channel was not stored");
+                }
+            }
+            Event::PaymentSent { payment_preimage, payment_hash, fee_paid_msat, .. } => {
+                let preimage = Preimage(payment_preimage.0);
+                let fee = Msat::new(fee_paid_msat.unwrap_or_default());
+                self.settle(PaymentHash(payment_hash.0), Outcome::Paid { preimage, fee });
+            }
+            Event::PaymentFailed { payment_hash: Some(payment_hash), reason, .. } => {
+                let why = reason.map_or("no route".to_owned(), |reason| format!("{reason:?}"));
+                self.settle(PaymentHash(payment_hash.0), Outcome::Failed(why));
+            }
+            // Devices are payers; nobody pays them through here.
+            Event::PaymentClaimable { payment_hash, .. } => {
+                self.node.channels.fail_htlc_backwards(&payment_hash);
+            }
+            Event::OpenChannelRequest { temporary_channel_id, counterparty_node_id, .. } => {
+                let why = "this node opens channels and accepts none".to_owned();
+                let channels = &self.node.channels;
+                let refused = channels.force_close_broadcasting_latest_txn(
+                    &temporary_channel_id,
+                    &counterparty_node_id,
+                    why,
+                );
+                if let Err(error) = refused {
+                    tracing::debug!(?error, "a channel that somebody wanted is gone already");
+                }
+            }
+            Event::ChannelClosed { user_channel_id, reason, .. } => self.closed(user_channel_id, &reason),
+            // The rest is about forwarding, receiving, probes and anchors, which devices' channels do not have; spendable outputs
+            // pay the owner's cold keys and need nobody.
+            other => tracing::debug!(?other, "nothing to do"),
+        }
+    }
+
+    fn closed(&self, user_channel_id: u128, reason: &ClosureReason) {
+        let Some(channel) = self.books().by_user_channel_id(user_channel_id) else { return };
+        tracing::info!(%reason, "a channel is closed");
+        let is_together = matches!(
+            reason,
+            ClosureReason::LocallyInitiatedCooperativeClosure
+                | ClosureReason::CounterpartyInitiatedCooperativeClosure
+        );
+        let (device, order) = {
+            let mut books = self.books();
+            let device = books.channels.get(&channel).map(|record| record.device);
+            (device, books.closing_orders.remove(&channel))
+        };
+        let txid = self.desk(&channel).and_then(|desk| desk.last_closing());
+        if let Err(error) = self.set_stage(channel, |stage| *stage = Stage::Over(reason.to_string())) {
+            tracing::error!(%error, "a channel was not stored");
+        }
+        if let (Some(device), Some(order)) = (device, order) {
+            let report = match txid.filter(|_| is_together) {
+                Some(txid) => Report::Closed(txid),
+                None => Report::Refused { why: reason.to_string() },
+            };
+            self.report(device, order, report);
+        }
+    }
+
+    fn settle(&self, hash: PaymentHash, outcome: Outcome) {
+        let mut books = self.books();
+        let Some(record) = books.payments.get_mut(&hash) else { return };
+        record.outcome = outcome.clone();
+        let record = record.clone();
+        let device = books.channels.get(&record.channel).map(|channel| channel.device);
+        let order = books.payment_orders.remove(&hash);
+        if let Err(error) = self.payment_shelf.put(&hash.0, "record", &record) {
+            // LDK tells again after a restart.
+            tracing::error!(%error, "a payment's end was not stored");
+        }
+        drop(books);
+        if let (Some(device), Outcome::Paid { preimage, .. }) = (device, &outcome)
+            && let Err(error) = self.count(device, *preimage)
+        {
+            tracing::error!(%error, "a payment was not counted");
+        }
+        if let (Some(device), Some(order)) = (device, order) {
+            self.report(device, order, crate::payments::report(hash, &outcome));
+        }
+    }
+}

@@ -1,0 +1,547 @@
+//! The gateway: a Lightning node, the devices that may connect, and their channels.
+//!
+//! **Locks.** LDK calls the signers with its own locks held, and they lock what is here. So nothing here calls LDK while it holds
+//! [`Gateway::books`].
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr as _;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bitcoin::{Amount, FeeRate, OutPoint};
+use farthing_chain::Chain;
+use farthing_node::entropy;
+use farthing_protocol::Msat;
+use farthing_protocol::device::SignedPolicy;
+use farthing_protocol::device::bolt3::{Basepoints, Contents, PartyTerms, PaymentHash, Side, Terms};
+use farthing_protocol::device::wire::{ChannelKeysId, Enrol, OpenTerms, Report};
+use farthing_threshold::{Gateway as GatewaySide, Share};
+use lightning::chain::transaction::OutPoint as LdkOutPoint;
+use lightning::ln::chan_utils::ChannelTransactionParameters;
+use lightning::ln::channel_state::ChannelDetails;
+use lightning::ln::types::ChannelId;
+use lightning::util::config::UserConfig;
+use lightning_persister::fs_store::FilesystemStore;
+use secp256k1::PublicKey;
+use tokio::sync::Notify;
+use zeroize::Zeroizing;
+
+use crate::caller::Caller;
+use crate::ldk::fees::FeeRates;
+use crate::ldk::{Node, Setup, StartError};
+use crate::ledger::Ledger;
+use crate::payments::PayError;
+use crate::records::{ChannelKeys, ChannelRecord, DeviceRecord, PaymentRecord, Stage};
+use crate::shelf::{Shelf, ShelfError};
+use crate::signer::desk::Desk;
+use crate::signer::provider::JointProvider;
+
+/// LDK's dust limit for its own side.
+const DUST_LIMIT: Amount = Amount::from_sat(354);
+
+/// What an operator decides.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where everything is kept. For this program's eyes only.
+    pub folder: PathBuf,
+    /// The node at the other end of devices' channels.
+    pub bridge: PublicKey,
+    /// Where it is.
+    pub bridge_address: SocketAddr,
+    /// The service fee, in millionths.
+    pub fee_ppm: u32,
+    /// The service fee's fixed part.
+    pub fee_base: Msat,
+    /// The word that lets a device in; empty where anybody may come.
+    pub invitation: String,
+    /// What a commitment pays to miners.
+    pub commitment_fee_rate: FeeRate,
+    /// What else pays to miners.
+    pub onchain_fee_rate: FeeRate,
+    /// How many blocks a bridge waits for its money after it published a commitment.
+    pub bridge_delay: u16,
+    /// How many keys are kept ready for each device.
+    pub keys_ready: usize,
+    /// How often to look for blocks.
+    pub poll: Duration,
+}
+
+/// Why a gateway does not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// Its Lightning node.
+    #[error(transparent)]
+    Node(#[from] StartError),
+    /// What it stored of devices and channels.
+    #[error(transparent)]
+    Shelf(#[from] ShelfError),
+    /// A stored share.
+    #[error("the share of channel {channel} cannot be read: {source}")]
+    Share {
+        /// Whose.
+        channel: String,
+        /// Why.
+        source: farthing_threshold::BadShare,
+    },
+    /// A thread or a socket.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
+
+/// Why an order was not carried out. Nothing was done.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OrderError {
+    /// No key is ready yet.
+    #[error("no key is ready for a new channel yet: try again in a moment")]
+    NoKey,
+    /// Not this device's, or not in the right stage.
+    #[error("there is no such channel, or it is in another stage")]
+    NoSuchChannel,
+    /// The Lightning node.
+    #[error("the Lightning node refused: {0}")]
+    Lightning(String),
+    /// Storage.
+    #[error(transparent)]
+    Shelf(#[from] ShelfError),
+}
+
+/// The gateway. One process serves many devices.
+pub struct Gateway {
+    /// What the operator decided.
+    pub settings: Settings,
+    /// Its Lightning node.
+    pub node: Arc<Node<JointProvider>>,
+    pub(crate) chain: Chain,
+    provider: Arc<JointProvider>,
+    pub(crate) channel_shelf: Shelf,
+    pub(crate) device_shelf: Shelf,
+    pub(crate) payment_shelf: Shelf,
+    pub(crate) books: Mutex<Books>,
+}
+
+/// What was done since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Joint signatures, those that devices finished included.
+    pub joint_signatures: u64,
+    /// Commitments that LDK and the device's own building agreed on, by transaction id.
+    pub commitments: u64,
+    /// Those of them that had an HTLC's output.
+    pub with_htlcs: u64,
+    /// Bytes on devices' links, both ways.
+    pub link_bytes: u64,
+    /// Messages on devices' links, both ways.
+    pub link_messages: u64,
+}
+
+/// What the gateway knows of devices and channels. Everything but sessions and what waits is stored.
+#[derive(Default)]
+pub(crate) struct Books {
+    pub devices: HashMap<[u8; 32], DeviceRecord>,
+    pub channels: HashMap<[u8; 32], ChannelRecord>,
+    pub shares: HashMap<[u8; 32], Arc<Share<GatewaySide>>>,
+    pub ledgers: HashMap<[u8; 32], Ledger>,
+    pub payments: HashMap<PaymentHash, PaymentRecord>,
+    /// The connections of devices that are here.
+    pub sessions: HashMap<[u8; 32], Arc<Caller>>,
+    pub bells: HashMap<[u8; 32], Arc<Notify>>,
+    /// The device's order to open a channel, close it, and LDK's name for it before it is funded.
+    pub opening_orders: HashMap<[u8; 32], u64>,
+    pub closing_orders: HashMap<[u8; 32], u64>,
+    pub temporary: HashMap<[u8; 32], ChannelId>,
+    pub payment_orders: HashMap<PaymentHash, u64>,
+    /// Why channels stand still.
+    pub trouble: HashMap<[u8; 32], String>,
+    pub tally: Tally,
+}
+
+impl Books {
+    pub fn bell(&mut self, device: [u8; 32]) -> Arc<Notify> {
+        self.bells.entry(device).or_default().clone()
+    }
+
+    pub fn by_user_channel_id(&self, user_channel_id: u128) -> Option<[u8; 32]> {
+        let mut channels = self.channels.iter();
+        channels.find_map(|(id, record)| (record.user_channel_id() == Some(user_channel_id)).then_some(*id))
+    }
+}
+
+impl Gateway {
+    /// Opens what the folder holds, or begins anew, and runs the Lightning node.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open(settings: Settings, seed: [u8; 32], chain: Chain) -> Result<Arc<Self>, OpenError> {
+        let store = Arc::new(FilesystemStore::new(settings.folder.join("devices")));
+        let [channel_shelf, device_shelf, payment_shelf] =
+            ["channel", "device", "payment"].map(|room| Shelf::new(store.clone(), room));
+        let provider = Arc::new(JointProvider::default());
+        let this: Arc<OnceLock<Weak<Self>>> = Arc::default();
+        let told = this.clone();
+        provider.on_parameters(Arc::new(move |channel, parameters| {
+            if let Some(gateway) = told.get().and_then(Weak::upgrade) {
+                gateway.agreed(channel, parameters);
+            }
+        }));
+
+        let mut books = Books::default();
+        for device in device_shelf.owners()? {
+            if let Some(record) = device_shelf.get(&device, "record")? {
+                books.devices.insert(device, record);
+            }
+        }
+        for channel in channel_shelf.owners()? {
+            let Some(record) = channel_shelf.get::<ChannelRecord>(&channel, "record")? else { continue };
+            if let Some(bytes) = channel_shelf.get::<Zeroizing<Vec<u8>>>(&channel, "share")? {
+                let name = || bitcoin::hex::DisplayHex::to_lower_hex_string(&channel[..]);
+                let share = Share::from_bytes(&bytes)
+                    .map_err(|source| OpenError::Share { channel: name(), source })?;
+                books.shares.insert(channel, Arc::new(share));
+            }
+            if let Some(ledger) = channel_shelf.get(&channel, "ledger")? {
+                books.ledgers.insert(channel, ledger);
+            }
+            let bell = books.bell(record.device);
+            provider.add(record.keys.clone(), Desk::open(channel, channel_shelf.clone(), bell)?);
+            books.channels.insert(channel, record);
+        }
+        for payment in payment_shelf.owners()? {
+            if let Some(record) = payment_shelf.get::<PaymentRecord>(&payment, "record")? {
+                books.payments.insert(PaymentHash(payment), record);
+            }
+        }
+
+        let mut config = UserConfig::default();
+        let handshake = &mut config.channel_handshake_config;
+        handshake.negotiate_anchors_zero_fee_htlc_tx = false;
+        handshake.announce_for_forwarding = false;
+        handshake.our_to_self_delay = settings.bridge_delay;
+        handshake.commit_upfront_shutdown_pubkey = true;
+        config.manually_accept_inbound_channels = true;
+        config.reject_inbound_splices = true;
+        let fees = FeeRates { commitment: settings.commitment_fee_rate, onchain: settings.onchain_fee_rate };
+        let setup = Setup {
+            name: "gateway",
+            folder: settings.folder.join("lightning"),
+            seed,
+            chain: chain.clone(),
+            fees,
+            config,
+            poll: settings.poll,
+        };
+        let node = Node::open(setup, provider.clone())?;
+        let gateway = Arc::new(Self {
+            settings,
+            node,
+            chain,
+            provider,
+            channel_shelf,
+            device_shelf,
+            payment_shelf,
+            books: Mutex::new(books),
+        });
+        this.get_or_init(|| Arc::downgrade(&gateway));
+        let handler = Arc::downgrade(&gateway);
+        gateway.node.run(move |event| {
+            if let Some(gateway) = handler.upgrade() {
+                gateway.event(event);
+            }
+        })?;
+        gateway.node.keep_connected(gateway.settings.bridge, gateway.settings.bridge_address);
+        Ok(gateway)
+    }
+
+    /// Ends the Lightning node.
+    pub fn stop(&self) {
+        self.node.stop();
+    }
+
+    /// What was done since the start.
+    pub fn tally(&self) -> Tally {
+        self.books().tally
+    }
+
+    /// A channel's terms and the holder's newest state, as they were proposed to the device.
+    pub fn holder_state(&self, channel: [u8; 32]) -> Option<(Terms, Contents)> {
+        let books = self.books();
+        let terms = books.channels.get(&channel)?.terms()?;
+        Some((terms, books.ledgers.get(&channel)?.newest(Side::Holder)?.clone()))
+    }
+
+    pub(crate) fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn desk(&self, channel: &[u8; 32]) -> Option<Arc<Desk>> {
+        self.provider.desk(channel)
+    }
+
+    pub(crate) fn save_device(&self, device: [u8; 32], record: &DeviceRecord) -> Result<(), ShelfError> {
+        self.device_shelf.put(&device, "record", record)?;
+        self.device_shelf.add_owner(&device)
+    }
+
+    pub(crate) fn save_channel(&self, record: &ChannelRecord) -> Result<(), ShelfError> {
+        self.channel_shelf.put(&record.keys.channel, "record", record)
+    }
+
+    /// Keeps keys ready for a channel of that device.
+    pub(crate) fn add_keys(
+        &self,
+        device: [u8; 32],
+        keys: ChannelKeys,
+        share: Share<GatewaySide>,
+    ) -> Result<(), ShelfError> {
+        let channel = keys.channel;
+        let record = ChannelRecord { device, keys: keys.clone(), stage: Stage::Ready };
+        self.channel_shelf.put(&channel, "share", &share.to_bytes())?;
+        self.save_channel(&record)?;
+        self.channel_shelf.add_owner(&channel)?;
+        let mut books = self.books();
+        let bell = books.bell(device);
+        self.provider.add(keys, Desk::open(channel, self.channel_shelf.clone(), bell)?);
+        books.shares.insert(channel, Arc::new(share));
+        books.channels.insert(channel, record);
+        if let Some(record) = books.devices.get_mut(&device) {
+            record.channels.push(channel);
+            let record = record.clone();
+            drop(books);
+            self.save_device(device, &record)?;
+        }
+        Ok(())
+    }
+
+    /// Asks the bridge for a channel.
+    pub(crate) fn open_channel(
+        &self,
+        device: [u8; 32],
+        capacity: Amount,
+        order: u64,
+    ) -> Result<(), OrderError> {
+        let bridge = self.settings.bridge;
+        let user_channel_id = u128::from_be_bytes(entropy::bytes());
+        let keys = {
+            let mut books = self.books();
+            let ready = |record: &&mut ChannelRecord| {
+                let points = self.desk(&record.keys.channel).map_or(0, |desk| desk.points_left().1);
+                record.device == device && record.stage == Stage::Ready && points > 1
+            };
+            let record = books.channels.values_mut().find(ready).ok_or(OrderError::NoKey)?;
+            record.stage = Stage::Opening { user_channel_id, bridge, capacity };
+            self.save_channel(record)?;
+            let keys = record.keys.clone();
+            books.opening_orders.insert(keys.channel, order);
+            keys
+        };
+        let created = self.provider.reserve(user_channel_id, &keys, || {
+            self.node.channels.create_channel(bridge, capacity.to_sat(), 0, user_channel_id, None, None)
+        });
+        if let Err(error) = created {
+            // LDK forgot it; the keys were shown to nobody.
+            self.set_stage(keys.channel, |stage| *stage = Stage::Ready)?;
+            return Err(OrderError::Lightning(format!("{error:?}")));
+        }
+        self.node.peers.process_events();
+        Ok(())
+    }
+
+    pub(crate) fn set_stage(
+        &self,
+        channel: [u8; 32],
+        change: impl FnOnce(&mut Stage),
+    ) -> Result<(), ShelfError> {
+        let mut books = self.books();
+        if let Some(record) = books.channels.get_mut(&channel) {
+            change(&mut record.stage);
+            let record = record.clone();
+            self.save_channel(&record)?;
+            books.bell(record.device).notify_one();
+        }
+        Ok(())
+    }
+
+    /// The owner's wallet has the funding output.
+    pub(crate) fn funding(
+        &self,
+        device: [u8; 32],
+        channel: [u8; 32],
+        outpoint: OutPoint,
+    ) -> Result<(), OrderError> {
+        let (temporary, bridge) = {
+            let books = self.books();
+            let record = books.channels.get(&channel).filter(|record| record.device == device);
+            match record.map(|record| &record.stage) {
+                Some(Stage::Opening { bridge, .. }) => {
+                    (*books.temporary.get(&channel).ok_or(OrderError::NoSuchChannel)?, *bridge)
+                }
+                // It came again.
+                Some(Stage::Agreed { .. }) => return Ok(()),
+                Some(Stage::Ready | Stage::Over(_)) | None => return Err(OrderError::NoSuchChannel),
+            }
+        };
+        let index = u16::try_from(outpoint.vout).map_err(|_| OrderError::NoSuchChannel)?;
+        let funding = LdkOutPoint { txid: outpoint.txid, index };
+        let given =
+            self.node.channels.unsafe_manual_funding_transaction_generated(temporary, bridge, funding);
+        given.map_err(|error| OrderError::Lightning(format!("{error:?}")))?;
+        self.node.peers.process_events();
+        Ok(())
+    }
+
+    /// Closes together with the bridge.
+    pub(crate) fn close(&self, device: [u8; 32], channel: [u8; 32], order: u64) -> Result<(), OrderError> {
+        let is_its = self.books().channels.get(&channel).is_some_and(|record| record.device == device);
+        let details = self.details(channel).filter(|_| is_its).ok_or(OrderError::NoSuchChannel)?;
+        self.books().closing_orders.insert(channel, order);
+        let closing = self.node.channels.close_channel(&details.channel_id, &details.counterparty.node_id);
+        closing.map_err(|error| OrderError::Lightning(format!("{error:?}")))?;
+        self.node.peers.process_events();
+        Ok(())
+    }
+
+    /// LDK's view of a channel.
+    pub fn details(&self, channel: [u8; 32]) -> Option<ChannelDetails> {
+        let user_channel_id = self.books().channels.get(&channel)?.user_channel_id()?;
+        let mut all = self.node.channels.list_channels().into_iter();
+        all.find(|details| details.user_channel_id == user_channel_id)
+    }
+
+    /// LDK shows the terms when it wants the bridge's first commitment signed.
+    fn agreed(&self, channel: [u8; 32], parameters: &ChannelTransactionParameters) {
+        let (Some(theirs), Some(funding)) =
+            (&parameters.counterparty_parameters, parameters.funding_outpoint)
+        else {
+            return;
+        };
+        let keys = &theirs.pubkeys;
+        let mut books = self.books();
+        let Some(record) = books.channels.get_mut(&channel) else { return };
+        let Stage::Opening { user_channel_id, bridge, capacity } = record.stage else { return };
+        let Some(accepted) = self.node.ear.accepted(&keys.funding_pubkey) else {
+            tracing::error!("the bridge's terms of a channel were not heard");
+            return;
+        };
+        let terms = OpenTerms {
+            funding: OutPoint { txid: funding.txid, vout: u32::from(funding.index) },
+            capacity,
+            holder_dust_limit: DUST_LIMIT,
+            holder_delay: theirs.selected_contest_delay,
+            bridge: PartyTerms {
+                funding_key: keys.funding_pubkey,
+                basepoints: Basepoints {
+                    payment: keys.payment_point,
+                    delayed_payment: keys.delayed_payment_basepoint.to_public_key(),
+                    htlc: keys.htlc_basepoint.to_public_key(),
+                    revocation: keys.revocation_basepoint.to_public_key(),
+                },
+                dust_limit: accepted.dust_limit,
+                delay: parameters.holder_selected_contest_delay,
+            },
+            reserve: accepted.reserve,
+        };
+        record.stage = Stage::Agreed { user_channel_id, bridge, terms, is_signed: false, is_funded: false };
+        if let Err(error) = self.save_channel(record) {
+            tracing::error!(%error, "a channel's terms were not stored");
+        }
+    }
+
+    /// Tells a device, if it is here, what became of an order.
+    pub(crate) fn report(&self, device: [u8; 32], order: u64, report: Report) {
+        let session = self.books().sessions.get(&device).cloned();
+        if let Some(session) = session {
+            session.report(order, report);
+        }
+    }
+
+    pub(crate) fn funding_wanted(
+        &self,
+        user_channel_id: u128,
+        temporary: ChannelId,
+        script: bitcoin::ScriptBuf,
+        capacity: Amount,
+    ) {
+        let mut books = self.books();
+        let Some(channel) = books.by_user_channel_id(user_channel_id) else { return };
+        books.temporary.insert(channel, temporary);
+        let device = books.channels.get(&channel).map(|record| record.device);
+        let order = books.opening_orders.get(&channel).copied();
+        drop(books);
+        if let (Some(device), Some(order)) = (device, order) {
+            let channel = ChannelKeysId(channel);
+            self.report(device, order, Report::FundingWanted { channel, script, capacity });
+        }
+    }
+}
+
+impl Gateway {
+    /// Rings for a channel whose stage may ask for something.
+    pub(crate) fn ask_again(&self, channel: [u8; 32]) {
+        let mut books = self.books();
+        if let Some(device) = books.channels.get(&channel).map(|record| record.device) {
+            books.bell(device).notify_one();
+        }
+    }
+
+    /// A policy that an operator got from an owner. Gives how many devices it is for.
+    pub(crate) fn owners_policy(&self, policy: &SignedPolicy) -> usize {
+        let devices: Vec<[u8; 32]> = {
+            let books = self.books();
+            let signed = |record: &DeviceRecord| policy.clone().verify(&record.enrol.owner).is_some();
+            books.devices.iter().filter(|(_, record)| signed(record)).map(|(device, _)| *device).collect()
+        };
+        devices.into_iter().filter(|device| self.new_policy(*device, policy.clone()).is_ok()).count()
+    }
+
+    /// A newer policy of a device's owner.
+    pub(crate) fn new_policy(&self, device: [u8; 32], policy: SignedPolicy) -> Result<(), String> {
+        let record = self.books().devices.get(&device).cloned().ok_or("the device is not enrolled")?;
+        let owner = record.enrol.owner;
+        let new = policy.clone().verify(&owner).ok_or("the owner did not sign this policy")?;
+        let current = self.policy(device);
+        if current.is_some_and(|current| {
+            new.version < current.version || new.version == current.version && new != current
+        }) {
+            return Err("a newer policy is in force".into());
+        }
+        let record = DeviceRecord { enrol: Enrol { policy, ..record.enrol }, ..record };
+        self.save_device(device, &record).map_err(|error| error.to_string())?;
+        self.books().devices.insert(device, record);
+        Ok(())
+    }
+
+    /// What is known of a channel, for its device.
+    pub(crate) fn status_of(&self, device: [u8; 32], channel: [u8; 32]) -> Report {
+        let record = self.books().channels.get(&channel).filter(|record| record.device == device).cloned();
+        let Some(record) = record else { return Report::Refused { why: "there is no such channel".into() } };
+        let details = self.details(channel);
+        let usable = details.as_ref().is_some_and(|details| details.is_usable);
+        let spendable = details.map_or(0, |details| details.next_outbound_htlc_limit_msat);
+        let trouble = self.books().trouble.get(&channel).cloned();
+        let stage = match (&record.stage, trouble) {
+            (_, Some(trouble)) => trouble,
+            (Stage::Ready, None) => "ready".into(),
+            (Stage::Opening { .. }, None) => "asking the bridge".into(),
+            (Stage::Agreed { is_funded: false, .. }, None) => "opening".into(),
+            (Stage::Agreed { is_funded: true, .. }, None) if usable => "open".into(),
+            (Stage::Agreed { is_funded: true, .. }, None) => "waiting for blocks or for the bridge".into(),
+            (Stage::Over(why), None) => why.clone(),
+        };
+        Report::Channel { usable, stage, spendable: Msat::new(spendable) }
+    }
+
+    /// The report about a payment that was not made, if the invoice can be read at all.
+    pub(crate) fn not_paid(&self, invoice: &str, error: &PayError) -> Option<Report> {
+        let invoice = lightning::bolt11_invoice::Bolt11Invoice::from_str(invoice).ok()?;
+        let payment_hash = PaymentHash(*AsRef::<[u8; 32]>::as_ref(invoice.payment_hash()));
+        Some(Report::Failed { payment_hash, why: error.to_string() })
+    }
+}
+
+/// Seconds since 1970.
+pub(crate) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

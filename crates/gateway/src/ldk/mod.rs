@@ -1,0 +1,509 @@
+//! A Lightning node on LDK: channels, peers, gossip, a real bitcoind. How its channels are signed is the parameter.
+//!
+//! | file | does |
+//! |---|---|
+//! | [`blocks`] | feeds blocks of a bitcoind, through reorganisations |
+//! | [`broadcaster`], [`fees`], [`log`] | what LDK asks its surroundings for |
+//! | [`ear`] | hears what a bridge answers to an opening |
+//! | [`vault`] | writes LDK's state in an order that survives crashes |
+//!
+//! Everything that LDK wants kept lies in one folder: `monitors/` (what protects a channel's money, written before a message
+//! that depends on it leaves), `manager` and `network_graph`.
+
+pub mod blocks;
+pub mod broadcaster;
+pub mod ear;
+pub mod fees;
+pub mod log;
+pub mod vault;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use farthing_chain::{Chain, ChainError};
+use farthing_node::entropy;
+use lightning::chain::chainmonitor::ChainMonitor;
+use lightning::chain::channelmonitor::ChannelMonitor;
+use lightning::chain::{BestBlock, Filter, Listen};
+use lightning::events::{Event, EventsProvider as _, ReplayEvent};
+use lightning::ln::channelmanager::{ChainParameters, ChannelManager, ChannelManagerReadArgs};
+use lightning::ln::peer_handler::{IgnoringMessageHandler, MessageHandler, PeerManager};
+use lightning::ln::types::ChannelId;
+use lightning::onion_message::messenger::NullMessageRouter;
+use lightning::routing::gossip::{NetworkGraph, P2PGossipSync};
+use lightning::routing::router::DefaultRouter;
+use lightning::routing::scoring::{
+    ProbabilisticScorer, ProbabilisticScoringDecayParameters, ProbabilisticScoringFeeParameters,
+};
+use lightning::routing::utxo::UtxoLookup;
+use lightning::sign::{KeysManager, NodeSigner as _, SignerProvider};
+use lightning::util::config::UserConfig;
+use lightning::util::persist::read_channel_monitors;
+use lightning::util::ser::{ReadableArgs as _, Writeable as _};
+use lightning::util::wakers::Sleeper;
+use lightning_net_tokio::SocketDescriptor;
+use lightning_persister::fs_store::FilesystemStore;
+use secp256k1::PublicKey;
+use tokio::net::TcpListener;
+
+use blocks::Position;
+use broadcaster::Broadcaster;
+use ear::Ear;
+use fees::FeeRates;
+use log::Log;
+use vault::Vault;
+
+type Graph = NetworkGraph<Arc<Log>>;
+type Scorer = ProbabilisticScorer<Arc<Graph>, Arc<Log>>;
+/// LDK's router.
+pub type Router = DefaultRouter<
+    Arc<Graph>,
+    Arc<Log>,
+    Arc<KeysManager>,
+    Arc<RwLock<Scorer>>,
+    ProbabilisticScoringFeeParameters,
+    Scorer,
+>;
+type Gossip = P2PGossipSync<Arc<Graph>, Arc<dyn UtxoLookup + Send + Sync>, Arc<Log>>;
+type Signer<P> = <P as SignerProvider>::EcdsaSigner;
+
+/// LDK's channel monitors.
+pub type Monitors<P> = ChainMonitor<
+    Signer<P>,
+    Arc<dyn Filter + Send + Sync>,
+    Arc<Broadcaster>,
+    Arc<FeeRates>,
+    Arc<Log>,
+    Arc<Vault>,
+    Arc<KeysManager>,
+>;
+
+/// LDK's channel manager.
+pub type Channels<P> = ChannelManager<
+    Arc<Monitors<P>>,
+    Arc<Broadcaster>,
+    Arc<KeysManager>,
+    Arc<KeysManager>,
+    Arc<P>,
+    Arc<FeeRates>,
+    Arc<Router>,
+    Arc<NullMessageRouter>,
+    Arc<Log>,
+>;
+
+/// LDK's peers.
+pub type Peers<P> = PeerManager<
+    SocketDescriptor,
+    Arc<Ear<P>>,
+    Arc<Gossip>,
+    IgnoringMessageHandler,
+    Arc<Log>,
+    IgnoringMessageHandler,
+    Arc<KeysManager>,
+    Arc<Monitors<P>>,
+>;
+
+/// How long the background thread sleeps when nothing happens.
+const IDLE: Duration = Duration::from_millis(500);
+/// How often LDK wants to be told that time passes, and its peers.
+const TICK: Duration = Duration::from_secs(60);
+const PEER_TICK: Duration = Duration::from_secs(10);
+/// How often claims that are not in a block are sent again.
+const REBROADCAST: Duration = Duration::from_secs(30);
+
+/// How a Lightning node is set up.
+pub struct Setup {
+    /// The node's name in logs.
+    pub name: &'static str,
+    /// Its folder.
+    pub folder: PathBuf,
+    /// The secret that its node key and its onions come from.
+    pub seed: [u8; 32],
+    /// Its bitcoind.
+    pub chain: Chain,
+    /// Fee rates.
+    pub fees: FeeRates,
+    /// LDK's own settings.
+    pub config: UserConfig,
+    /// How often to look for blocks.
+    pub poll: Duration,
+}
+
+/// Why a Lightning node does not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A file.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// What is stored cannot be read.
+    #[error("what LDK stored in {} cannot be read: {reason}", path.display())]
+    Stored {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The bitcoind.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+}
+
+/// A Lightning node. It runs once [`Self::run`] was called, until [`Self::stop`].
+pub struct Node<P: SignerProvider + Send + Sync + 'static> {
+    /// Its channels.
+    pub channels: Arc<Channels<P>>,
+    /// What watches them.
+    pub monitors: Arc<Monitors<P>>,
+    /// Its peers.
+    pub peers: Arc<Peers<P>>,
+    /// What bridges answered.
+    pub ear: Arc<Ear<P>>,
+    /// Finds routes.
+    pub router: Arc<Router>,
+    graph: Arc<Graph>,
+    keys: Arc<KeysManager>,
+    chain: Chain,
+    vault: Arc<Vault>,
+    poll: Duration,
+    position: Mutex<Position>,
+    is_stopped: AtomicBool,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl<P> Node<P>
+where
+    P: SignerProvider + Send + Sync + 'static,
+    Signer<P>: Send + Sync,
+{
+    /// Sets a node up from what its folder holds, or anew. Brings everything to the chain's tip.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn open(setup: Setup, provider: Arc<P>) -> Result<Arc<Self>, StartError> {
+        let Setup { name, folder, seed, chain, fees, config, poll } = setup;
+        let log = Arc::new(Log { node: name });
+        let fees = Arc::new(fees);
+        let network = chain.network();
+        let broadcaster = Arc::new(Broadcaster::new(chain.clone()));
+        let store = Arc::new(FilesystemStore::new(folder.clone()));
+        let vault = Arc::new(Vault::new(store.clone()));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let keys = Arc::new(KeysManager::new(&seed, now.as_secs(), now.subsec_nanos(), true));
+        let monitors = Arc::new(Monitors::<P>::new(
+            None,
+            broadcaster.clone(),
+            log.clone(),
+            fees.clone(),
+            vault.clone(),
+            keys.clone(),
+            keys.get_peer_storage_key(),
+        ));
+        let graph = Arc::new(Graph::new(network, log.clone()));
+        let scorer = Scorer::new(ProbabilisticScoringDecayParameters::default(), graph.clone(), log.clone());
+        let router = Arc::new(Router::new(
+            graph.clone(),
+            log.clone(),
+            keys.clone(),
+            Arc::new(RwLock::new(scorer)),
+            ProbabilisticScoringFeeParameters::default(),
+        ));
+
+        let stored = |reason: &dyn std::fmt::Display| StartError::Stored {
+            path: folder.clone(),
+            reason: reason.to_string(),
+        };
+        let read = read_channel_monitors(store.clone(), keys.clone(), provider.clone());
+        let stored_monitors = read.map_err(|error| stored(&error))?;
+        let tip = chain.tip()?;
+        let (channels, position) = match vault.manager() {
+            None => {
+                let best_block = BestBlock::new(tip.hash, tip.height);
+                let channels = Channels::<P>::new(
+                    fees.clone(),
+                    monitors.clone(),
+                    broadcaster.clone(),
+                    router.clone(),
+                    Arc::new(NullMessageRouter {}),
+                    log.clone(),
+                    keys.clone(),
+                    keys.clone(),
+                    provider,
+                    config,
+                    ChainParameters { network, best_block },
+                    seconds(now),
+                );
+                (Arc::new(channels), Position::from(best_block))
+            }
+            Some(bytes) => {
+                let arguments = ChannelManagerReadArgs::new(
+                    keys.clone(),
+                    keys.clone(),
+                    provider,
+                    fees.clone(),
+                    monitors.clone(),
+                    broadcaster.clone(),
+                    router.clone(),
+                    Arc::new(NullMessageRouter {}),
+                    log.clone(),
+                    config,
+                    stored_monitors.iter().map(|(_, monitor)| monitor).collect(),
+                );
+                let read = <(bitcoin::BlockHash, Channels<P>)>::read(&mut &bytes[..], arguments);
+                let (_, channels) = read.map_err(|error| stored(&format!("{error:?}")))?;
+                let position = Position::from(channels.current_best_block());
+                (Arc::new(channels), position)
+            }
+        };
+        let mut position = position;
+        position.follow(&chain, &*channels)?;
+        for (_, monitor) in stored_monitors {
+            let mut position = Position::from(monitor.current_best_block());
+            let listener = OneMonitor(monitor, broadcaster.clone(), fees.clone(), log.clone());
+            position.follow(&chain, &listener)?;
+            let OneMonitor(monitor, ..) = listener;
+            let channel = monitor.channel_id();
+            let loaded = monitors.load_existing_monitor(channel, monitor);
+            loaded.map_err(|()| stored(&format!("two monitors of channel {channel}")))?;
+        }
+
+        let ear = Arc::new(Ear::new(channels.clone()));
+        let gossip = Arc::new(Gossip::new(graph.clone(), None, log.clone()));
+        let handlers = MessageHandler {
+            chan_handler: ear.clone(),
+            route_handler: gossip,
+            onion_message_handler: IgnoringMessageHandler {},
+            custom_message_handler: IgnoringMessageHandler {},
+            send_only_message_handler: monitors.clone(),
+        };
+        let peers = Peers::<P>::new(handlers, seconds(now), &entropy::bytes(), log, keys.clone());
+        Ok(Arc::new(Self {
+            channels,
+            monitors,
+            peers: Arc::new(peers),
+            ear,
+            router,
+            graph,
+            keys,
+            chain,
+            vault,
+            poll,
+            position: Mutex::new(position),
+            is_stopped: AtomicBool::new(false),
+            threads: Mutex::default(),
+        }))
+    }
+
+    /// The node's public key.
+    pub fn id(&self) -> PublicKey {
+        self.channels.get_our_node_id()
+    }
+
+    /// How many channels of the network it has heard of.
+    pub fn known_channels(&self) -> usize {
+        self.graph.read_only().channels().len()
+    }
+
+    /// The node's own keys, not those of its channels.
+    pub fn keys(&self) -> &KeysManager {
+        &self.keys
+    }
+
+    /// Runs the node: its events go to `handler`, which must not block for long.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn run(self: &Arc<Self>, handler: impl Fn(Event) + Send + 'static) -> Result<(), std::io::Error> {
+        let node = self.clone();
+        let background =
+            thread::Builder::new().name("lightning".into()).spawn(move || node.work(&handler))?;
+        let node = self.clone();
+        let blocks = thread::Builder::new().name("lightning blocks".into()).spawn(move || node.watch())?;
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        threads.extend([background, blocks]);
+        Ok(())
+    }
+
+    /// Takes connections of peers.
+    ///
+    /// # Errors
+    /// When the address cannot be used.
+    pub async fn listen(self: &Arc<Self>, address: SocketAddr) -> Result<SocketAddr, std::io::Error> {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        let node = self.clone();
+        tokio::spawn(async move {
+            while !node.is_stopped() {
+                let Ok((stream, _)) = listener.accept().await else { continue };
+                let Ok(stream) = stream.into_std() else { continue };
+                tokio::spawn(lightning_net_tokio::setup_inbound(node.peers.clone(), stream));
+            }
+        });
+        Ok(address)
+    }
+
+    /// Keeps a connection to a peer, whatever happens to it.
+    pub fn keep_connected(self: &Arc<Self>, peer: PublicKey, address: SocketAddr) {
+        let node = self.clone();
+        tokio::spawn(async move {
+            while !node.is_stopped() {
+                if node.peers.peer_by_node_id(&peer).is_none() {
+                    let connected =
+                        lightning_net_tokio::connect_outbound(node.peers.clone(), peer, address).await;
+                    if let Some(disconnected) = connected {
+                        disconnected.await;
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        });
+    }
+
+    /// Lets LDK go on with a channel whose signer has an answer now.
+    pub fn unblock(&self, peer: PublicKey, channel: ChannelId) {
+        self.channels.signer_unblocked(Some((peer, channel)));
+        self.peers.process_events();
+    }
+
+    /// The same for every channel.
+    pub fn unblock_all(&self) {
+        self.channels.signer_unblocked(None);
+        self.peers.process_events();
+    }
+
+    /// Ends the threads and stores what LDK wants kept.
+    pub fn stop(&self) {
+        self.is_stopped.store(true, Ordering::SeqCst);
+        self.peers.disconnect_all_peers();
+        let threads: Vec<_> = self.threads.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect();
+        for thread in threads {
+            // A thread that panicked has said so.
+            let _ended = thread.join();
+        }
+        self.save();
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.is_stopped.load(Ordering::SeqCst)
+    }
+
+    fn work(&self, handler: &dyn Fn(Event)) {
+        let handle = |event: Event| -> Result<(), ReplayEvent> {
+            handler(event);
+            Ok(())
+        };
+        let (mut tick, mut peer_tick, mut rebroadcast) = (Instant::now(), Instant::now(), Instant::now());
+        self.channels.timer_tick_occurred();
+        while !self.is_stopped() {
+            self.channels.process_pending_events(&handle);
+            self.monitors.process_pending_events(&handle);
+            if self.channels.needs_pending_htlc_processing() {
+                self.channels.process_pending_htlc_forwards();
+            }
+            self.peers.process_events();
+            if self.channels.get_and_clear_needs_persistence() || self.vault.is_waiting() {
+                self.save();
+                // What waited for the disk goes on at once.
+                self.channels.process_pending_events(&handle);
+                self.peers.process_events();
+            }
+            if tick.elapsed() > TICK {
+                self.channels.timer_tick_occurred();
+                tick = Instant::now();
+            }
+            if peer_tick.elapsed() > PEER_TICK {
+                self.peers.timer_tick_occurred();
+                peer_tick = Instant::now();
+            }
+            if rebroadcast.elapsed() > REBROADCAST {
+                self.monitors.rebroadcast_pending_claims();
+                rebroadcast = Instant::now();
+            }
+            let channels = self.channels.get_event_or_persistence_needed_future();
+            Sleeper::from_two_futures(&channels, &self.monitors.get_update_future()).wait_timeout(IDLE);
+        }
+    }
+
+    fn watch(&self) {
+        while !self.is_stopped() {
+            let mut position = self.position.lock().unwrap_or_else(PoisonError::into_inner);
+            let listener = Both(&*self.channels, &*self.monitors);
+            if let Err(error) = position.follow(&self.chain, &listener) {
+                tracing::warn!(%error, "no blocks");
+            }
+            drop(position);
+            thread::park_timeout(self.poll);
+        }
+    }
+
+    fn save(&self) {
+        match self.vault.save(|| self.channels.encode()) {
+            Ok(stored) => {
+                for (channel, update) in stored {
+                    if self.monitors.channel_monitor_updated(channel, update).is_err() {
+                        tracing::debug!(%channel, "a channel that is gone has no monitor to update");
+                    }
+                }
+            }
+            Err(error) => tracing::error!(%error, "channels stand still until the disk works again"),
+        }
+    }
+}
+
+/// Two listeners, the second after the first.
+struct Both<'a, A, B>(&'a A, &'a B);
+
+impl<A: Listen, B: Listen> Listen for Both<'_, A, B> {
+    fn filtered_block_connected(
+        &self,
+        header: &bitcoin::block::Header,
+        transactions: &lightning::chain::transaction::TransactionData<'_>,
+        height: u32,
+    ) {
+        self.0.filtered_block_connected(header, transactions, height);
+        self.1.filtered_block_connected(header, transactions, height);
+    }
+
+    fn blocks_disconnected(&self, fork: BestBlock) {
+        self.0.blocks_disconnected(fork);
+        self.1.blocks_disconnected(fork);
+    }
+}
+
+/// A monitor that is not among the others yet.
+struct OneMonitor<S: lightning::sign::ecdsa::EcdsaChannelSigner>(
+    ChannelMonitor<S>,
+    Arc<Broadcaster>,
+    Arc<FeeRates>,
+    Arc<Log>,
+);
+
+impl<S: lightning::sign::ecdsa::EcdsaChannelSigner> Listen for OneMonitor<S> {
+    fn filtered_block_connected(
+        &self,
+        header: &bitcoin::block::Header,
+        transactions: &lightning::chain::transaction::TransactionData<'_>,
+        height: u32,
+    ) {
+        let Self(monitor, broadcaster, fees, log) = self;
+        monitor.block_connected(header, transactions, height, broadcaster.clone(), fees.clone(), log);
+    }
+
+    fn blocks_disconnected(&self, fork: BestBlock) {
+        let Self(monitor, broadcaster, fees, log) = self;
+        monitor.blocks_disconnected(fork, broadcaster.clone(), fees.clone(), log);
+    }
+}
+
+fn seconds(since_1970: Duration) -> u32 {
+    u32::try_from(since_1970.as_secs()).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,175 @@
+//! From what LDK tells a signer to what the device wants to know.
+//!
+//! LDK names a commitment's outputs: whole satoshi after fees, and no HTLC that is too small for an output. The device wants every
+//! HTLC, and balances in millisatoshi before fees, and compares the transaction's id. The balances follow from the state before
+//! ([`Update::balances`]). Which of the small HTLCs are in the commitment is found by trying: only the right ones give LDK's id.
+//!
+//! A mistake here costs nobody money: the device builds the transaction itself and refuses what does not follow.
+
+use std::collections::BTreeMap;
+
+use bitcoin::{FeeRate, Txid};
+use farthing_protocol::Msat;
+use farthing_protocol::device::Proposal;
+use farthing_protocol::device::bolt3::{
+    Commitment, CommitmentNumber, Contents, Htlc, PaymentHash, Preimage, Side, Terms,
+};
+use farthing_protocol::device::update::Update;
+use secp256k1::PublicKey;
+use serde::{Deserialize, Serialize};
+
+/// More small HTLCs at once are not looked for: each doubles the attempts.
+const MOST_TRIMMED: usize = 10;
+
+/// A commitment as LDK shows it to a signer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outline {
+    /// Which commitment of its side.
+    pub number: CommitmentNumber,
+    /// The broadcaster's point.
+    pub point: PublicKey,
+    /// The transaction that LDK built.
+    pub txid: Txid,
+    /// What it pays to miners.
+    pub fee_rate: FeeRate,
+    /// The HTLCs that have outputs.
+    pub htlcs: Vec<Htlc>,
+    /// Preimages that LDK knows.
+    pub preimages: Vec<Preimage>,
+}
+
+/// The newest commitment of each side, as it was proposed to the device.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ledger {
+    holder: Option<Contents>,
+    bridge: Option<Contents>,
+    /// Of payments that went through and may still have an HTLC in a commitment.
+    preimages: BTreeMap<PaymentHash, Preimage>,
+}
+
+/// LDK's transaction is not the one that BOLT 3 gives for any set of HTLCs that was tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no balances and HTLCs give the {side:?} commitment {number} that LDK built ({txid})")]
+pub struct NoSuchState {
+    /// Whose commitment.
+    pub side: Side,
+    /// Which.
+    pub number: CommitmentNumber,
+    /// LDK's.
+    pub txid: Txid,
+}
+
+impl Ledger {
+    /// What was last proposed for that side.
+    pub fn newest(&self, side: Side) -> Option<&Contents> {
+        match side {
+            Side::Holder => self.holder.as_ref(),
+            Side::Bridge => self.bridge.as_ref(),
+        }
+    }
+
+    /// Works out what to propose for LDK's commitment, and takes note of it. `small` are HTLCs that may be in it without an output.
+    ///
+    /// # Errors
+    /// When nothing fits; then nothing was noted.
+    pub fn propose(
+        &mut self,
+        terms: &Terms,
+        side: Side,
+        outline: &Outline,
+        small: &[Htlc],
+    ) -> Result<Proposal, NoSuchState> {
+        let newest = self.newest(side).cloned();
+        for preimage in &outline.preimages {
+            self.preimages.insert(preimage.hash(), *preimage);
+        }
+        let again = newest.as_ref().filter(|newest| newest.number == outline.number);
+        let contents = match (again, &newest) {
+            (Some(same), _) if Commitment::build(terms, side, same).txid() == outline.txid => same.clone(),
+            (Some(_), _) => return Err(self.no_such_state(side, outline)),
+            (None, None) => {
+                let first = Contents {
+                    number: outline.number,
+                    point: outline.point,
+                    fee_rate: outline.fee_rate,
+                    to_holder: Msat::new(terms.capacity.to_sat().saturating_mul(1_000)),
+                    to_bridge: Msat::ZERO,
+                    htlcs: Vec::new(),
+                };
+                let fits = Commitment::build(terms, side, &first).txid() == outline.txid;
+                if !fits {
+                    return Err(self.no_such_state(side, outline));
+                }
+                first
+            }
+            (None, Some(from)) => self
+                .follow(terms, side, from, outline, small)
+                .ok_or_else(|| self.no_such_state(side, outline))?,
+        };
+        let preimages = self.shown(newest.as_ref(), &contents, outline);
+        let Contents { number, fee_rate, to_holder, to_bridge, htlcs, .. } = contents.clone();
+        match side {
+            Side::Holder => self.holder = Some(contents),
+            Side::Bridge => self.bridge = Some(contents),
+        }
+        self.forget_old();
+        Ok(Proposal { number, fee_rate, to_holder, to_bridge, htlcs, preimages, txid: outline.txid })
+    }
+
+    fn no_such_state(&self, side: Side, outline: &Outline) -> NoSuchState {
+        NoSuchState { side, number: outline.number, txid: outline.txid }
+    }
+
+    /// The state after `from` that gives LDK's transaction.
+    fn follow(
+        &self,
+        terms: &Terms,
+        side: Side,
+        from: &Contents,
+        outline: &Outline,
+        small: &[Htlc],
+    ) -> Option<Contents> {
+        let dust_limit = terms.of(side).dust_limit;
+        let mut candidates: Vec<Htlc> = Vec::new();
+        // What is in flight now first, then what was: so equal amounts are taken for what they most likely are.
+        for htlc in small.iter().chain(&from.htlcs) {
+            let is_small = htlc.is_trimmed(side, outline.fee_rate, dust_limit);
+            if is_small && !candidates.contains(htlc) {
+                candidates.push(*htlc);
+            }
+        }
+        candidates.truncate(MOST_TRIMMED);
+        let all = (1_u32 << candidates.len()) - 1;
+        (0..=all).rev().find_map(|chosen| {
+            let chosen = candidates.iter().enumerate().filter(|(place, _)| chosen & (1 << place) != 0);
+            let htlcs: Vec<Htlc> =
+                outline.htlcs.iter().copied().chain(chosen.map(|(_, htlc)| *htlc)).collect();
+            let update = Update::between(&from.htlcs, &htlcs);
+            let (to_holder, to_bridge) = update.balances(from, |hash| self.preimages.contains_key(hash));
+            let Outline { number, point, fee_rate, .. } = *outline;
+            let contents = Contents { number, point, fee_rate, to_holder, to_bridge, htlcs };
+            (Commitment::build(terms, side, &contents).txid() == outline.txid).then_some(contents)
+        })
+    }
+
+    /// The preimages that the device needs for this step.
+    fn shown(&self, from: Option<&Contents>, to: &Contents, outline: &Outline) -> Vec<Preimage> {
+        let Some(from) = from else { return outline.preimages.clone() };
+        let removed = Update::between(&from.htlcs, &to.htlcs).removed;
+        let known = removed.iter().filter_map(|htlc| self.preimages.get(&htlc.payment_hash).copied());
+        let mut shown: Vec<Preimage> = known.chain(outline.preimages.iter().copied()).collect();
+        shown.sort_unstable();
+        shown.dedup();
+        shown
+    }
+
+    /// A preimage matters as long as its HTLC is in a commitment.
+    fn forget_old(&mut self) {
+        let (holder, bridge) = (&self.holder, &self.bridge);
+        let is_live = |hash: &PaymentHash| {
+            let sides = [holder, bridge].into_iter().flatten();
+            sides.flat_map(|contents| &contents.htlcs).any(|htlc| htlc.payment_hash == *hash)
+        };
+        self.preimages.retain(|hash, _| is_live(hash));
+    }
+}

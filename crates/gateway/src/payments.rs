@@ -1,0 +1,170 @@
+//! Payments that devices order. Each goes out through the channel of the device that ordered it, in one part.
+
+use std::str::FromStr as _;
+
+use farthing_protocol::Msat;
+use farthing_protocol::device::bolt3::{PaymentHash, Preimage};
+use farthing_protocol::device::payments::{Payments, Source};
+use farthing_protocol::device::wire::Report;
+use farthing_protocol::device::{Invoice, Policy, Reject, Tip};
+use lightning::bolt11_invoice::Bolt11Invoice;
+use lightning::ln::channelmanager::{PaymentId, RecipientOnionFields};
+use lightning::routing::router::{PaymentParameters, RouteParameters, Router as _};
+use lightning::types::payment::PaymentHash as LdkPaymentHash;
+
+use crate::gateway::{Gateway, now};
+use crate::records::{Outcome, PaymentRecord};
+use crate::shelf::ShelfError;
+
+/// Why a payment was not made. Nothing is under way for it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PayError {
+    /// Not BOLT 11.
+    #[error("not a valid invoice: {0}")]
+    Invoice(String),
+    /// Nothing says how much.
+    #[error("the invoice names no amount")]
+    NoAmount,
+    /// It ran out.
+    #[error("the invoice has expired")]
+    Expired,
+    /// The channel cannot be used now.
+    #[error("the channel cannot be used now")]
+    NotUsable,
+    /// The owner's policy forbids it.
+    #[error("the owner's policy forbids it: {0}")]
+    Policy(String),
+    /// There is no way to the payee.
+    #[error("no route: {0}")]
+    NoRoute(String),
+    /// The Lightning node refused.
+    #[error("not sent: {0}")]
+    NotSent(String),
+    /// Storage.
+    #[error(transparent)]
+    Shelf(#[from] ShelfError),
+}
+
+/// What a device is told of a payment's end.
+pub(crate) fn report(payment_hash: PaymentHash, outcome: &Outcome) -> Report {
+    match outcome {
+        Outcome::Pending => Report::Paying(payment_hash),
+        Outcome::Paid { preimage, fee } => Report::Paid { preimage: *preimage, fee: *fee },
+        Outcome::Failed(why) => Report::Failed { payment_hash, why: why.clone() },
+    }
+}
+
+impl Gateway {
+    /// Pays an invoice from a device's channel. What becomes of it is reported later. An order that comes again is answered with
+    /// what became of the first.
+    pub(crate) fn pay(
+        &self,
+        device: [u8; 32],
+        channel: [u8; 32],
+        text: &str,
+        order: u64,
+    ) -> Result<Report, PayError> {
+        let invoice = Bolt11Invoice::from_str(text).map_err(|error| PayError::Invoice(error.to_string()))?;
+        let hash = PaymentHash(*AsRef::<[u8; 32]>::as_ref(invoice.payment_hash()));
+        let amount = Msat::new(invoice.amount_milli_satoshis().ok_or(PayError::NoAmount)?);
+        if let Some(known) = self.known(hash, order) {
+            return Ok(known);
+        }
+        let expires_at = invoice.duration_since_epoch().saturating_add(invoice.expiry_time()).as_secs();
+        if expires_at <= now() {
+            return Err(PayError::Expired);
+        }
+        let is_its = self.books().channels.get(&channel).is_some_and(|record| record.device == device);
+        let details = self.details(channel).filter(|details| is_its && details.is_usable);
+        let details = details.ok_or(PayError::NotUsable)?;
+        let policy = self.policy(device).ok_or_else(|| PayError::Policy("there is none".into()))?;
+        self.allow(device, &policy, text)?;
+
+        let parameters = PaymentParameters::from_bolt11_invoice(&invoice)
+            .with_max_path_count(1)
+            .with_max_total_cltv_expiry_delta(policy.most_expiry_delta.saturating_sub(1));
+        let mut wanted = RouteParameters::from_payment_params_and_value(parameters, amount.get());
+        wanted.max_total_routing_fee_msat = Some(policy.most_routing_fee(amount).get());
+        let in_flight = self.node.channels.compute_inflight_htlcs();
+        let route = self.node.router.find_route(&self.node.id(), &wanted, Some(&[&details]), in_flight);
+        let route = route.map_err(|why| PayError::NoRoute(why.to_owned()))?;
+
+        let record = PaymentRecord {
+            channel,
+            payment_hash: hash,
+            amount,
+            ordered_at: now(),
+            outcome: Outcome::Pending,
+        };
+        self.payment_shelf.put(&hash.0, "record", &record)?;
+        self.payment_shelf.add_owner(&hash.0)?;
+        {
+            let mut books = self.books();
+            books.payments.insert(hash, record.clone());
+            books.payment_orders.insert(hash, order);
+        }
+        let mut onion = RecipientOnionFields::secret_only(*invoice.payment_secret());
+        onion.payment_metadata = invoice.payment_metadata().cloned();
+        let channels = &self.node.channels;
+        let sent = channels.send_payment_with_route(route, LdkPaymentHash(hash.0), onion, PaymentId(hash.0));
+        if let Err(error) = sent {
+            let why = format!("{error:?}");
+            let record = PaymentRecord { outcome: Outcome::Failed(why.clone()), ..record };
+            self.payment_shelf.put(&hash.0, "record", &record)?;
+            self.books().payments.insert(hash, record);
+            return Err(PayError::NotSent(why));
+        }
+        self.node.peers.process_events();
+        Ok(Report::Paying(hash))
+    }
+
+    /// What is known of a payment that was ordered before; `None` for one that failed, which may be tried again.
+    fn known(&self, hash: PaymentHash, order: u64) -> Option<Report> {
+        let mut books = self.books();
+        let outcome = books.payments.get(&hash)?.outcome.clone();
+        match outcome {
+            Outcome::Failed(_) => None,
+            Outcome::Pending => {
+                books.payment_orders.insert(hash, order);
+                Some(report(hash, &outcome))
+            }
+            Outcome::Paid { .. } => Some(report(hash, &outcome)),
+        }
+    }
+
+    /// Keeps the same books about a device as the device does, under the gateway's own copy of the owner's policy: a thief who has the
+    /// device, and changed its program, gets no more than that.
+    fn allow(&self, device: [u8; 32], policy: &Policy, invoice: &str) -> Result<(), PayError> {
+        let forbidden = |reject: Reject| PayError::Policy(reject.to_string());
+        let invoice = Invoice::parse(invoice, self.chain.network())
+            .map_err(|error| PayError::Invoice(error.to_string()))?;
+        let tip = Tip { height: self.node.channels.current_best_block().height, time: now() };
+        let books = self.books();
+        let mut payments: Payments = self.device_shelf.get(&device, "payments")?.unwrap_or_default();
+        let is_live = |hash: &PaymentHash| {
+            books.payments.get(hash).is_some_and(|record| record.outcome == Outcome::Pending)
+        };
+        payments.approve(policy, &invoice, Source::Direct, tip, is_live).map_err(forbidden)?;
+        // A payment that was approved before may be forbidden since: the owner may have said stop.
+        if policy.paused {
+            return Err(forbidden(Reject::Paused));
+        }
+        Ok(self.device_shelf.put(&device, "payments", &payments)?)
+    }
+
+    /// A payment went through: it counts for what it cost.
+    pub(crate) fn count(&self, device: [u8; 32], preimage: Preimage) -> Result<(), ShelfError> {
+        let _one_at_a_time = self.books();
+        let mut payments: Payments = self.device_shelf.get(&device, "payments")?.unwrap_or_default();
+        payments.learn(&[preimage]);
+        self.device_shelf.put(&device, "payments", &payments)
+    }
+
+    /// The owner's policy for a device, as the gateway enforces it.
+    pub(crate) fn policy(&self, device: [u8; 32]) -> Option<Policy> {
+        let books = self.books();
+        let enrol = &books.devices.get(&device)?.enrol;
+        enrol.policy.clone().verify(&enrol.owner)
+    }
+}
