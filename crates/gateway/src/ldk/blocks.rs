@@ -71,12 +71,7 @@ impl Position {
 pub(super) struct Both<'a, A, B>(pub(super) &'a A, pub(super) &'a B);
 
 impl<A: Listen, B: Listen> Listen for Both<'_, A, B> {
-    fn filtered_block_connected(
-        &self,
-        header: &Header,
-        transactions: &TransactionData<'_>,
-        height: u32,
-    ) {
+    fn filtered_block_connected(&self, header: &Header, transactions: &TransactionData<'_>, height: u32) {
         self.0.filtered_block_connected(header, transactions, height);
         self.1.filtered_block_connected(header, transactions, height);
     }
@@ -96,12 +91,7 @@ pub(super) struct OneMonitor<S: EcdsaChannelSigner>(
 );
 
 impl<S: EcdsaChannelSigner> Listen for OneMonitor<S> {
-    fn filtered_block_connected(
-        &self,
-        header: &Header,
-        transactions: &TransactionData<'_>,
-        height: u32,
-    ) {
+    fn filtered_block_connected(&self, header: &Header, transactions: &TransactionData<'_>, height: u32) {
         let Self(monitor, broadcaster, fees, log) = self;
         monitor.block_connected(header, transactions, height, broadcaster.clone(), fees.clone(), log);
     }

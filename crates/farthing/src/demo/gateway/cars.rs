@@ -48,10 +48,9 @@ impl Car {
         let folder = stage.folder().join(format!("{name}-by-hand"));
         std::fs::create_dir_all(&folder)?;
         let car = Self { name, device, owner, folder };
-        let limits = ["--per-payment", "5000sat", "--per-hour", "400000sat", "--least-bridge-delay", "1008"];
-        let card = [&["owner", "card", name, "-o", car.path("card")?.as_str()], &limits[..]].concat();
-        car.owner.run(&card)?;
         let (card, backup) = (car.path("card")?, car.path("backup")?);
+        let limits = ["--per-payment", "5000sat", "--per-hour", "400000sat", "--least-bridge-delay", "1008"];
+        car.owner.run(&[&["owner", "card", name, "-o", &card][..], &limits[..]].concat())?;
         car.device.run(&["device", "enroll", &road.address, "--owner", &card, "--backup", &backup])?;
         car.owner.run(&["owner", "adopt", name, &backup])?;
         Ok(car)
@@ -94,7 +93,7 @@ pub fn drive(road: &Road, cars: &[Car]) -> anyhow::Result<Tolls> {
         let driving: Vec<_> = cars
             .iter()
             .zip(&invoices)
-            .map(|(car, invoices)| scope.spawn(|| car.device.feed(&["device", "pay", "-"], invoices)))
+            .map(|(car, invoices)| scope.spawn(move || car.device.feed(&["device", "pay", "-"], invoices)))
             .collect();
         let joined = driving.into_iter().map(|thread| thread.join().expect("a car's thread does not panic"));
         joined.collect()
