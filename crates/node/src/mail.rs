@@ -282,7 +282,7 @@ impl Mailroom {
         work: impl FnOnce(&Shelves<'_>) -> Result<T, MailError> + Send + 'static,
     ) -> Result<T, MailError> {
         let (reply, answer) = oneshot::channel();
-        self.orders.send(Some(Ask::new(work, reply))).map_err(|_| MailError::Ended)?;
+        self.orders.send(Some(Ask::order(work, reply))).map_err(|_| MailError::Ended)?;
         answer.await.unwrap_or(Err(MailError::Ended))
     }
 }

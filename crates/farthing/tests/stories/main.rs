@@ -6,6 +6,7 @@ mod crashes;
 mod full_disk;
 mod killed;
 mod lightspeed;
+mod mailbox;
 mod node_lost;
 mod refused;
 mod replayed;

@@ -39,7 +39,7 @@ where
     F: FnOnce(&Shelves<'_>) -> Result<T, MailError> + Send + 'static,
     T: Send + 'static,
 {
-    pub(super) fn new(work: F, reply: oneshot::Sender<Result<T, MailError>>) -> Order {
+    pub(super) fn order(work: F, reply: oneshot::Sender<Result<T, MailError>>) -> Order {
         Box::new(Self { work: Some(work), outcome: Err(MailError::Ended), reply })
     }
 }
