@@ -87,7 +87,11 @@ fn cheques_are_cashed_while_their_payer_is_off_and_every_act_ends_well() -> Resu
     assert_eq!((&report["mode"], &report["ok"]), (&json!("cheque"), &json!(true)));
     assert_eq!(report["online_together"], false);
     for (way, paid) in [("direct", 2_000), ("routed", 3_000)] {
-        assert_eq!((&report[way]["paid_sat"], &report[way]["receipt_ok"]), (&json!(paid), &json!(true)), "{way}");
+        assert_eq!(
+            (&report[way]["paid_sat"], &report[way]["receipt_ok"]),
+            (&json!(paid), &json!(true)),
+            "{way}"
+        );
     }
     assert_eq!((&report["routed"]["hops"], &report["routed"]["linkable"]), (&json!(2), &json!(false)));
     for act in ["agent_gone", "overwritten", "bounced", "expired"] {

@@ -155,8 +155,7 @@ impl Teller {
         let beside = router.clone();
         let beside: crate::watch::Beside<ChequeChannel> =
             Box::new(move |id, effect: &Effect| drop(beside.route(id, [effect.clone()])));
-        let watch =
-            Watch::start_beside(chain.clone(), wallet.clone(), books.clone(), pace, resumed, beside);
+        let watch = Watch::start_beside(chain.clone(), wallet.clone(), books.clone(), pace, resumed, beside);
         let (output, openings) = (Mutex::new(output), Mutex::new(()));
         let prekeys = Mutex::new(home.prekeys()?);
         let teller = Self {
@@ -277,17 +276,16 @@ impl Teller {
     /// Carries out effects: those on the chain by the watch, those between channels at once.
     fn carry_out(&self, id: ChannelId, effects: Vec<Effect>) -> routing::Done {
         let Some(setup) = self.books.setup(&id) else { return routing::Done::default() };
-        let (on_chain, between): (Vec<Effect>, Vec<Effect>) = effects.into_iter().partition(|effect| {
-            use farthing_protocol::cheque::{drawer, holder};
-            match effect {
-                Effect::Holder(holder::Effect::Channel(_)) | Effect::Drawer(drawer::Effect::Channel(_)) => {
-                    true
+        let (on_chain, between): (Vec<Effect>, Vec<Effect>) =
+            effects.into_iter().partition(|effect| {
+                use farthing_protocol::cheque::{drawer, holder};
+                match effect {
+                    Effect::Holder(holder::Effect::Channel(_))
+                    | Effect::Drawer(drawer::Effect::Channel(_)) => true,
+                    Effect::Holder(holder::Effect::Promises(_))
+                    | Effect::Drawer(drawer::Effect::Promises(_)) => false,
                 }
-                Effect::Holder(holder::Effect::Promises(_)) | Effect::Drawer(drawer::Effect::Promises(_)) => {
-                    false
-                }
-            }
-        });
+            });
         let mut is_any = false;
         for on_chain in on_chain.into_iter().filter_map(|effect| ChequeChannel::on_chain(&setup, effect)) {
             self.watch.carry_out(on_chain);

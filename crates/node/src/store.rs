@@ -305,7 +305,8 @@ impl Store {
     /// # Errors
     /// When the database cannot be read or holds something that cannot be decoded.
     pub fn papers(&self) -> Result<Vec<Paper>, StoreError> {
-        let mut statement = self.connection.prepare_cached("SELECT cheque FROM cheques ORDER BY at, point")?;
+        let mut statement =
+            self.connection.prepare_cached("SELECT cheque FROM cheques ORDER BY at, point")?;
         let rows = statement.query_map([], |row| row.get::<_, Vec<u8>>(0))?;
         rows.map(|row| decode("cheque", &row?)).collect()
     }
@@ -450,8 +451,9 @@ impl Batch<'_> {
                 statement.execute(params![i64::try_from(*day).unwrap_or(i64::MAX), by])?;
             }
             Write::Cheque(paper) => {
-                let mut statement =
-                    self.transaction.prepare_cached("INSERT OR REPLACE INTO cheques VALUES (?1, ?2, ?3, ?4)")?;
+                let mut statement = self
+                    .transaction
+                    .prepare_cached("INSERT OR REPLACE INTO cheques VALUES (?1, ?2, ?3, ?4)")?;
                 let (point, at) = (paper.point().to_bytes(), i64::try_from(paper.at()).unwrap_or(i64::MAX));
                 statement.execute(params![paper.is_got(), point, at, encode(paper)])?;
             }

@@ -4,8 +4,8 @@ mod carriers;
 
 use carriers::{Carriers, FEE, sat};
 use farthing_node::cheques::paper::Fate;
-use farthing_protocol::cheque::drawn::Kind;
 use farthing_protocol::channel::SpendKind;
+use farthing_protocol::cheque::drawn::Kind;
 
 #[test]
 fn a_cheque_is_cashed_while_its_writer_is_off_and_the_receipt_waits_for_it() {
@@ -18,7 +18,11 @@ fn a_cheque_is_cashed_while_its_writer_is_off_and_the_receipt_waits_for_it() {
 
     assert_eq!(story.cash_directly(&issued, towards), sat(2_000));
     assert_eq!(story.totals("payee", towards), (2_000, 2_000), "paid plainly by now");
-    assert_eq!(story.totals("agent", behind), (2_001, 2_001), "the agent can claim what it paid, and its fee");
+    assert_eq!(
+        story.totals("agent", behind),
+        (2_001, 2_001),
+        "the agent can claim what it paid, and its fee"
+    );
 
     // Everybody forgets what it had in memory.
     story.start("agent");

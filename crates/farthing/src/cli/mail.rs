@@ -4,8 +4,8 @@ use clap::{Args, Subcommand};
 use secp256k1::XOnlyPublicKey;
 
 use crate::amounts::{AmountArgument, PostageArgument};
-use crate::cli::cheques::{CancelArguments, CashArguments, ListArguments, WriteArguments};
 use crate::cli::Spending;
+use crate::cli::cheques::{CancelArguments, CashArguments, ListArguments, WriteArguments};
 
 /// What to do with cheques.
 #[derive(Debug, Subcommand)]

@@ -265,7 +265,8 @@ async fn close_cheques(context: &Context, id: ChannelId) -> anyhow::Result<()> {
     })
     .await?;
     cheque::end(client).await?;
-    let line = "the newest commitment is broadcast: run `farthing cheque list` or this again until it has confirmed";
+    let line =
+        "the newest commitment is broadcast: run `farthing cheque list` or this again until it has confirmed";
     context.output.say(&json!({ "channel": id.to_string(), "requested": false }), line)
 }
 

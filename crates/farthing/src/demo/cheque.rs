@@ -151,7 +151,8 @@ impl Cast {
         let from = Instant::now();
         let rows = self.cash(&options)?;
         let took = from.elapsed();
-        let row = rows.iter().find(|row| row["cheque"] == name.as_str()).context("the cheque did not come")?;
+        let row =
+            rows.iter().find(|row| row["cheque"] == name.as_str()).context("the cheque did not come")?;
         ensure!(row["cashed"] == true, "the cheque was not cashed: {row}");
         eprintln!("The payer comes back for its receipt …");
         let deadline = Instant::now() + crate::demo::stage::PATIENCE;
@@ -165,8 +166,8 @@ impl Cast {
         // Anybody can check it.
         let checked = self.node.run(&["receipt", "verify", &receipt, "--payee", &self.receipt_key])?;
         let paid_sat = row["paid_msat"].as_u64().context("an amount")? / 1_000;
-        let receipt_ok = checked["amount_msat"].as_u64() == Some(paid_sat * 1_000)
-            && checked["memo"] == "a coffee";
+        let receipt_ok =
+            checked["amount_msat"].as_u64() == Some(paid_sat * 1_000) && checked["memo"] == "a coffee";
         Ok(Sale { paid_sat, receipt_ok, took })
     }
 

@@ -145,7 +145,8 @@ async fn ask(
     body: Result<Json<AskBody>, JsonRejection>,
 ) -> Result<StatusCode, Problem> {
     let ask = read(body)?.read();
-    let ask = ask.ok_or_else(|| Problem::new(Kind::BadRequest, "the tweak is no number below the group's order"))?;
+    let ask =
+        ask.ok_or_else(|| Problem::new(Kind::BadRequest, "the tweak is no number below the group's order"))?;
     let teller = counter.teller.clone();
     let locked = blocking(move || {
         let channel = teller.lock(&ask)?;
@@ -163,7 +164,8 @@ async fn ask(
     if peer.is_some() {
         counter.client.sync(id).await.map_err(|error| {
             tracing::warn!(channel = %id, %error, "the lock was made, but not brought to the node");
-            Problem::new(Kind::BadGateway, "the next node could not be brought its lock: ask again").retry_after(1)
+            Problem::new(Kind::BadGateway, "the next node could not be brought its lock: ask again")
+                .retry_after(1)
         })?;
     }
     Ok(StatusCode::NO_CONTENT)

@@ -146,8 +146,7 @@ impl Teller {
         let cheque = &presented.cheque;
         let secret = {
             let mut prekeys = self.prekeys.lock().expect("no holder of this lock panics");
-            let endorse =
-                book::Input::Endorse { cheque: Box::new(cheque.clone()), offered: promise.amount };
+            let endorse = book::Input::Endorse { cheque: Box::new(cheque.clone()), offered: promise.amount };
             prekeys.handle(endorse)?;
             let book = prekeys.book()?;
             book.secret(prekeys.keys(), cheque).expect("an endorsed cheque has a secret")
@@ -161,7 +160,8 @@ impl Teller {
             height: self.chain.tip()?.height,
             margin: self.terms.paid.margin,
         };
-        let writes = vec![Write::Cheque(Box::new(Paper::Got(Presented { cashed: true, ..presented.clone() })))];
+        let writes =
+            vec![Write::Cheque(Box::new(Paper::Got(Presented { cashed: true, ..presented.clone() })))];
         let outcome = self.books.handle_and_write_blocking(sale.channel, held(input), writes)?;
         self.carry_out(sale.channel, outcome.effects);
         Ok(promise.amount)
@@ -174,9 +174,8 @@ impl Teller {
     pub fn cashing_channels(&self, payer: &str) -> Result<Vec<(ChannelId, Side)>, Failed> {
         let entries = self.books.list_blocking()?;
         let is_one = |state: &Side| state.holder().is_some_and(|holder| holder.life().is_open());
-        let ours = entries
-            .into_iter()
-            .filter(|entry| entry.record.peer() == Some(payer) && is_one(&entry.state));
+        let ours =
+            entries.into_iter().filter(|entry| entry.record.peer() == Some(payer) && is_one(&entry.state));
         Ok(ours.map(|entry| (entry.id, entry.state)).collect())
     }
 

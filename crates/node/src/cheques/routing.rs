@@ -198,9 +198,8 @@ impl Router {
             Ok(Some(Side::Holder(_)) | None) => return,
             Err(error) => Err(error),
         };
-        let noted = told.and_then(|()| {
-            self.books.handle_blocking(id, drawn(drawn::Input::Noted(outcome))).map(drop)
-        });
+        let noted =
+            told.and_then(|()| self.books.handle_blocking(id, drawn(drawn::Input::Noted(outcome))).map(drop));
         noted.unwrap_or_else(|error| put_off(&error));
     }
 

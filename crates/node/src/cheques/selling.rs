@@ -217,8 +217,7 @@ impl Teller {
             state.is_live() && state.drawer().is_some_and(|drawer| drawer.drawn().awaits_word())
         };
         let entries = self.books.list_blocking()?;
-        let waiting =
-            entries.iter().filter(|entry| entry.record.peer().is_some() && waits(&entry.state));
+        let waiting = entries.iter().filter(|entry| entry.record.peer().is_some() && waits(&entry.state));
         Ok(waiting.map(|entry| entry.id).collect())
     }
 
@@ -226,9 +225,9 @@ impl Teller {
     fn free_channel_to(&self, node: &str) -> Result<Option<ChannelId>, Failed> {
         let is_free = |state: &Side| {
             state.name() == "open"
-                && state.drawer().is_some_and(|drawer| {
-                    drawer.drawn().kind() == Kind::Lock && !drawer.drawn().is_open()
-                })
+                && state
+                    .drawer()
+                    .is_some_and(|drawer| drawer.drawn().kind() == Kind::Lock && !drawer.drawn().is_open())
         };
         let entries = self.books.list_blocking()?;
         let free = entries.iter().find(|entry| entry.record.peer() == Some(node) && is_free(&entry.state));

@@ -1,14 +1,14 @@
 //! The writer's end: cheques written, taken back, and their receipts.
 
+use farthing_protocol::channel::Expiry;
 use farthing_protocol::cheque::cheque::{Draft, Unwritten, Written};
-use farthing_protocol::cheque::drawn::{self, Kind};
 use farthing_protocol::cheque::drawer;
+use farthing_protocol::cheque::drawn::{self, Kind};
 use farthing_protocol::cheque::point::AdaptorPoint;
 use farthing_protocol::cheque::prekey::SignedPrekey;
 use farthing_protocol::cheque::promises::{BadUpdate, Promise};
 use farthing_protocol::cheque::receipt::Memo;
 use farthing_protocol::cheque::side::{Reject, Side};
-use farthing_protocol::channel::Expiry;
 use farthing_protocol::{ChannelId, Msat};
 use secp256k1::XOnlyPublicKey;
 
@@ -163,8 +163,8 @@ impl Teller {
         let issued = self.router.issued(point)?.ok_or(WriteError::Unknown)?;
         let state = self.books.state_blocking(issued.channel)?;
         let drawer = state.as_ref().and_then(Side::drawer);
-        let is_open = drawer
-            .is_some_and(|drawer| drawer.drawn().promises().any(|promise| promise.point == *point));
+        let is_open =
+            drawer.is_some_and(|drawer| drawer.drawn().promises().any(|promise| promise.point == *point));
         if is_open && issued.fate == Fate::Cancelled {
             self.write(Paper::Written(Issued { fate: Fate::Pending, ..issued }))?;
         }

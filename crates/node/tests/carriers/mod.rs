@@ -70,7 +70,8 @@ impl Carriers {
         self.stop(name);
         let rate = FeeRate::from_sat_per_vb_u32;
         let default = Terms::default();
-        let paid = seller::Terms { lifetime: (30, 1_000), margin: MARGIN, finality: FINALITY, ..default.paid };
+        let paid =
+            seller::Terms { lifetime: (30, 1_000), margin: MARGIN, finality: FINALITY, ..default.paid };
         let terms = Terms { paid, delta: DELTA, fee: FEE, finality: FINALITY, ..default };
         let interval = Duration::from_secs(3_600);
         let pace = Pace { interval, target_blocks: 3, fallback_fee_rate: rate(2) };

@@ -5,8 +5,8 @@ use farthing_node::cheques::paper::{Fate, Paper};
 use serde_json::json;
 
 use crate::cli::CancelArguments;
-use crate::commands::cheque::{self, name};
 use crate::commands::blocking;
+use crate::commands::cheque::{self, name};
 use crate::config::Context;
 
 /// Takes a cheque back, and has the agent say so.
@@ -22,7 +22,9 @@ pub async fn run(context: &Context, arguments: CancelArguments) -> anyhow::Resul
     let issued = match written.as_slice() {
         [one] => one.clone(),
         [] => bail!("no cheque {} was written here: see `farthing cheque list`", arguments.cheque),
-        _several => bail!("{} is the beginning of several cheques' names: write more of it", arguments.cheque),
+        _several => {
+            bail!("{} is the beginning of several cheques' names: write more of it", arguments.cheque)
+        }
     };
     let (teller, point) = (client.teller().clone(), issued.written.point);
     let channel = blocking(move || Ok(teller.cancel(&point)?)).await?;

@@ -14,8 +14,8 @@ use farthing_protocol::{ChannelId, Msat};
 use serde::Serialize;
 
 use crate::cli::CashArguments;
-use crate::commands::cheque::{self, host, name};
 use crate::commands::blocking;
+use crate::commands::cheque::{self, host, name};
 use crate::config::Context;
 use crate::output::table;
 
@@ -58,6 +58,10 @@ pub async fn run(context: &Context, arguments: CashArguments) -> anyhow::Result<
         rows.push(row(&presented, outcome));
     }
     cheque::end(client).await?;
+    if rows.is_empty() {
+        let line = "no cheque waits: payers write them to what `farthing cheque address` prints";
+        return context.output.say(&rows, line);
+    }
     context.output.print(&rows, || {
         let mut table = table(&["cheque", "amount", "memo", "paid", ""]);
         for row in &rows {
@@ -203,8 +207,7 @@ async fn hand_over(client: &Client, channel: ChannelId) {
 
 /// A channel in which a cheque can be cashed: the one that was planned, another that fits, or a new one.
 async fn channel(client: &Client, presented: &Presented, payer: &str) -> anyhow::Result<ChannelId> {
-    let (teller, at, latest) =
-        (client.teller().clone(), payer.to_owned(), presented.cheque.latest);
+    let (teller, at, latest) = (client.teller().clone(), payer.to_owned(), presented.cheque.latest);
     let planned = presented.sale.as_ref().map(|sale| sale.channel);
     let amount = presented.cheque.terms.amount;
     let known = blocking(move || {
@@ -226,7 +229,10 @@ async fn channel(client: &Client, presented: &Presented, payer: &str) -> anyhow:
         Some(channel) => Ok(channel),
         None => {
             let least = amount.saturating_add(BESIDE);
-            Ok(client.request(payer, least, latest.height()).await.context("there is no channel to be paid in")?)
+            Ok(client
+                .request(payer, least, latest.height())
+                .await
+                .context("there is no channel to be paid in")?)
         }
     }
 }
@@ -259,7 +265,9 @@ async fn open(client: &Client, channel: ChannelId, wait: Duration) -> anyhow::Re
             Some("open") => return Ok(()),
             Some("awaiting depth") if Instant::now() < until => tokio::time::sleep(PACE).await,
             Some("awaiting depth") => {
-                bail!("the funding of channel {channel} is not deep enough yet: run `farthing cheque cash` again later")
+                bail!(
+                    "the funding of channel {channel} is not deep enough yet: run `farthing cheque cash` again later"
+                )
             }
             Some(other) => bail!("channel {channel} is {other}"),
             None => bail!("there is no channel {channel}"),

@@ -6,8 +6,8 @@ use farthing_protocol::Msat;
 use serde::Serialize;
 
 use crate::cli::ListArguments;
-use crate::commands::cheque::{self, name};
 use crate::commands::blocking;
+use crate::commands::cheque::{self, name};
 use crate::config::Context;
 use crate::output::table;
 
@@ -47,11 +47,17 @@ pub async fn run(context: &Context, arguments: ListArguments) -> anyhow::Result<
             std::fs::write(&path, receipt).with_context(|| path.display().to_string())?;
         }
     }
+    if rows.is_empty() {
+        return context.output.say(&rows, "there are no cheques here: see `farthing cheque write --help`");
+    }
     context.output.print(&rows, || {
         let mut table = table(&["cheque", "side", "amount", "memo", "state", "until block", "receipt"]);
         for row in &rows {
             let receipt = row.receipt.as_ref().map_or("-".to_owned(), |receipt| {
-                format!("{}… (all of it with --json or --receipts)", receipt.chars().take(24).collect::<String>())
+                format!(
+                    "{}… (all of it with --json or --receipts)",
+                    receipt.chars().take(24).collect::<String>()
+                )
             });
             table.add_row([
                 row.cheque.chars().take(16).collect(),

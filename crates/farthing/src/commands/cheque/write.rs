@@ -13,8 +13,8 @@ use farthing_protocol::{ChannelId, Msat};
 use serde_json::json;
 
 use crate::cli::WriteArguments;
-use crate::commands::cheque::{self, name, post};
 use crate::commands::blocking;
+use crate::commands::cheque::{self, name, post};
 use crate::config::Context;
 
 /// What a channel has to hold beside the cheque: the fees of its commitment.

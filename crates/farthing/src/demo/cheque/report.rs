@@ -157,9 +157,9 @@ pub fn names_any(store: &Store, names: &[String]) -> anyhow::Result<bool> {
         stored.extend(serde_json::to_vec(&paper)?);
     }
     let holds = |name: &[u8]| stored.windows(name.len()).any(|part| part == name);
-    Ok(names.iter().any(|name| {
-        holds(name.as_bytes()) || Vec::<u8>::from_hex(name).is_ok_and(|bytes| holds(&bytes))
-    }))
+    Ok(names
+        .iter()
+        .any(|name| holds(name.as_bytes()) || Vec::<u8>::from_hex(name).is_ok_and(|bytes| holds(&bytes))))
 }
 
 /// What the processes that were waited for have used of the processors.
