@@ -15,6 +15,8 @@ pub enum ParseError {
     Size(String),
     #[error("`{0}` is no price: write for example 100msat/KiB, 2sat/MB or 10msat/call")]
     Price(String),
+    #[error("`{0}` is no postage: write for example 100msat/message, or 0")]
+    Postage(String),
     #[error("`{0}` is no route with a price: write for example `POST /v1/*=50msat` or `/health=0msat`")]
     Route(String),
 }
@@ -36,6 +38,24 @@ impl FromStr for AmountArgument {
             _unknown => return Err(bad()),
         };
         decimal(number, decimals).map(|msat| Self(Msat::new(msat))).ok_or_else(bad)
+    }
+}
+
+/// The price of a message: `100msat/message`, or 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PostageArgument(pub Msat);
+
+impl FromStr for PostageArgument {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        if text == "0" {
+            return Ok(Self(Msat::ZERO));
+        }
+        let bad = || ParseError::Postage(text.to_owned());
+        let (amount, unit) = text.split_once('/').unwrap_or((text, "message"));
+        let AmountArgument(amount) = amount.trim().parse().map_err(|_| bad())?;
+        if unit.trim() == "message" { Ok(Self(amount)) } else { Err(bad()) }
     }
 }
 

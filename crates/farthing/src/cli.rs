@@ -1,6 +1,8 @@
 //! The command line.
 
+mod cheques;
 mod device;
+mod mail;
 
 use std::path::PathBuf;
 
@@ -9,6 +11,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use self::device::{DeviceCommand, Limits, OwnerCommand};
 use crate::amounts::{AmountArgument, PriceArgument, RouteArgument, SizeArgument};
+pub use crate::cli::cheques::{
+    AgentArguments, CancelArguments, CashArguments, ListArguments, WriteArguments,
+};
+pub use crate::cli::mail::{AddressArguments, ChequeCommand, MailboxCommand, ReceiptCommand, ServeArguments};
 
 /// Sell and buy over one-way payment channels on Bitcoin: no account, no custodian, no Lightning node.
 ///
@@ -68,6 +74,18 @@ pub enum Command {
     /// The channels of this data folder.
     #[command(subcommand)]
     Channels(ChannelsCommand),
+    /// Hold cheques for writers, and pay them to payees or pass them on, until stopped. Next: writers run `farthing cheque write
+    /// --agent URL`.
+    Agent(AgentArguments),
+    /// Payments to somebody who is offline. Next, to be paid so: `farthing cheque address --mailbox URL`.
+    #[command(subcommand)]
+    Cheque(ChequeCommand),
+    /// Receipts of cheques, which anybody can check.
+    #[command(subcommand)]
+    Receipt(ReceiptCommand),
+    /// Keep sealed mail for payees that are offline, for postage.
+    #[command(subcommand)]
+    Mailbox(MailboxCommand),
     /// A small device that pays Lightning invoices through a gateway that it need not trust.
     #[command(subcommand)]
     Device(DeviceCommand),
@@ -301,6 +319,8 @@ pub enum Play {
     Channel,
     /// Calls are sold, with a secret for each.
     Lightspeed,
+    /// A cheque is written, and cashed while its writer is off.
+    Cheque,
     /// Devices pay invoices of a Lightning node through a gateway.
     Gateway,
 }

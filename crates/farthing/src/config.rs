@@ -3,6 +3,8 @@
 //! `FARTHING_NETWORK=signet` sets `network`, `FARTHING_BITCOIND__URL=…` sets `url` in `[bitcoind]`. A key that is not
 //! known is an error, since a mistyped limit would be no limit.
 
+mod sections;
+
 use std::net::ToSocketAddrs as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,10 +13,11 @@ use anyhow::{Context as _, bail};
 use bitcoin::{Amount, FeeRate, Network};
 use farthing_chain::{Chain, RpcAuth, RpcConfig};
 use farthing_gateway::gateway::Settings;
-use farthing_http::caller::Means;
+use farthing_http::listening;
+use farthing_node::cheques;
 use farthing_node::home::Home;
+use farthing_node::mail::Bounds;
 use farthing_node::seller;
-use farthing_node::tabs::Durability;
 use farthing_node::watch::Pace;
 use farthing_protocol::Msat;
 use farthing_protocol::opening::{Confirmations, Limits, MOST_BLOCKS, bounds};
@@ -23,6 +26,7 @@ use figment::providers::{Env, Format as _, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::Cli;
+use crate::config::sections::{Agent, Buy, Cheque, DAY, Gateway, Mailbox, Sell};
 use crate::output::Output;
 
 /// The variable with the node's password, in figment's spelling and without the prefix.
@@ -41,6 +45,12 @@ struct Config {
     #[serde(default)]
     buy: Buy,
     #[serde(default)]
+    agent: Agent,
+    #[serde(default)]
+    cheque: Cheque,
+    #[serde(default)]
+    mailbox: Mailbox,
+    #[serde(default)]
     gateway: Gateway,
 }
 
@@ -57,140 +67,6 @@ struct Bitcoind {
 impl std::fmt::Debug for Bitcoind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Bitcoind").field("url", &self.url).finish_non_exhaustive()
-    }
-}
-
-/// What a seller accepts. Amounts in satoshi, fee rates in satoshi per vbyte, times in blocks.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Sell {
-    capacity: (u64, u64),
-    fee_rate: (u32, u32),
-    lifetime: (u32, u32),
-    margin: u32,
-    confirmations: u32,
-    one_more_confirmation_per: u64,
-    unconfirmed_cap: u64,
-    patience: u32,
-    finality: u32,
-    most_unfunded: usize,
-    /// `call`, or `batch:50ms`.
-    durability: DurabilitySetting,
-    most_exposure: u64,
-}
-
-/// When calls that were served are stored.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-struct DurabilitySetting(Durability);
-
-#[derive(Debug, thiserror::Error)]
-#[error("`{0}` is no durability: write \"call\", or for example \"batch:50ms\"")]
-struct BadDurability(String);
-
-impl TryFrom<String> for DurabilitySetting {
-    type Error = BadDurability;
-
-    fn try_from(text: String) -> Result<Self, BadDurability> {
-        let millis = || text.strip_prefix("batch:")?.strip_suffix("ms")?.parse::<u64>().ok();
-        match (text.as_str(), millis()) {
-            ("call", _) => Ok(Self(Durability::Call)),
-            (_, Some(millis @ 1..=60_000)) => Ok(Self(Durability::Batch(Duration::from_millis(millis)))),
-            (_, Some(_) | None) => Err(BadDurability(text)),
-        }
-    }
-}
-
-impl From<DurabilitySetting> for String {
-    fn from(setting: DurabilitySetting) -> Self {
-        match setting.0 {
-            Durability::Call => "call".to_owned(),
-            Durability::Batch(interval) => format!("batch:{}ms", interval.as_millis()),
-        }
-    }
-}
-
-impl Default for Sell {
-    fn default() -> Self {
-        let terms = seller::Terms::default();
-        Self {
-            capacity: (terms.capacity.0.to_sat(), terms.capacity.1.to_sat()),
-            fee_rate: sat_per_vb(terms.fee_rate),
-            lifetime: terms.lifetime,
-            margin: terms.margin,
-            confirmations: terms.confirmations.least,
-            one_more_confirmation_per: terms.confirmations.one_more_per.to_sat(),
-            unconfirmed_cap: terms.unconfirmed_cap.get() / 1_000,
-            patience: terms.patience,
-            finality: terms.finality,
-            most_unfunded: terms.most_unfunded,
-            durability: DurabilitySetting(terms.durability),
-            most_exposure: terms.most_exposure.get() / 1_000,
-        }
-    }
-}
-
-/// What a buyer accepts. Amounts in satoshi, fee rates in satoshi per vbyte, times in blocks.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Buy {
-    most_capacity: u64,
-    fee_rate: (u32, u32),
-    most_lifetime: u32,
-    most_prepaid: u64,
-    most_confirmations: u32,
-    in_flight: usize,
-    patience_seconds: u64,
-    finality: u32,
-}
-
-impl Default for Buy {
-    fn default() -> Self {
-        let limits = Means::default().limits;
-        Self {
-            most_capacity: limits.most_capacity.to_sat(),
-            fee_rate: sat_per_vb(limits.fee_rate),
-            most_lifetime: limits.most_lifetime,
-            most_prepaid: limits.most_prepaid.to_sat(),
-            most_confirmations: limits.most_confirmations,
-            in_flight: 2,
-            patience_seconds: 30,
-            finality: 6,
-        }
-    }
-}
-
-/// How a gateway serves devices. Fee rates in satoshi per vbyte, times in blocks.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Gateway {
-    /// The node at the other end of devices' channels: `KEY@HOST:PORT`.
-    bridge: Option<String>,
-    /// The service fee, in millionths of a payment.
-    fee_ppm: u32,
-    /// Its fixed part, in millisatoshi.
-    fee_base_msat: u64,
-    /// The word that lets a device in; empty lets anybody in.
-    invitation: String,
-    /// What commitments pay. Fixed, with headroom: a change costs joint signatures.
-    commitment_fee_rate: u32,
-    onchain_fee_rate: u32,
-    bridge_delay: u16,
-    keys_ready: usize,
-}
-
-impl Default for Gateway {
-    fn default() -> Self {
-        Self {
-            bridge: None,
-            fee_ppm: 50_000,
-            fee_base_msat: 0,
-            invitation: String::new(),
-            commitment_fee_rate: 10,
-            onchain_fee_rate: 10,
-            bridge_delay: 2_016,
-            keys_ready: 2,
-        }
     }
 }
 
@@ -250,8 +126,21 @@ impl Context {
         let Buy { in_flight, patience_seconds, finality, .. } = self.config.buy;
         self.terms().validate().context("in [sell]")?;
         self.limits().validate().context("in [buy]")?;
+        let Sell { most_connections, most_connections_of_peer, .. } = self.config.sell;
+        bounds("most_connections in [sell]", most_connections as u64, (1, 1 << 20))?;
+        bounds("most_connections_of_peer in [sell]", most_connections_of_peer as u64, (1, 1 << 20))?;
         bounds("finality in [buy]", finality.into(), (1, MOST_BLOCKS))?;
         bounds("in_flight in [buy]", in_flight as u64, (1, 64))?;
+        self.cheque_terms().validate().context("in [agent]")?;
+        bounds("prekeys in [cheque]", self.config.cheque.prekeys.into(), (1, 100_000))?;
+        let mailbox = self.config.mailbox;
+        bounds("most_boxes in [mailbox]", mailbox.most_boxes.into(), (1, u64::from(u32::MAX)))?;
+        bounds("most_letters in [mailbox]", mailbox.most_letters.into(), (1, 1_000_000))?;
+        bounds("most_prekeys in [mailbox]", mailbox.most_prekeys.into(), (1, 100_000))?;
+        bounds("most_mib in [mailbox]", mailbox.most_mib, (1, 1 << 30))?;
+        bounds("most_keep_days in [mailbox]", mailbox.most_keep_days, (1, 3_650))?;
+        // Its owner may be away for as long as its letters are kept.
+        bounds("idle_days in [mailbox]", mailbox.idle_days, (mailbox.most_keep_days, 36_500))?;
         Ok(bounds("patience_seconds in [buy]", patience_seconds, (1, 86_400))?)
     }
 
@@ -317,8 +206,10 @@ impl Context {
             patience: sell.patience,
             finality: sell.finality,
             most_unfunded: sell.most_unfunded,
+            most_blind: Duration::from_secs(sell.most_blind_seconds),
             durability: sell.durability.0,
             most_exposure: Msat::new(sell.most_exposure.saturating_mul(1_000)),
+            most_resident: sell.most_resident_mib.saturating_mul(1 << 20),
             flat: None,
         }
     }
@@ -333,6 +224,41 @@ impl Context {
             most_prepaid: Amount::from_sat(buy.most_prepaid),
             most_confirmations: buy.most_confirmations,
         }
+    }
+
+    /// What those who connect to a seller may take.
+    pub fn listening(&self) -> listening::Bounds {
+        let Sell { most_connections: connections, most_connections_of_peer: of_one_peer, .. } =
+            self.config.sell;
+        listening::Bounds { connections, of_one_peer, ..listening::Bounds::default() }
+    }
+
+    /// What a program that carries cheques accepts, and how careful it is.
+    pub fn cheque_terms(&self) -> cheques::Terms {
+        let agent = self.config.agent;
+        cheques::Terms {
+            paid: self.terms(),
+            paying: self.limits(),
+            finality: self.buyer_finality(),
+            fee: Msat::new(agent.fee_msat),
+            delta: agent.delta,
+            onward: (Amount::from_sat(agent.onward.0), Amount::from_sat(agent.onward.1)),
+            most_onward: Amount::from_sat(agent.most_onward),
+        }
+    }
+
+    /// The mailbox of a payee of cheques, and how many prekeys it is to hold.
+    pub fn payee_mailbox(&self) -> (Option<&str>, u32) {
+        let Cheque { mailbox, prekeys } = &self.config.cheque;
+        (mailbox.as_deref(), *prekeys)
+    }
+
+    /// How much a mailbox keeps.
+    pub fn mailbox_bounds(&self) -> Bounds {
+        let Mailbox { most_boxes, most_letters, most_prekeys, most_mib, most_keep_days, idle_days } =
+            self.config.mailbox;
+        let (most_keep, idle) = (most_keep_days * DAY, idle_days * DAY);
+        Bounds { most_boxes, most_letters, most_prekeys, most_bytes: most_mib << 20, most_keep, idle }
     }
 
     /// How a gateway serves devices, in that folder.
@@ -375,11 +301,6 @@ impl Context {
             bytes_per_second: None,
         }
     }
-}
-
-fn sat_per_vb((least, most): (FeeRate, FeeRate)) -> (u32, u32) {
-    let whole = |rate: FeeRate| u32::try_from(rate.to_sat_per_vb_floor()).unwrap_or(u32::MAX);
-    (whole(least), whole(most))
 }
 
 fn fee_rates((least, most): (u32, u32)) -> (FeeRate, FeeRate) {

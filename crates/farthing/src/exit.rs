@@ -2,6 +2,7 @@
 
 use farthing_chain::{ChainError, ConnectError};
 use farthing_http::client::ClientError;
+use farthing_http::mailbox::{DeleteError, FetchError, OpenError, PostError, PublishError, TakeError};
 use farthing_node::buyer::{CloseError, ProposeError, SendError};
 use farthing_node::device::{ConnectionError, GiveError};
 use farthing_node::start::StartError;
@@ -63,7 +64,7 @@ impl Failure {
             if matches!(cause.downcast_ref(), Some(ConnectionError::Link(_))) {
                 return Self::Network;
             }
-            match cause.downcast_ref::<ClientError>() {
+            match client_error(cause) {
                 Some(
                     ClientError::OverCost { .. }
                     | ClientError::OverPrepaid { .. }
@@ -75,6 +76,7 @@ impl Failure {
                 }
                 Some(
                     ClientError::Network { .. }
+                    | ClientError::BrokenOff { .. }
                     | ClientError::Watch(WatchError::Chain(_))
                     | ClientError::Propose(ProposeError::Chain(_))
                     | ClientError::Close(CloseError::Chain(_)),
@@ -98,6 +100,23 @@ impl Failure {
             Self::Other => OTHER,
         }
     }
+}
+
+/// The client's error, also where a mailbox's speaks for it.
+fn client_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a ClientError> {
+    let of_mailbox = || match (error.downcast_ref(), error.downcast_ref(), error.downcast_ref()) {
+        (Some(PostError::Client(error)), _, _)
+        | (_, Some(TakeError::Client(error)), _)
+        | (_, _, Some(OpenError::Client(error))) => Some(error),
+        (_, _, _) => None,
+    };
+    let of_owner = || match (error.downcast_ref(), error.downcast_ref(), error.downcast_ref()) {
+        (Some(FetchError::Client(error)), _, _)
+        | (_, Some(DeleteError::Client(error)), _)
+        | (_, _, Some(PublishError::Client(error))) => Some(error),
+        (_, _, _) => None,
+    };
+    error.downcast_ref().or_else(of_mailbox).or_else(of_owner)
 }
 
 /// Whether an error that speaks for its cause does so for a node that could not be asked.

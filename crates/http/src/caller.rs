@@ -162,11 +162,11 @@ impl Caller {
                 },
             };
             let cost = self.most_at_first(&price);
-            self.take(&origin, cost).await?;
+            let taken_on = self.take(&origin, cost).await?;
             let mut at_stake = Msat::ZERO;
             let sent = self.pay(request, &payee, (channel, price, cost), &mut at_stake).await;
             let spent = sent.as_ref().map_or(at_stake, Paid::cost);
-            self.spending.give_back(&origin, cost.saturating_sub(spent));
+            self.spending.give_back(&origin, cost.saturating_sub(spent), taken_on);
             match sent {
                 // The price has changed, or the channel is closing: ask once more.
                 Err(error) if may_ask && error.says_start_over() => {
@@ -193,7 +193,7 @@ impl Caller {
     fn most_at_first(&self, price: &CallPrice) -> Msat {
         let ahead = if price.is_metered() { price.of(AHEAD.0, AHEAD.1) } else { price.call };
         let most = self.means.budget.call.unwrap_or(ahead);
-        ahead.min(most).max(price.call)
+        ahead.min(most).max(price.least())
     }
 
     fn payee(&self, origin: &str) -> Arc<Mutex<Payee>> {
@@ -252,8 +252,8 @@ impl Caller {
             None => {
                 // Nothing is locked for a call that a budget does not allow.
                 let (origin, cost) = (request.url.origin().ascii_serialization(), self.most_at_first(&price));
-                self.take(&origin, cost).await?;
-                self.spending.give_back(&origin, cost);
+                let taken_on = self.take(&origin, cost).await?;
+                self.spending.give_back(&origin, cost, taken_on);
                 let Means { limits, deposit, .. } = self.means;
                 if cost > deposit {
                     return Err(ClientError::OverDeposit { cost, deposit });
@@ -272,8 +272,8 @@ impl Caller {
         Ok(Asked::Price(price, channel))
     }
 
-    /// Takes what a call may cost out of the budgets.
-    async fn take(&self, origin: &str, cost: Msat) -> Result<(), ClientError> {
+    /// Takes what a call may cost out of the budgets. Gives the day whose budget it was.
+    async fn take(&self, origin: &str, cost: Msat) -> Result<u64, ClientError> {
         if self.means.budget.payee.is_some() && !self.spending.knows(origin) {
             let entries = self.client.buyer().channels().await?;
             let of_payee = entries.iter().filter(|entry| entry.record.peer == origin);
@@ -299,11 +299,10 @@ impl Caller {
             let wanted = Wanted::Call(cost);
             let prepared = self.prepare(payee, channel, wanted, &target, request).await?;
             *at_stake = cost;
-            let number = prepared.call.number;
             let (response, outcome) = self.send_until_settled(request, &prepared).await?;
             match outcome {
                 Outcome::Served(charged) => {
-                    buyer.answered(channel, number, Some(charged), cost).await?;
+                    buyer.answered(&prepared, Some(charged), cost).await?;
                     *at_stake = charged;
                     if response.status() == StatusCode::CONFLICT {
                         return Err(ClientError::AnswerLost(charged));
@@ -316,10 +315,10 @@ impl Caller {
                     return Ok(Paid::flowing(flow));
                 }
                 Outcome::Free => {
-                    buyer.answered(channel, number, None, cost).await?;
+                    buyer.answered(&prepared, None, cost).await?;
                     return Ok(Paid::free(response, Some(channel)));
                 }
-                Outcome::Refused => buyer.answered(channel, number, None, cost).await?,
+                Outcome::Refused => buyer.answered(&prepared, None, cost).await?,
                 Outcome::Forgotten | Outcome::Open | Outcome::Running | Outcome::Closed => {
                     return Err(client::unsettled(cost, response).await);
                 }

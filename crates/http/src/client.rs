@@ -14,7 +14,6 @@ use farthing_node::books::OrderError;
 use farthing_node::buyer::{Buyer, CloseError, ProposeError};
 use farthing_protocol::lightspeed::CallNumber;
 use farthing_protocol::opening::{Limits, Offer};
-use farthing_protocol::payer;
 use farthing_protocol::{ChannelId, Msat, commitment};
 use jiff::Timestamp;
 use reqwest::header::{AUTHORIZATION, RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -82,18 +81,7 @@ impl Client {
     /// # Errors
     /// When the system's certificates cannot be loaded.
     pub fn new(buyer: Arc<Buyer>, patience: Duration) -> Result<Self, reqwest::Error> {
-        static PROVIDER: Once = Once::new();
-        PROVIDER.call_once(|| {
-            // Someone else may have chosen a provider already; then that one is used.
-            let _chosen_already = rustls::crypto::ring::default_provider().install_default();
-        });
-        let http = reqwest::Client::builder()
-            .read_timeout(patience)
-            .connect_timeout(patience)
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .build()?;
-        Ok(Self { http, buyer })
+        Ok(Self { http: http(patience)?, buyer })
     }
 
     /// The buyer that pays.
@@ -324,25 +312,27 @@ impl Client {
         &self.http
     }
 
-    /// Gives up openings that a crash cut short: their funding was never broadcast.
-    ///
-    /// # Errors
-    /// When that cannot be stored.
-    pub async fn give_up_interrupted_openings(&self) -> Result<(), ClientError> {
-        for entry in self.buyer.channels().await? {
-            if matches!(entry.state, payer::State::AwaitingAcceptance) {
-                self.buyer.refused(entry.id).await?;
-            }
-        }
-        Ok(())
-    }
-
     pub(crate) async fn send(&self, request: reqwest::RequestBuilder) -> Result<Response, ClientError> {
         request.send().await.map_err(|source| ClientError::Network {
             url: source.url().map_or_else(String::new, Url::to_string),
             source,
         })
     }
+}
+
+/// A client of HTTP, over TLS or plain: no redirects, no proxy. Who stays silent longer than `patience` counts as gone.
+pub(crate) fn http(patience: Duration) -> Result<reqwest::Client, reqwest::Error> {
+    static PROVIDER: Once = Once::new();
+    PROVIDER.call_once(|| {
+        // Someone else may have chosen a provider already; then that one is used.
+        let _chosen_already = rustls::crypto::ring::default_provider().install_default();
+    });
+    reqwest::Client::builder()
+        .read_timeout(patience)
+        .connect_timeout(patience)
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .build()
 }
 
 /// Reads the challenge that a 402 carries.

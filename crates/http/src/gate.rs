@@ -51,6 +51,8 @@ pub struct Manner {
     pub shadow: bool,
     /// The largest body of a paid request, in bytes: it is read before the call is admitted, since the payment covers it.
     pub most_body: usize,
+    /// How long the body of a paid request may take to arrive.
+    pub body_patience: Duration,
     /// How long the service may take to begin its answer, and to end one that is short enough to be kept. A call that takes
     /// longer is free.
     pub patience: Duration,
@@ -67,6 +69,7 @@ impl Default for Manner {
         Self {
             shadow: false,
             most_body: 1 << 20,
+            body_patience: Duration::from_secs(30),
             patience: Duration::from_secs(60),
             most_answer: 64 << 10,
             top_up_patience: Duration::from_secs(30),
@@ -250,7 +253,7 @@ impl Shared {
                 }
             },
             wire::TOP_UP => self.top_up(request).await,
-            wire::HEALTH => Json(serde_json::json!({ "status": "pass" })).into_response(),
+            wire::HEALTH => self.till.health(),
             _money => match self.routes.clone().oneshot(request).await {
                 Ok(response) => response,
                 Err(never) => match never {},
@@ -283,8 +286,10 @@ impl Shared {
                 return running.failed(Problem::new(Kind::PaymentInsufficient, error).into_response());
             }
         };
+        // What the answer has used so far is charged and stored with this, so that a crash forgets no more than comes after it.
+        let used = self.meters.raise(admitted.channel, asked.number, aside);
+        self.till.seller().charge_so_far(admitted.channel, asked.number, used);
         let ended = running.served(Msat::ZERO);
-        self.meters.raise(admitted.channel, asked.number, aside);
         let mut response = Json(TopUpAnswer { aside_msat: aside.get() }).into_response();
         let receipt = receipt(admitted.channel, Msat::ZERO);
         response.headers_mut().extend(receipt.map(|value| (RECEIPT.clone(), value)));

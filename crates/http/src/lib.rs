@@ -17,20 +17,26 @@
 //! | [`tariff`] | what calls cost |
 //! | [`gate`], [`answers`] | a tower layer that puts a price on a service, and the answers it keeps for retries |
 //! | [`meter`] | answers that are charged as they flow |
+//! | [`listening`] | how many connections there may be, and how long a request may take to arrive |
 //! | [`upstream`] | a service that hands requests on to another server: with the gate, a paying reverse proxy |
 //! | [`caller`] | pays for calls |
 //! | [`middleware`] | pays for the calls of a `reqwest` client |
+//! | [`cheques`] | channels that carry cheques: an agent's or a node's routes, and everybody's client |
+//! | [`mailbox`] | keeps mail and prekeys of payees that are offline: routes and client |
 //! | [`proxy`] | a local address that pays for any program that speaks HTTP to it |
 
 pub mod answers;
 pub mod caller;
 pub mod challenge;
+pub mod cheques;
 pub mod client;
 pub mod credential;
 pub mod download;
 pub mod encoding;
 pub mod gate;
 mod hops;
+pub mod listening;
+pub mod mailbox;
 pub mod manifest;
 pub mod meter;
 pub mod middleware;

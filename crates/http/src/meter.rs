@@ -4,10 +4,12 @@
 //! when none comes. What was used is charged at the end, also when the client leaves or the service breaks off. Its receipt
 //! cannot be in the answer's head: the payer gets it by sending the same call again.
 //!
-//! **What the seller can lose**: a crash in the middle forgets what a running answer has used, top-ups included.
+//! **What the seller can lose**: a crash in the middle forgets what a running answer has used since its last top-up, which is no
+//! more than was set aside then.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -29,24 +31,37 @@ pub const PART: usize = 4_096;
 
 /// The answers that flow, so that top-ups find them.
 #[derive(Debug, Default)]
-pub(crate) struct Meters(Mutex<HashMap<(ChannelId, CallNumber), watch::Sender<Msat>>>);
+pub(crate) struct Meters(Mutex<HashMap<(ChannelId, CallNumber), Flowing>>);
+
+#[derive(Debug)]
+struct Flowing {
+    aside: watch::Sender<Msat>,
+    /// What was used, in millisatoshi.
+    used: Arc<AtomicU64>,
+}
 
 impl Meters {
-    fn watch(&self, call: &Admitted) -> watch::Receiver<Msat> {
-        let (sender, receiver) = watch::channel(call.aside);
-        self.0.lock().expect("no holder of this lock panics").insert((call.channel, call.number), sender);
-        receiver
+    fn watch(&self, call: &Admitted) -> (watch::Receiver<Msat>, Arc<AtomicU64>) {
+        let (aside, receiver) = watch::channel(call.aside);
+        let used = Arc::<AtomicU64>::default();
+        self.flowing().insert((call.channel, call.number), Flowing { aside, used: used.clone() });
+        (receiver, used)
     }
 
-    /// Tells a flowing answer what is set aside for it now.
-    pub(crate) fn raise(&self, channel: ChannelId, number: CallNumber, aside: Msat) {
-        if let Some(sender) = self.0.lock().expect("no holder of this lock panics").get(&(channel, number)) {
-            sender.send_modify(|known| *known = aside.max(*known));
-        }
+    /// Tells a flowing answer what is set aside for it now, and gives what it has used.
+    pub(crate) fn raise(&self, channel: ChannelId, number: CallNumber, aside: Msat) -> Msat {
+        self.flowing().get(&(channel, number)).map_or(Msat::ZERO, |flowing| {
+            flowing.aside.send_modify(|known| *known = aside.max(*known));
+            Msat::new(flowing.used.load(Ordering::Relaxed))
+        })
     }
 
     fn forget(&self, call: &Admitted) {
-        self.0.lock().expect("no holder of this lock panics").remove(&(call.channel, call.number));
+        self.flowing().remove(&(call.channel, call.number));
+    }
+
+    fn flowing(&self) -> MutexGuard<'_, HashMap<(ChannelId, CallNumber), Flowing>> {
+        self.0.lock().expect("no holder of this lock panics")
     }
 }
 
@@ -88,6 +103,7 @@ pub(crate) struct Meter {
     running: Option<Running>,
     call: Admitted,
     aside: watch::Receiver<Msat>,
+    used: Arc<AtomicU64>,
     flowed: Flowed,
 }
 
@@ -106,12 +122,8 @@ impl Meter {
     /// Lets an answer flow, charged as it does.
     pub(crate) fn start(running: Running, response: Response) -> Response {
         let call = running.admitted;
-        let meter = Self {
-            aside: running.shared.meters.watch(&call),
-            call,
-            running: Some(running),
-            flowed: Flowed::default(),
-        };
+        let (aside, used) = running.shared.meters.watch(&call);
+        let meter = Self { running: Some(running), call, aside, used, flowed: Flowed::default() };
         let (mut parts, body) = response.into_parts();
         parts.headers.remove(header::CONTENT_LENGTH);
         parts.headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("private"));
@@ -153,6 +165,7 @@ impl Meter {
         let covered = async { self.aside.wait_for(|aside| *aside >= needed).await.is_ok() };
         if tokio::time::timeout(patience, covered).await.unwrap_or(false) {
             self.flowed = flowed;
+            self.used.store(needed.get(), Ordering::Relaxed);
             Ok(())
         } else {
             Err(CutOff::Unpaid(*self.aside.borrow()))

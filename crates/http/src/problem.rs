@@ -41,6 +41,18 @@ pub enum Kind {
     NotFound,
     /// Not from there; nothing was asked or paid.
     Forbidden,
+    /// Nobody has opened a box for this address at this mailbox.
+    NoBox,
+    /// The address has no prekeys left at this mailbox.
+    NoPrekeys,
+    /// An owner's request that came before, or whose time another overtook.
+    StaleRequest,
+    /// The letter was posted before.
+    AlreadyKept,
+    /// A promise, a lock or a channel that the rules of cheques do not allow; nothing was locked.
+    ChequeRefused,
+    /// The mailbox, or a box in it, has no room.
+    MailboxFull,
     /// The seller could not be reached or paid.
     BadGateway,
     /// The seller cannot store or read something; try again later.
@@ -48,7 +60,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 17] = [
+    const ALL: [Self; 23] = [
         Self::PaymentRequired,
         Self::PaymentInsufficient,
         Self::VerificationFailed,
@@ -64,6 +76,12 @@ impl Kind {
         Self::BadRequest,
         Self::NotFound,
         Self::Forbidden,
+        Self::NoBox,
+        Self::NoPrekeys,
+        Self::StaleRequest,
+        Self::AlreadyKept,
+        Self::ChequeRefused,
+        Self::MailboxFull,
         Self::BadGateway,
         Self::Unavailable,
     ];
@@ -85,6 +103,12 @@ impl Kind {
             Self::BadRequest => "bad-request",
             Self::NotFound => "not-found",
             Self::Forbidden => "forbidden",
+            Self::NoBox => "no-box",
+            Self::NoPrekeys => "no-prekeys",
+            Self::StaleRequest => "stale-request",
+            Self::AlreadyKept => "already-kept",
+            Self::ChequeRefused => "cheque-refused",
+            Self::MailboxFull => "mailbox-full",
             Self::BadGateway => "bad-gateway",
             Self::Unavailable => "unavailable",
         }
@@ -99,13 +123,18 @@ impl Kind {
             | Self::InvalidChallenge
             | Self::FundingNotDeep
             | Self::ChannelNotOpen => StatusCode::PAYMENT_REQUIRED,
-            Self::AlreadyServed | Self::CallRunning | Self::CallVoid | Self::CallForgotten => {
-                StatusCode::CONFLICT
-            }
+            Self::AlreadyServed
+            | Self::CallRunning
+            | Self::CallVoid
+            | Self::CallForgotten
+            | Self::StaleRequest
+            | Self::AlreadyKept
+            | Self::ChequeRefused => StatusCode::CONFLICT,
             Self::TooManyCalls => StatusCode::TOO_MANY_REQUESTS,
             Self::BadRequest => StatusCode::BAD_REQUEST,
-            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::NotFound | Self::NoBox | Self::NoPrekeys => StatusCode::NOT_FOUND,
             Self::Forbidden => StatusCode::FORBIDDEN,
+            Self::MailboxFull => StatusCode::INSUFFICIENT_STORAGE,
             Self::BadGateway => StatusCode::BAD_GATEWAY,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         }

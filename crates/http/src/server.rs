@@ -45,6 +45,8 @@ const MOST_BODY: usize = 64 * 1024;
 /// How much of a piece is read and sent at a time: enough that handing the work to another thread and back costs little
 /// beside the reading.
 const BLOCK: usize = 512 * 1024;
+/// How many channels' keys are remembered.
+const MOST_KEYS: usize = 16_384;
 
 /// A file on sale.
 pub struct Shop {
@@ -122,7 +124,11 @@ impl Shop {
         let known = self.keys.read().expect("no holder of this lock panics").get(&id).cloned();
         known.or_else(|| {
             let key = Arc::new(self.till.seller().call_key(id)?);
-            self.keys.write().expect("no holder of this lock panics").insert(id, key.clone());
+            let mut keys = self.keys.write().expect("no holder of this lock panics");
+            if keys.len() >= MOST_KEYS {
+                keys.clear(); // those that pay now are back with their next payment
+            }
+            keys.insert(id, key.clone());
             Some(key)
         })
     }
@@ -279,6 +285,7 @@ fn charge_problem(error: OrderError<Reject>) -> Problem {
         OrderError::Store(_) | OrderError::Ended => {
             return Problem::new(Kind::Unavailable, error).retry_after(1);
         }
+        OrderError::Blind(_) => return Problem::new(Kind::Unavailable, error).retry_after(5),
         OrderError::Rejected(Reject::NotOpen(_)) => Kind::ChannelNotOpen,
         OrderError::Rejected(
             Reject::Unpaid { .. } | Reject::NotIncreasing { .. } | Reject::FirstTooSmall { .. },
@@ -309,16 +316,4 @@ async fn manifest(
     } else {
         Err(Problem::new(Kind::NotFound, format!("there is no file {name} here")))
     }
-}
-
-/// Serves a shop until `stop` is ready; then finishes what is under way.
-///
-/// # Errors
-/// When the listener fails.
-pub async fn run(
-    shop: Shop,
-    listener: tokio::net::TcpListener,
-    stop: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
-    axum::serve(listener, shop.router()).with_graceful_shutdown(stop).await
 }

@@ -9,6 +9,7 @@ use farthing_protocol::Msat;
 use serde::{Deserialize, Serialize};
 
 use crate::encoding::msat_text;
+use crate::meter::PART;
 
 /// What a call costs: something for the call, and something for what it answers, as it flows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +44,12 @@ impl CallPrice {
     /// Whether it depends on the answer.
     pub fn is_metered(&self) -> bool {
         self.kib > Msat::ZERO || self.event > Msat::ZERO
+    }
+
+    /// What must at least be set aside for a call: for the call itself, and where it depends on the answer for the first part
+    /// of that, or the service would work for nothing.
+    pub fn least(&self) -> Msat {
+        if self.is_metered() { self.of(PART as u64, 1) } else { self.call }
     }
 
     /// What a call costs that has answered so much, rounded up to a millisatoshi.

@@ -65,6 +65,17 @@ impl Till {
         &self.secret
     }
 
+    /// Whether it sells, in the words of draft-inadarei-api-health-check: `pass`, or `fail` with status 503.
+    pub fn health(&self) -> Response {
+        match self.seller.sees() {
+            Ok(()) => Json(serde_json::json!({ "status": "pass" })).into_response(),
+            Err(blind) => {
+                let body = serde_json::json!({ "status": "fail", "output": blind.to_string() });
+                (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
+            }
+        }
+    }
+
     /// The routes.
     pub fn routes(self: Arc<Self>) -> Router {
         let below = |last: &str| format!("{}/{{id}}/{last}", wire::CHANNELS);
@@ -229,7 +240,7 @@ fn unavailable(error: impl std::fmt::Display) -> Problem {
     Problem::new(Kind::Unavailable, "the seller's node or disk does not answer; try again later")
 }
 
-fn channel(id: &str) -> Result<ChannelId, Problem> {
+pub(crate) fn channel(id: &str) -> Result<ChannelId, Problem> {
     id.parse().map_err(|_| Problem::new(Kind::NotFound, "a channel is named by 64 hexadecimal digits"))
 }
 
@@ -240,10 +251,12 @@ pub(crate) fn authority(headers: &HeaderMap, uri: &Uri) -> String {
 }
 
 /// A body, or what is wrong with it in the words of RFC 9457.
-fn read<T>(body: Result<Json<T>, JsonRejection>) -> Result<T, Problem> {
+pub(crate) fn read<T>(body: Result<Json<T>, JsonRejection>) -> Result<T, Problem> {
     body.map(|Json(body)| body).map_err(|rejection| Problem::new(Kind::BadRequest, rejection.body_text()))
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Problem> {
     tokio::task::spawn_blocking(work).await.map_err(|error| Problem::new(Kind::Unavailable, error))
 }

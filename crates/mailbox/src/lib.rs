@@ -8,8 +8,9 @@
 //! | to whom, and where? | [`address`] |
 //! | what does the mailbox keep? | [`blob`] |
 //! | what is inside? | [`letter`] |
+//! | how does a payee show that its mail is its own? | [`request`] |
 //!
-//! **Who can lose what.** A mailbox can lose or hold back mail; it can read, forge or change none. A payee believes no letter:
+//! **Who can lose what.** A mailbox can lose or hold back mail and prekeys; it can read, forge or change none. A payee believes no letter:
 //! a cheque is worth what the agent pays for it. Whoever replaces an *address* on its way to the writer gets the cheque, so it
 //! should come from where the payee is trusted.
 //!
@@ -18,7 +19,9 @@
 pub mod address;
 pub mod blob;
 pub mod letter;
+pub mod request;
 
 pub use address::Address;
 pub use blob::{Blob, MailKey};
 pub use letter::Letter;
+pub use request::{Proof, Request};

@@ -46,6 +46,9 @@ pub enum OrderError<R: std::error::Error> {
     /// The state could not be stored.
     #[error("nothing was done, since it could not be stored: {0}")]
     Store(Arc<StoreError>),
+    /// The node was not heard of for too long: what the chain says of the channel is not known.
+    #[error("the chain has not been seen for {0} s; nothing is sold until it is")]
+    Blind(u64),
     /// The books are closed: the program is ending.
     #[error("the program is ending")]
     Ended,
@@ -364,6 +367,27 @@ impl<M: Machine> Books<M> {
         answer.await.map_err(|_| OrderError::Ended)
     }
 
+    /// [`Self::state`] for a thread of its own.
+    ///
+    /// # Errors
+    /// When the program is ending.
+    pub fn state_blocking(&self, id: ChannelId) -> Result<Option<M::State>, OrderError<M::Reject>> {
+        self.ask(|reply| Order::State(id, reply))
+    }
+
+    /// [`Self::handle_and_write`] for a thread of its own.
+    ///
+    /// # Errors
+    /// When the input was refused or the state could not be stored.
+    pub fn handle_and_write_blocking(
+        &self,
+        id: ChannelId,
+        input: M::Input,
+        writes: Vec<Write>,
+    ) -> Result<Outcome<M::Effect>, OrderError<M::Reject>> {
+        self.ask(|reply| Order::Handle(Handle { id, input, item: None, writes, reply }))?
+    }
+
     /// The chains of words that were taken in a channel, from number `least` on.
     ///
     /// # Errors
@@ -378,7 +402,7 @@ impl<M: Machine> Books<M> {
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub async fn spent_on(&self, day: u64) -> Result<Msat, OrderError<M::Reject>> {
+    pub async fn spent_since(&self, day: u64) -> Result<Msat, OrderError<M::Reject>> {
         let (reply, answer) = oneshot::channel();
         self.orders.send(Order::Day(day, reply)).map_err(|_| OrderError::Ended)?;
         answer.await.map_err(|_| OrderError::Ended)?.map_err(OrderError::Store)

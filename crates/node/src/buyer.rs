@@ -243,6 +243,20 @@ impl Buyer {
         Ok(())
     }
 
+    /// Gives up openings that a crash cut short: their funding was never broadcast, and the coins that it would have left over
+    /// do not exist.
+    ///
+    /// # Errors
+    /// When that could not be stored.
+    pub async fn give_up_interrupted_openings(&self) -> Result<(), OrderError<Reject>> {
+        for entry in self.channels().await? {
+            if matches!(entry.state, payer::State::AwaitingAcceptance) {
+                self.refused(entry.id).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Buys an item: the payment to send with the request, stored before it is returned. An item that was bought before
     /// costs nothing more.
     ///
@@ -333,6 +347,16 @@ impl Buyer {
     /// A channel's agreement.
     pub fn params(&self, id: ChannelId) -> Option<Params> {
         Some(self.books.setup(&id)?.channel.params().clone())
+    }
+
+    /// What a channel's funding pays to miners.
+    ///
+    /// # Errors
+    /// When the books cannot be asked.
+    pub async fn funding_fee(&self, id: ChannelId) -> Result<Option<Amount>, OrderError<Reject>> {
+        let entry = self.channels().await?.into_iter().find(|entry| entry.id == id);
+        let wallet = self.wallet.lock().expect("no holder of this lock panics");
+        Ok(entry.and_then(|entry| wallet.fee(&entry.record.funding)))
     }
 
     /// All channels.

@@ -4,6 +4,8 @@
 //! |---|---|
 //! | `seed` | the BIP39 words, mode 0600. Whoever reads it has the money |
 //! | `farthing.sqlite` | channels, purchases, wallet ([`crate::store`]) |
+//! | `prekeys.sqlite` | of a payee of cheques: which prekeys it has issued and used ([`crate::prekeys`]) |
+//! | `mailbox.sqlite` | of a mailbox: what it keeps for others ([`crate::mail`]) |
 //! | `birthday` | of a restored seed: the block height to look for its coins from |
 //! | `lock` | held while a process runs channels; names its process id |
 
@@ -20,6 +22,8 @@ use farthing_protocol::keys::Seed;
 use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::entropy;
+use crate::mail::{Bounds, Mailroom};
+use crate::prekeys::Prekeys;
 use crate::store::{Store, StoreError};
 
 /// Why a data folder cannot be used.
@@ -183,11 +187,32 @@ impl Home {
     /// # Errors
     /// When it cannot be opened.
     pub fn store(&self) -> Result<Store, HomeError> {
-        let path = self.folder.join("farthing.sqlite");
+        Ok(Store::open(&self.database("farthing.sqlite")?)?)
+    }
+
+    /// Opens what a mailbox keeps, and starts its thread. Blocks.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn mailroom(&self, bounds: Bounds) -> Result<Mailroom, HomeError> {
+        Ok(Mailroom::open(&self.database("mailbox.sqlite")?, bounds)?)
+    }
+
+    /// Opens the book of a payee of cheques. Blocks.
+    ///
+    /// # Errors
+    /// When it cannot be opened, or the seed cannot be read.
+    pub fn prekeys(&self) -> Result<Prekeys, HomeError> {
+        Ok(Prekeys::open(&self.database("prekeys.sqlite")?, self.seed()?.cheque_keys())?)
+    }
+
+    /// The path of a database, which is for its owner alone.
+    fn database(&self, name: &str) -> Result<PathBuf, HomeError> {
+        let path = self.folder.join(name);
         // SQLite gives its other files the database's mode.
         let created = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
         drop(created.map_err(|source| HomeError::File { path: path.clone(), source })?);
-        Ok(Store::open(&path)?)
+        Ok(path)
     }
 
     /// Takes the lock, for as long as the returned value lives. The operating system frees it when the process dies.

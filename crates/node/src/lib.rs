@@ -15,12 +15,16 @@
 //! | [`device`] | runs LNGate's device |
 //! | [`link`] | what device and gateway say to each other, encrypted |
 //! | [`seller`], [`buyer`] | what a program that sells or buys uses |
+//! | [`cheques`] | what a program that writes, passes on or cashes cheques uses |
+//! | [`mail`] | a mailbox's letters and prekeys, in a database of their own |
+//! | [`prekeys`] | the book of a payee of cheques |
 //!
 //! The rule that everything here serves: **nothing is sent, served, signed or broadcast before the state behind it is
 //! stored.** Only [`books`] commits transitions; effects come out of nowhere else.
 
 pub mod books;
 pub mod buyer;
+pub mod cheques;
 mod crash;
 pub mod device;
 pub mod entropy;
@@ -28,6 +32,8 @@ pub mod explain;
 pub mod home;
 pub mod link;
 pub mod machine;
+pub mod mail;
+pub mod prekeys;
 pub mod publish;
 pub mod seller;
 pub mod spread;

@@ -16,6 +16,8 @@ pub enum Role {
     Payer,
     /// Is paid.
     Payee,
+    /// Either, in channels that carry cheques.
+    Cheques,
 }
 
 /// A state machine, its setup, and how the setup is stored.

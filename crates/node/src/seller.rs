@@ -54,10 +54,15 @@ pub struct Terms {
     pub finality: u32,
     /// How many channels may wait for a funding that nobody has seen.
     pub most_unfunded: usize,
+    /// For how long it sells on when its node is gone. Whoever is blind for longer than the margin can lose a channel.
+    pub most_blind: Duration,
     /// When calls that were served are stored.
     pub durability: Durability,
     /// The most that one payer's calls may come to between two rungs of a chain of words.
     pub most_exposure: Msat,
+    /// How many bytes the accounts of payers of calls may take in memory. Above it those that were not used for the longest time
+    /// leave it, and come back with the next call.
+    pub most_resident: usize,
     /// Calls are paid with preimages, in batches of at most that many outputs; what is prepaid comes from the payer. `None`:
     /// with words.
     pub flat: Option<flat::Terms>,
@@ -77,8 +82,10 @@ impl Default for Terms {
             patience: 6,
             finality: 6,
             most_unfunded: 100,
+            most_blind: Duration::from_secs(30 * 60),
             durability: Durability::Call,
             most_exposure: Msat::new(2_000_000),
+            most_resident: 256 << 20,
             flat: None,
         }
     }
@@ -158,7 +165,7 @@ impl Seller {
             batch.write(&write)?;
             batch.commit()
         })?;
-        let tabs = Arc::new(Tabs::new(store.begin_epoch()?, terms.durability));
+        let tabs = Arc::new(Tabs::new(store.begin_epoch()?, terms.durability, terms.most_resident));
         let (books, resumed) = Books::<Payee>::open(store, &seed, tabs.clone())?;
         let (books, wallet) = (Arc::new(books), Arc::new(Mutex::new(wallet)));
         let watch = Watch::start(chain.clone(), wallet.clone(), books.clone(), pace, resumed);
@@ -253,8 +260,18 @@ impl Seller {
         item: Item,
         payment: Option<Payment>,
     ) -> Result<Msat, OrderError<Reject>> {
+        self.sees()?;
         let outcome = self.books.handle(id, Input::Charge { payment, cost: item.cost }, Some(item)).await?;
         Ok(outcome.again.unwrap_or(item.cost))
+    }
+
+    /// Whether the chain was seen lately, as anybody may ask who wants to know of this seller's health.
+    ///
+    /// # Errors
+    /// When it was not, for longer than [`Terms::most_blind`]. Then nothing is sold.
+    pub fn sees(&self) -> Result<(), OrderError<Reject>> {
+        let blind = self.watch.blind_for();
+        if blind > self.terms.most_blind { Err(OrderError::Blind(blind.as_secs())) } else { Ok(()) }
     }
 
     /// What an item cost when it was charged, zero if it never was.

@@ -12,6 +12,7 @@
 //! | `epochs` | one row: how often a payee has started |
 //! | `days` | what calls cost on each day (UTC), for the payer's daily budget |
 //! | `wishes` | what a person asked for from another process: close this channel |
+//! | `cheques` | what was written to whom, or got from whom, and what became of it; by point |
 //!
 //! Setups, states and change sets are `postcard` with a leading version byte. What is read back is not trusted: it is
 //! decoded, and parameters are checked again.
@@ -27,18 +28,20 @@ use bdk_wallet::chain::Merge as _;
 use bitcoin::consensus::encode::{deserialize, serialize};
 use bitcoin::hashes::Hash as _;
 use bitcoin::{BlockHash, OutPoint, Transaction};
+use farthing_protocol::cheque::point::AdaptorPoint;
 use farthing_protocol::lightspeed::Ladder;
 use farthing_protocol::{ChannelId, Msat, Params};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::cheques::paper::Paper;
 use crate::machine::{Machine, Role};
 pub use crate::store::followed::Followed;
 pub(crate) use crate::store::followed::locked_outputs;
 
 /// The layout this code writes, kept in `PRAGMA user_version`.
-const SCHEMA: i32 = 2;
+const SCHEMA: i32 = 3;
 /// The encoding of a stored value.
 const ENCODING: u8 = 1;
 
@@ -67,6 +70,9 @@ CREATE TABLE chains (
 CREATE TABLE epochs (id INTEGER PRIMARY KEY CHECK (id = 0), epoch INTEGER NOT NULL) STRICT;
 CREATE TABLE days (day INTEGER PRIMARY KEY, spent INTEGER NOT NULL) STRICT;
 CREATE TABLE wishes (channel BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;
+CREATE TABLE cheques (
+    got INTEGER NOT NULL, point BLOB NOT NULL, at INTEGER NOT NULL, cheque BLOB NOT NULL, PRIMARY KEY (got, point)
+) STRICT, WITHOUT ROWID;
 ";
 
 /// A read or write that did not succeed. A failed write changed nothing.
@@ -86,11 +92,13 @@ pub enum StoreError {
     },
     /// The database was written by another version.
     #[error(
-        "the database has layout {found}, and this version of farthing knows layout {SCHEMA}: use the version that made it"
+        "the database has layout {found}, and this version of farthing knows layout {known}: use the version that made it"
     )]
     OtherLayout {
         /// The layout found.
         found: i32,
+        /// The layout that is known here.
+        known: i32,
     },
 }
 
@@ -144,6 +152,8 @@ pub enum Write {
         /// Millisatoshi.
         by: i64,
     },
+    /// A cheque, or what became of it.
+    Cheque(Box<Paper>),
 }
 
 /// The database.
@@ -158,23 +168,7 @@ impl Store {
     /// # Errors
     /// When the file cannot be opened or is from a newer version.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let mut connection = Connection::open(path)?;
-        connection.busy_timeout(Duration::from_secs(10))?;
-        connection.pragma_update(None, "journal_mode", "WAL")?;
-        connection.pragma_update(None, "synchronous", "FULL")?;
-        connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT)?;
-        let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-        let found: i32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
-        match found {
-            0 => {
-                transaction.execute_batch(TABLES)?;
-                transaction.pragma_update(None, "user_version", SCHEMA)?;
-            }
-            SCHEMA => {}
-            found => return Err(StoreError::OtherLayout { found }),
-        }
-        transaction.commit()?;
-        Ok(Self { connection })
+        Ok(Self { connection: connect(path, SCHEMA, TABLES)? })
     }
 
     /// All channels of a role, in the order of their opening.
@@ -238,15 +232,16 @@ impl Store {
         rows.map(|row| decode("chain", &row?)).collect()
     }
 
-    /// What calls cost on a day, counted from 1970.
+    /// What calls cost on a day, counted from 1970, and on all later ones.
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub fn spent_on(&self, day: u64) -> Result<Msat, StoreError> {
-        let mut statement = self.connection.prepare_cached("SELECT spent FROM days WHERE day = ?1")?;
+    pub fn spent_since(&self, day: u64) -> Result<Msat, StoreError> {
+        let mut statement =
+            self.connection.prepare_cached("SELECT coalesce(sum(spent), 0) FROM days WHERE day >= ?1")?;
         let day = i64::try_from(day).unwrap_or(i64::MAX);
-        let spent: Option<i64> = statement.query_row([day], |row| row.get(0)).optional()?;
-        Ok(Msat::new(spent.unwrap_or(0).unsigned_abs()))
+        let spent: i64 = statement.query_row([day], |row| row.get(0))?;
+        Ok(Msat::new(spent.unsigned_abs()))
     }
 
     /// Begins the next epoch: a number that no earlier start has had, stored before it is returned.
@@ -307,6 +302,29 @@ impl Store {
             merged.get_or_insert_with(ChangeSet::default).merge(changes);
         }
         Ok(merged)
+    }
+
+    /// Every cheque that was written, or got, in the order of time.
+    ///
+    /// # Errors
+    /// When the database cannot be read or holds something that cannot be decoded.
+    pub fn papers(&self) -> Result<Vec<Paper>, StoreError> {
+        let mut statement =
+            self.connection.prepare_cached("SELECT cheque FROM cheques ORDER BY at, point")?;
+        let rows = statement.query_map([], |row| row.get::<_, Vec<u8>>(0))?;
+        rows.map(|row| decode("cheque", &row?)).collect()
+    }
+
+    /// The cheque under that point that was got, or written.
+    ///
+    /// # Errors
+    /// When the database cannot be read or holds something that cannot be decoded.
+    pub fn paper(&self, is_got: bool, point: &AdaptorPoint) -> Result<Option<Paper>, StoreError> {
+        let mut statement =
+            self.connection.prepare_cached("SELECT cheque FROM cheques WHERE got = ?1 AND point = ?2")?;
+        let row: Option<Vec<u8>> =
+            statement.query_row(params![is_got, point.to_bytes()], |row| row.get(0)).optional()?;
+        row.map(|row| decode("cheque", &row)).transpose()
     }
 
     /// Takes note that a person wants a channel closed, for the process that runs it.
@@ -436,6 +454,13 @@ impl Batch<'_> {
                 )?;
                 statement.execute(params![i64::try_from(*day).unwrap_or(i64::MAX), by])?;
             }
+            Write::Cheque(paper) => {
+                let mut statement = self
+                    .transaction
+                    .prepare_cached("INSERT OR REPLACE INTO cheques VALUES (?1, ?2, ?3, ?4)")?;
+                let (point, at) = (paper.point().to_bytes(), i64::try_from(paper.at()).unwrap_or(i64::MAX));
+                statement.execute(params![paper.is_got(), point, at, encode(paper)])?;
+            }
             // A chain whose announcement was cut short may come again.
             Write::Ladder(channel, ladder) => {
                 self.transaction.execute(
@@ -454,6 +479,27 @@ impl Batch<'_> {
     pub fn commit(self) -> Result<(), StoreError> {
         Ok(self.transaction.commit()?)
     }
+}
+
+/// Opens a database of ours, and makes its tables when it is not there: WAL, and every commit reaches the disk.
+pub(crate) fn connect(path: &Path, schema: i32, tables: &str) -> Result<Connection, StoreError> {
+    let mut connection = Connection::open(path)?;
+    connection.busy_timeout(Duration::from_secs(10))?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT)?;
+    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    let found: i32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    match found {
+        0 => {
+            transaction.execute_batch(tables)?;
+            transaction.pragma_update(None, "user_version", schema)?;
+        }
+        found if found == schema => {}
+        found => return Err(StoreError::OtherLayout { found, known: schema }),
+    }
+    transaction.commit()?;
+    Ok(connection)
 }
 
 fn id(row: &Row<'_>, column: usize) -> rusqlite::Result<ChannelId> {
@@ -480,6 +526,7 @@ impl Role {
         match self {
             Self::Payer => "payer",
             Self::Payee => "payee",
+            Self::Cheques => "cheques",
         }
     }
 }
@@ -503,6 +550,6 @@ mod tests {
         assert_eq!(Store::open(&path).unwrap().purchase(channel, &[2; 32]).unwrap(), Some(Msat::new(7)));
 
         store.connection.pragma_update(None, "user_version", 99).unwrap();
-        assert!(matches!(Store::open(&path), Err(StoreError::OtherLayout { found: 99 })));
+        assert!(matches!(Store::open(&path), Err(StoreError::OtherLayout { found: 99, .. })));
     }
 }

@@ -9,8 +9,10 @@
 //! epochs serve nothing new.
 
 mod announcing;
+mod resident;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::Duration;
 
@@ -26,6 +28,7 @@ use tokio::sync::{Notify, oneshot};
 use crate::books::{Books, Desk, Drawn, FoldReply, OrderError};
 use crate::machine::Payee;
 pub use crate::tabs::announcing::{AnnounceError, Announced};
+use crate::tabs::resident::{Resident, Share};
 
 /// When a served call is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,26 +77,35 @@ pub struct Standing {
 struct Session {
     mac: MacKey,
     live: Mutex<Live>,
-    /// Held while a chain is taken: of two under one number, only one may ever be stored.
-    announcing: tokio::sync::Mutex<()>,
+    /// Held while a chain is taken: of two under one number, only one may ever be stored. How many were taken for looking
+    /// at and had a signature that does not fit.
+    announcing: tokio::sync::Mutex<u8>,
     /// Told whenever a call ends.
     ended: Notify,
+    /// When it was last used: so many tabs had been taken from the books by then.
+    used: AtomicU64,
 }
 
 struct Live {
     tab: Tab,
     ladders: Vec<Ladder>,
     cap: Option<Msat>,
-    /// No call is admitted any more: the channel is being closed.
-    draining: bool,
+    /// How many want the channel closed: no call is admitted then.
+    draining: u32,
     /// The tab is newer than what was drawn last.
     dirty: bool,
     /// The books were asked to draw it.
     asked: bool,
     waiting: Vec<FoldReply<Payee>>,
+    /// What all of this takes of the memory that tabs may take.
+    share: Share,
 }
 
 impl Live {
+    fn is_draining(&self) -> bool {
+        self.draining > 0
+    }
+
     /// Somebody waits until the tab as it is now is stored. Whether the books are still to be asked.
     fn wait(&mut self) -> (oneshot::Receiver<Result<(), OrderError<Reject>>>, bool) {
         let (reply, answer) = oneshot::channel();
@@ -147,7 +159,8 @@ pub struct Drained<'a> {
 impl Drop for Drained<'_> {
     fn drop(&mut self) {
         if let Some(session) = self.tabs.session(self.channel) {
-            session.live().draining = false;
+            let mut live = session.live();
+            live.draining = live.draining.saturating_sub(1);
         }
     }
 }
@@ -163,12 +176,17 @@ pub struct Tabs {
     sessions: RwLock<HashMap<ChannelId, Arc<Session>>>,
     epoch: u32,
     durability: Durability,
+    /// How many tabs were taken from the books.
+    loads: AtomicU64,
+    resident: Resident,
 }
 
 impl Tabs {
-    /// No tabs yet: they are taken from the books when their payers call.
-    pub fn new(epoch: u32, durability: Durability) -> Self {
-        Self { sessions: RwLock::default(), epoch, durability }
+    /// No tabs yet: they are taken from the books when their payers call. Above `most_resident` bytes, those that were not
+    /// used for the longest time leave the memory again.
+    pub fn new(epoch: u32, durability: Durability, most_resident: usize) -> Self {
+        let (sessions, loads) = (RwLock::default(), AtomicU64::default());
+        Self { sessions, epoch, durability, loads, resident: Resident::new(most_resident) }
     }
 
     /// The epoch that serves calls.
@@ -185,7 +203,7 @@ impl Tabs {
         session.mac.verify(call, target, mac)?;
         let mut live = session.live();
         // What was served before still has its answer.
-        if live.draining && live.tab.numbers().standing(call.number) == NumberStanding::New {
+        if live.is_draining() && live.tab.numbers().standing(call.number) == NumberStanding::New {
             live.tab.refuse(call.number);
             return Err(CallError::Closing);
         }
@@ -195,6 +213,7 @@ impl Tabs {
         let chain = tab.newest_word().map_or(0, |(chain, ..)| chain);
         if ladders.first().is_some_and(|ladder| ladder.terms().number < chain) {
             ladders.retain(|ladder| ladder.terms().number >= chain);
+            live.weigh();
         }
         Ok(admitted?)
     }
@@ -206,7 +225,10 @@ impl Tabs {
     pub fn refuse(&self, call: &Call, target: &Target<'_>, mac: &[u8; 32]) -> Result<(), CallError> {
         let session = self.session(call.channel).ok_or(CallError::Unknown(call.channel))?;
         session.mac.verify(call, target, mac)?;
-        session.live().tab.refuse(call.number);
+        let mut live = session.live();
+        live.tab.refuse(call.number);
+        // How far the numbers have come is stored, so that none of these is served after it has left the memory.
+        live.dirty = true;
         Ok(())
     }
 
@@ -235,7 +257,7 @@ impl Tabs {
         live.dirty = true;
         let was_served = charged.is_some();
         let charged = live.tab.end(number, charged);
-        if live.draining {
+        if live.is_draining() {
             session.ended.notify_waiters();
         }
         match self.durability {
@@ -244,6 +266,15 @@ impl Tabs {
                 Ended { charged, storing: Storing::Waits(answer), asks }
             }
             Durability::Call | Durability::Batch(_) => Ended { charged, storing: Storing::Done, asks: false },
+        }
+    }
+
+    /// Charges a running call for what it has answered so far. It is stored with the next call that ends.
+    pub fn charge_so_far(&self, channel: ChannelId, number: CallNumber, so_far: Msat) {
+        if let Some(session) = self.session(channel) {
+            let mut live = session.live();
+            live.tab.settle(number, so_far);
+            live.dirty = true;
         }
     }
 
@@ -305,6 +336,7 @@ impl Tabs {
         let least = tab.newest_word().map_or(0, |(chain, ..)| chain);
         let ladders = books.ladders(channel, least).await?;
         self.insert(channel, &setup, tab.clone(), ladders, state.cap(&setup));
+        self.make_room(books);
         Ok(true)
     }
 
@@ -319,13 +351,16 @@ impl Tabs {
         ladders.shrink_to_fit();
         let key = CallKey::agree(&setup.keys, &setup.channel.params().payer.session, channel);
         tab.begin(self.epoch);
-        let live =
-            Live { tab, ladders, cap, draining: false, dirty: false, asked: false, waiting: Vec::new() };
+        let (waiting, share) = (Vec::new(), self.resident.share());
+        let mut live = Live { tab, ladders, cap, draining: 0, dirty: false, asked: false, waiting, share };
+        live.weigh();
+        let used = self.loads.fetch_add(1, Ordering::Relaxed) + 1;
         let session = Session {
             mac: MacKey::new(&key),
             live: Mutex::new(live),
             announcing: tokio::sync::Mutex::default(),
             ended: Notify::new(),
+            used: AtomicU64::new(used),
         };
         let mut sessions = self.sessions.write().expect("no holder of this lock panics");
         sessions.entry(channel).or_insert_with(|| Arc::new(session));
@@ -336,7 +371,7 @@ impl Tabs {
     pub async fn drain(&self, channel: ChannelId, patience: Duration) -> Option<Drained<'_>> {
         let guard = Drained { tabs: self, channel };
         let Some(session) = self.session(channel) else { return Some(guard) };
-        session.live().draining = true;
+        session.live().draining += 1;
         let drained = async {
             loop {
                 let ended = session.ended.notified();
@@ -366,14 +401,16 @@ impl Tabs {
         let gone = self.sessions.write().expect("no holder of this lock panics").remove(&channel);
         if let Some(session) = gone {
             let mut live = session.live();
-            live.draining = true;
+            live.draining += 1;
             // Their calls are not in what was settled.
             live.waiting.drain(..).for_each(|reply| drop(reply.send(Err(OrderError::NoChannel(channel)))));
         }
     }
 
     fn session(&self, channel: ChannelId) -> Option<Arc<Session>> {
-        self.sessions.read().expect("no holder of this lock panics").get(&channel).cloned()
+        let session = self.sessions.read().expect("no holder of this lock panics").get(&channel).cloned()?;
+        session.used.store(self.loads.load(Ordering::Relaxed), Ordering::Relaxed);
+        Some(session)
     }
 }
 

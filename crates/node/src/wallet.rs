@@ -291,6 +291,11 @@ impl Wallet {
         Ok(transaction)
     }
 
+    /// What a transaction of this wallet pays to miners; `None` when it spends what is not this wallet's.
+    pub fn fee(&self, transaction: &Transaction) -> Option<Amount> {
+        self.inner.calculate_fee(transaction).ok()
+    }
+
     /// Frees the coins of a transaction that will never be broadcast.
     pub fn release(&mut self, txid: Txid) {
         self.inner.apply_evicted_txs([(txid, now())]);

@@ -12,7 +12,7 @@ use std::iter;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bitcoin::{FeeRate, OutPoint, ScriptBuf, Transaction, Txid};
 use farthing_chain::{BlockId, Chain, ChainError, OutputStatus};
@@ -98,6 +98,7 @@ enum Task {
 pub struct Watch {
     tasks: mpsc::Sender<Task>,
     thread: Option<JoinHandle<()>>,
+    seen_at: Arc<Mutex<Instant>>,
 }
 
 impl Watch {
@@ -109,13 +110,41 @@ impl Watch {
         pace: Pace,
         resumed: Vec<(ChannelId, M::Effect)>,
     ) -> Self {
+        Self::start_beside(chain, wallet, books, pace, resumed, Box::new(|_, _| {}))
+    }
+
+    /// Starts watching. Whoever has things to do off the chain gets to see every effect before it is carried out.
+    pub fn start_beside<M: Watchable>(
+        chain: Chain,
+        wallet: Arc<Mutex<Wallet>>,
+        books: Arc<Books<M>>,
+        pace: Pace,
+        resumed: Vec<(ChannelId, M::Effect)>,
+        beside: Beside<M>,
+    ) -> Self {
         let (tasks, queue) = mpsc::channel();
-        let watcher = Watcher { chain, wallet, books, pace, seen: HashMap::new(), complained: false };
+        let seen_at = Arc::new(Mutex::new(Instant::now()));
+        let sees = seen_at.clone();
+        let watcher = Watcher {
+            chain,
+            wallet,
+            books,
+            pace,
+            beside,
+            seen: HashMap::new(),
+            seen_at: sees,
+            complained: false,
+        };
         let thread = std::thread::Builder::new()
             .name(format!("{} watch", M::ROLE.name()))
             .spawn(move || watcher.run(&queue, resumed))
             .expect("the operating system starts a thread");
-        Self { tasks, thread: Some(thread) }
+        Self { tasks, thread: Some(thread), seen_at }
+    }
+
+    /// For how long no look at the chain has succeeded; from the start on, before the first one.
+    pub fn blind_for(&self) -> Duration {
+        self.seen_at.lock().expect("no holder of this lock panics").elapsed()
     }
 
     /// Does something on the chain soon.
@@ -149,12 +178,17 @@ impl Drop for Watch {
     }
 }
 
+/// What is told of the effects that a look at the chain, or a restart, brings.
+pub type Beside<M> = Box<dyn Fn(ChannelId, &<M as Machine>::Effect) + Send>;
+
 struct Watcher<M: Watchable> {
     chain: Chain,
     wallet: Arc<Mutex<Wallet>>,
     books: Arc<Books<M>>,
     pace: Pace,
+    beside: Beside<M>,
     seen: HashMap<ChannelId, Glimpse>,
+    seen_at: Arc<Mutex<Instant>>,
     complained: bool,
 }
 
@@ -175,7 +209,10 @@ impl<M: Watchable> Watcher<M> {
         loop {
             let looked = self.look();
             match &looked {
-                Ok(()) => self.complained = false,
+                Ok(()) => {
+                    self.complained = false;
+                    *self.seen_at.lock().expect("no holder of this lock panics") = Instant::now();
+                }
                 Err(error) if self.complained => tracing::debug!(%error, "still cannot look at the chain"),
                 Err(error) => {
                     tracing::warn!(%error, "cannot look at the chain; trying again");
@@ -340,6 +377,7 @@ impl<M: Watchable> Watcher<M> {
 
     fn carry_out_for(&self, id: ChannelId, effect: M::Effect) {
         let Some(setup) = self.books.setup(&id) else { return };
+        (self.beside)(id, &effect);
         if let Some(on_chain) = M::on_chain(&setup, effect) {
             self.carry_out(on_chain);
         }

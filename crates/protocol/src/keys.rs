@@ -9,7 +9,7 @@
 //! | session | `m/402'/coin'/hi'/lo'/1'` | agrees on the key that authenticates calls ([`crate::session`]); no money |
 //! | words | `m/402'/coin'/hi'/lo'/2'` | the payer draws its words from it ([`crate::lightspeed`]) |
 //! | challenge | `m/402'/coin'/2147483647'` | a seller's secret that binds challenges to it |
-//! | identity | `m/402'/coin'/2147483647'/0'` | a payee of cheques signs its prekeys with it ([`crate::cheque`]); no money |
+//! | identity | `m/402'/coin'/2147483647'/0'` | a payee of cheques signs its prekeys ([`crate::cheque`]) and its requests to its mailbox with it; no money |
 //! | receipt | `m/402'/coin'/2147483647'/1'` | signs receipts and nothing else; no money |
 //! | prekeys | `m/402'/coin'/2147483647'/2'` | the payee draws the nonces of its receipts from it |
 //! | mail | `m/402'/coin'/2147483647'/3'` | opens a payee's mail; no money |
@@ -31,6 +31,8 @@ use crate::tagged;
 /// BIP43 purpose of this project's keys: the HTTP status that asks for a payment.
 const PURPOSE: u32 = 402;
 const MASK: u32 = (1 << 31) - 1;
+/// What a payee signs to be let at its mail.
+const REQUEST: &str = "farthing/mailbox-request";
 
 /// Which key pair of a party a channel uses: 62 random bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -200,6 +202,16 @@ impl ChequeKeys {
     pub(crate) fn sign_statement(&self, tag: &str, statement: &[u8; 32]) -> schnorr::Signature {
         SECP256K1.sign_schnorr_no_aux_rand(&statement_digest(tag, statement), &self.identity)
     }
+
+    /// Signs a request to the payee's mailbox with its identity: everything that makes it this request. It moves no money.
+    pub fn sign_request(&self, parts: &[&[u8]]) -> schnorr::Signature {
+        self.sign_statement(REQUEST, &tagged::hash(REQUEST, parts))
+    }
+}
+
+/// Whether the identity signed this request to its mailbox.
+pub fn request_holds(identity: &XOnlyPublicKey, parts: &[&[u8]], signature: &schnorr::Signature) -> bool {
+    statement_holds(identity, REQUEST, &tagged::hash(REQUEST, parts), signature)
 }
 
 /// Whether `key` signed the statement under that tag.

@@ -32,6 +32,15 @@ impl<S, E> Transition<S, E> {
         &self.next
     }
 
+    /// The same decision of a machine that is one of several kinds.
+    pub(crate) fn map<S2, E2>(
+        self,
+        state: impl FnOnce(S) -> S2,
+        effect: impl Fn(E) -> E2,
+    ) -> Transition<S2, E2> {
+        Transition { next: state(self.next), effects: self.effects.into_iter().map(effect).collect() }
+    }
+
     /// One decision out of two, for a machine that is made of two: both next states are stored together, then this one's
     /// effects come out before the other's.
     pub(crate) fn join<S2, E2, S3, E3>(

@@ -7,6 +7,7 @@
 pub mod accounts;
 pub mod calls;
 pub mod crashes;
+pub mod mail;
 pub mod message;
 pub mod people;
 pub mod process;
@@ -16,6 +17,7 @@ pub mod wait;
 pub mod world;
 
 pub use calls::{Api, Proxy};
+pub use mail::Mailbox;
 pub use people::{Goods, Person, Seller};
 pub use process::{Ended, Process};
 pub use service::Service;

@@ -19,10 +19,12 @@ use farthing_http::credential::Receipt;
 use farthing_http::encoding;
 use farthing_http::gate::{Gate, Gated, Manner};
 use farthing_http::tariff::{CallPrice, Tariff};
+use farthing_node::books::{Item, OrderError};
 use farthing_protocol::lightspeed::call::{MacKey, Target};
 use farthing_protocol::lightspeed::tab::MOST_RUNNING;
 use farthing_protocol::lightspeed::{Call, CallNumber, Words};
 use farthing_protocol::{ChannelId, Msat};
+use farthing_testkit::wait::until;
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use tokio::sync::Semaphore;
@@ -93,6 +95,78 @@ fn a_service_that_stalls_in_the_middle_of_its_answer_is_given_up_and_costs_nothi
     assert_eq!(spent(&story, id), Msat::ZERO);
     let drained = run(story.seller().drain(id, Duration::ZERO));
     assert!(drained.is_some(), "nothing is left running");
+}
+
+/// In these stories a seller looks at the chain when it is told to.
+#[test]
+fn a_seller_that_cannot_see_the_chain_sells_nothing() {
+    let story = Story::set(|setting| setting.terms.most_blind = Duration::from_secs(3));
+    let id = story.open_for_calls(rungs(1, 50));
+    let gate = Gate::new(story.seller().clone(), Tariff::per_call(PRICE));
+    let service =
+        gate.layer(service_fn(async |_: Request| Ok::<_, Infallible>(Response::new(Body::empty()))));
+    let health = || {
+        let asked = Request::builder().uri("/.well-known/farthing/health").body(Body::empty()).unwrap();
+        run(service.clone().oneshot(asked)).unwrap().status().as_u16()
+    };
+    story.look();
+    assert_eq!(health(), 200);
+    until("it has not looked for too long", || Ok((health() == 503).then_some(()))).unwrap();
+
+    let refused = run(service.clone().oneshot(prepared(&story, id, PRICE))).unwrap();
+    let said = (refused.status().as_u16(), header(&refused, "lightspeed"), header(&refused, "retry-after"));
+    assert_eq!(said, (503, Some("refused"), Some("5")));
+    assert_eq!(spent(&story, id), Msat::ZERO);
+    let blind = wait(story.seller().charge(id, Item { id: [1; 32], cost: PRICE }, None));
+    assert!(matches!(blind, Err(OrderError::Blind(3..))), "{blind:?}");
+
+    story.look();
+    let served = run(service.clone().oneshot(prepared(&story, id, PRICE))).unwrap();
+    assert_eq!(served.status().as_u16(), 200);
+}
+
+/// At a price by size alone: without the cost of the first 4 KiB set aside, the service would work for nothing.
+#[test]
+fn a_call_that_sets_too_little_aside_does_not_reach_the_service() {
+    let story = Story::begin();
+    let id = story.open_for_calls(rungs(1, 50));
+    let by_size = CallPrice { call: Msat::ZERO, kib: PRICE, event: Msat::ZERO };
+    let gate = Gate::new(story.seller().clone(), Tariff::list(Vec::new(), by_size));
+    let asked = Arc::new(Semaphore::new(0));
+    let asking = asked.clone();
+    let service = gate.layer(service_fn(move |_: Request| {
+        asking.add_permits(1);
+        async { Ok::<_, Infallible>(Response::new(Body::from("done"))) }
+    }));
+
+    let too_little = run(service.clone().oneshot(prepared(&story, id, Msat::new(3_999)))).unwrap();
+    assert_eq!((too_little.status().as_u16(), header(&too_little, "lightspeed")), (402, Some("refused")));
+    assert_eq!(asked.available_permits(), 0);
+
+    let enough = run(service.oneshot(prepared(&story, id, Msat::new(4_000)))).unwrap();
+    assert_eq!((enough.status().as_u16(), header(&enough, "lightspeed")), (200, Some("metered")));
+    assert_eq!(asked.available_permits(), 1);
+}
+
+/// A body that never comes is waited for only where there is a channel, and not for long.
+#[test]
+fn a_body_is_read_for_a_channel_that_exists_and_only_for_so_long() {
+    let story = Story::begin();
+    let id = story.open_for_calls(rungs(1, 50));
+    let manner = Manner { body_patience: Duration::from_millis(50), ..Manner::default() };
+    let gate = Gate::with_manner(story.seller().clone(), Tariff::per_call(PRICE), manner);
+    let service =
+        gate.layer(service_fn(async |_: Request| Ok::<_, Infallible>(Response::new(Body::empty()))));
+    let call = wait(story.buyer().call(id, PRICE, &TARGET)).unwrap();
+    let stalled = |bytes: &[u8]| request(bytes).map(|_| Body::new(Stalled));
+
+    let slow = run(service.clone().oneshot(stalled(&call.bytes))).unwrap();
+    assert_eq!((slow.status().as_u16(), header(&slow, "lightspeed")), (400, None));
+
+    let mut foreign = call.bytes.clone();
+    foreign[0] ^= 1;
+    let unknown = run(service.oneshot(stalled(&foreign))).unwrap();
+    assert_eq!((unknown.status().as_u16(), header(&unknown, "lightspeed")), (402, Some("closed")));
 }
 
 /// Signs calls as no honest buyer would: any number of them, all with the same word.

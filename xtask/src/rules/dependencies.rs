@@ -56,13 +56,23 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("farthing-mailbox", &["farthing-protocol"]),
     ("farthing-chain", &[]),
     ("farthing-node", &["farthing-protocol", "farthing-threshold", "farthing-chain"]),
-    ("farthing-http", &["farthing-protocol", "farthing-node"]),
+    ("farthing-http", &["farthing-protocol", "farthing-mailbox", "farthing-node"]),
     ("farthing-gateway", &["farthing-protocol", "farthing-threshold", "farthing-chain", "farthing-node"]),
     (
         "farthing",
-        &["farthing-protocol", "farthing-chain", "farthing-node", "farthing-http", "farthing-gateway"],
+        &[
+            "farthing-protocol",
+            "farthing-mailbox",
+            "farthing-chain",
+            "farthing-node",
+            "farthing-http",
+            "farthing-gateway",
+        ],
     ),
-    ("farthing-testkit", &["farthing-protocol", "farthing-chain", "farthing-node", "farthing-http"]),
+    (
+        "farthing-testkit",
+        &["farthing-protocol", "farthing-mailbox", "farthing-chain", "farthing-node", "farthing-http"],
+    ),
     ("xtask", &[]),
 ];
 

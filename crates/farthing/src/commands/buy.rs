@@ -5,6 +5,7 @@ use std::io::{IsTerminal as _, Write as _, stderr, stdout};
 use std::sync::Arc;
 use std::time::Instant;
 
+use bitcoin::{Amount, Transaction};
 use farthing_http::client::{Client, ClientError, Plan, Quote, Terms};
 use farthing_http::download::{self, Progress, Report};
 use farthing_http::manifest::Manifest;
@@ -39,7 +40,7 @@ async fn buy(context: &Context, arguments: &BuyArguments, buyer: Arc<Buyer>) -> 
     let looking = buyer.clone();
     blocking(move || Ok(looking.look()?)).await?;
     let client = Client::new(buyer, context.download_pace().patience)?;
-    client.give_up_interrupted_openings().await?;
+    client.buyer().give_up_interrupted_openings().await?;
     let quote = client.quote(&arguments.url, arguments.allow_http).await?;
     let mut limits = context.limits();
     if let Some(lifetime) = arguments.lifetime {
@@ -52,7 +53,8 @@ async fn buy(context: &Context, arguments: &BuyArguments, buyer: Arc<Buyer>) -> 
     let (out, root) = (arguments.output.clone(), quote.manifest.blake3);
     let whole = blocking(move || Ok(out.is_file() && download::has_root(&out, &root)?)).await?;
     let channel = match &quote.terms {
-        Some(_) if whole => unclosed(&client, &quote).await?,
+        // A crash may have left only the closing to be done.
+        Some(_) if whole => bought_in(&client, &quote).await?.first().copied(),
         Some(terms) => {
             let most = arguments.max_cost.0;
             if terms.cost > most {
@@ -79,8 +81,19 @@ async fn buy(context: &Context, arguments: &BuyArguments, buyer: Arc<Buyer>) -> 
         Err(error) => return Err(advise(&client, channel, arguments, error).await),
     };
     let closed = match channel {
-        Some(id) if !arguments.keep_open => Some(close(&client, id, &quote).await?),
+        Some(id) if !arguments.keep_open => {
+            let closing = close(&client, id, &quote).await?;
+            // A price that rose may have taken a second channel.
+            for other in bought_in(&client, &quote).await?.into_iter().filter(|other| *other != id) {
+                close(&client, other, &quote).await?;
+            }
+            closing
+        }
         Some(_) | None => None,
+    };
+    let fees = match channel {
+        Some(id) => fees(&client, id, closed.as_ref()).await?,
+        None => json!({}),
     };
     let value = json!({
         "file": arguments.output,
@@ -91,26 +104,34 @@ async fn buy(context: &Context, arguments: &BuyArguments, buyer: Arc<Buyer>) -> 
         "again": report.again,
         "cost_msat": report.cost.get(),
         "channel": channel.map(|id| id.to_string()),
-        "closing_txid": closed,
+        "closing_txid": closed.as_ref().map(Transaction::compute_txid),
+        "fees_sat": fees,
         "transfer_seconds": report.transfer.as_secs_f64(),
         "seconds": started.elapsed().as_secs_f64(),
     });
-    context.output.print(&value, || summary(&quote, &report, arguments, closed.as_ref()))
+    context.output.print(&value, || summary(&quote, &report, arguments, closed.as_ref(), &fees))
 }
 
 fn summary(
     quote: &Quote,
     report: &Report,
     arguments: &BuyArguments,
-    closed: Option<&Value>,
+    closed: Option<&Transaction>,
+    fees: &Value,
 ) -> comfy_table::Table {
+    let fee = |kind: &str| fees[kind].as_u64().map(|sat| format!("{sat} sat for the {kind}"));
+    let fees: Vec<String> = ["funding", "closing"].into_iter().filter_map(fee).collect();
     facts([
         ("file", arguments.output.display().to_string()),
         ("size", human_size(quote.manifest.size)),
         ("pieces fetched", report.pieces.to_string()),
         ("payments", format!("{}, one signature each", report.payments)),
         ("paid", report.cost.to_string()),
-        ("closing", closed.map_or_else(|| "channel left open".to_owned(), |txid| txid.to_string())),
+        (
+            "closing",
+            closed.map_or_else(|| "none of its own".to_owned(), |closing| closing.compute_txid().to_string()),
+        ),
+        ("to miners", fees.join(", ")),
     ])
 }
 
@@ -178,14 +199,15 @@ async fn channel_for(
     Ok(id)
 }
 
-/// The channel in which the file was bought before, if a crash left only its closing to be done.
-async fn unclosed(client: &Client, quote: &Quote) -> anyhow::Result<Option<ChannelId>> {
+/// The channels that are not over in which pieces of the file were bought.
+async fn bought_in(client: &Client, quote: &Quote) -> anyhow::Result<Vec<ChannelId>> {
+    let mut channels = Vec::new();
     for entry in client.buyer().channels().await?.iter().filter(|entry| Payer::is_live(&entry.state)) {
         if download::bought_before(client, entry.id, &quote.manifest).await? > Msat::ZERO {
-            return Ok(Some(entry.id));
+            channels.push(entry.id);
         }
     }
-    Ok(None)
+    Ok(channels)
 }
 
 /// Whether a channel is open and can pay for everything of the file that was not bought in it already.
@@ -203,10 +225,20 @@ async fn can_pay(
     Ok(spent.checked_add(missing).is_some_and(|needed| needed <= most))
 }
 
-async fn close(client: &Client, id: ChannelId, quote: &Quote) -> anyhow::Result<Value> {
+/// What the channel's transactions pay to miners, in satoshi.
+async fn fees(client: &Client, id: ChannelId, closing: Option<&Transaction>) -> anyhow::Result<Value> {
+    let funding = client.buyer().funding_fee(id).await?;
+    let capacity = client.buyer().params(id).map(|params| params.capacity);
+    let closing = closing.zip(capacity).and_then(|(closing, capacity)| {
+        capacity.checked_sub(closing.output.iter().map(|output| output.value).sum())
+    });
+    Ok(json!({ "funding": funding.map(Amount::to_sat), "closing": closing.map(Amount::to_sat) }))
+}
+
+async fn close(client: &Client, id: ChannelId, quote: &Quote) -> anyhow::Result<Option<Transaction>> {
     let peer = quote.url.origin().ascii_serialization();
     match client.close(id, &peer).await {
-        Ok(transaction) => Ok(json!(transaction.map(|transaction| transaction.compute_txid()))),
+        Ok(transaction) => Ok(transaction),
         Err(error) => Err(anyhow::Error::from(error).context(format!(
             "the file is complete, but channel {id} was not closed: run `farthing channels close {id}`, or \
              `farthing channels refund` after its expiry"

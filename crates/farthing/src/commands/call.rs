@@ -132,7 +132,7 @@ pub async fn caller(context: &Context, spending: &Spending, buyer: Arc<Buyer>) -
     blocking(move || Ok(looking.look()?)).await?;
     let patience = context.download_pace().patience;
     let client = Client::new(buyer, patience)?;
-    client.give_up_interrupted_openings().await?;
+    client.buyer().give_up_interrupted_openings().await?;
     let budget = Budget {
         call: spending.max_cost.map(|most| most.0),
         session: spending.budget.map(|most| most.0),

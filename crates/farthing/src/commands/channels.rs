@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use farthing_http::client::Client;
 use farthing_node::books::Entry;
+use farthing_node::cheques::machine::ChequeChannel;
 use farthing_node::home::HomeError;
 use farthing_node::machine::{Machine, Payee, Payer};
 use farthing_node::store::Store;
@@ -14,12 +15,16 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::cli::ChannelsCommand;
-use crate::commands::{blocking, sell, wallet};
+use crate::commands::{blocking, cheque, sell, wallet};
 use crate::config::Context;
 use crate::output::{facts, table};
 
 /// How long a close or refund may take to reach the mempool.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What the two sides of a channel that carries cheques are called.
+const CHEQUE_PAYEE: &str = "cheque payee";
+const CHEQUE_PAYER: &str = "cheque payer";
 
 /// A channel as people and programs see it.
 #[derive(Clone, Debug, Serialize)]
@@ -92,6 +97,13 @@ fn rows(store: &Store) -> anyhow::Result<Vec<Row>> {
             None,
             stored.opened_at,
         ));
+    }
+    for stored in store.channels::<ChequeChannel>()? {
+        let ending = stored.state.ending();
+        let (params, peer) = (stored.record.params(), stored.record.peer().map(str::to_owned));
+        let role = if stored.state.holder().is_some() { CHEQUE_PAYEE } else { CHEQUE_PAYER };
+        let row = row::<ChequeChannel>(stored.id, params, &stored.state, ending, peer, stored.opened_at);
+        rows.push(Row { role, ..row });
     }
     Ok(rows)
 }
@@ -184,6 +196,15 @@ fn show(context: &Context, row: &Row) -> anyhow::Result<()> {
 
 async fn close(context: &Context, row: &Row) -> anyhow::Result<()> {
     let id = row.id;
+    if row.role == CHEQUE_PAYEE {
+        return close_cheques(context, id).await;
+    }
+    if row.role == CHEQUE_PAYER {
+        bail!(
+            "the payee closes a channel that carries cheques; from block {} on, `farthing cheque list` takes back what is left",
+            row.expiry
+        );
+    }
     if row.role == "payee" {
         return close_as_payee(context, id).await;
     }
@@ -222,6 +243,30 @@ async fn close_as_payee(context: &Context, id: ChannelId) -> anyhow::Result<()> 
     })
     .await?;
     let line = "the newest commitment is broadcast: run `farthing sell` or this again until it has confirmed";
+    context.output.say(&json!({ "channel": id.to_string(), "requested": false }), line)
+}
+
+/// With the best that came of its cheques.
+async fn close_cheques(context: &Context, id: ChannelId) -> anyhow::Result<()> {
+    let client = match cheque::start(context, false).await {
+        Ok(client) => client,
+        Err(error) if error.chain().any(is_locked) => {
+            context.home()?.store()?.wish_close(id)?;
+            let line = "the running `farthing agent` closes it now: see `farthing channels show`";
+            return context.output.say(&json!({ "channel": id.to_string(), "requested": true }), line);
+        }
+        Err(error) => return Err(error),
+    };
+    let teller = client.teller().clone();
+    blocking(move || {
+        teller.close(id)?;
+        teller.look()?;
+        Ok(())
+    })
+    .await?;
+    cheque::end(client).await?;
+    let line =
+        "the newest commitment is broadcast: run `farthing cheque list` or this again until it has confirmed";
     context.output.say(&json!({ "channel": id.to_string(), "requested": false }), line)
 }
 

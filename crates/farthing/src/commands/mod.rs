@@ -1,13 +1,17 @@
 //! One file for each command.
 
+pub mod agent;
 pub mod buy;
 pub mod call;
 pub mod channels;
+pub mod cheque;
 pub mod device;
 pub mod gateway;
 pub mod init;
+pub mod mailbox;
 pub mod owner;
 pub mod proxy;
+pub mod receipt;
 pub mod sell;
 pub mod wallet;
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use farthing_http::listening::{self, Bounds};
 use farthing_http::{client, proxy};
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -35,9 +36,8 @@ pub async fn run(context: &Context, arguments: ProxyArguments) -> anyhow::Result
          channel and brings back what was not spent."
     );
     context.output.say(&value, &line)?;
-    axum::serve(listener, proxy::router(caller.clone(), target))
-        .with_graceful_shutdown(sell::stopped())
-        .await?;
+    let router = proxy::router(caller.clone(), target);
+    listening::serve(listener, router, Bounds::default(), sell::stopped()).await?;
     blocking(move || {
         drop((caller, buyer));
         Ok(())

@@ -7,7 +7,8 @@ use anyhow::{Context as _, bail};
 use bitcoin::{Amount, FeeRate};
 use farthing_http::challenge::Price;
 use farthing_http::gate::{Gate, Manner};
-use farthing_http::server::{self, Shop};
+use farthing_http::listening;
+use farthing_http::server::Shop;
 use farthing_http::tariff::{CallPrice, Tariff};
 use farthing_http::upstream::Upstream;
 use farthing_node::seller::{self, Seller};
@@ -88,7 +89,7 @@ async fn calls(
     );
     context.output.say(&value, &line)?;
     let app = axum::Router::new().fallback_service(gate.layer(service));
-    axum::serve(listener, app).with_graceful_shutdown(stopped()).await?;
+    listening::serve(listener, app, context.listening(), stopped()).await?;
     blocking(move || {
         drop((gate, seller));
         Ok(())
@@ -137,7 +138,7 @@ async fn pieces(
         terms.margin,
     );
     context.output.say(&value, &line)?;
-    server::run(shop, listener, stopped()).await?;
+    listening::serve(listener, shop.router(), context.listening(), stopped()).await?;
     // The watch and the books end in order, off the async threads.
     blocking(move || {
         drop(seller);

@@ -48,6 +48,8 @@ pub async fn run(context: &Context, command: WalletCommand) -> anyhow::Result<()
             let address: Address<NetworkUnchecked> = address.parse().context("this is no Bitcoin address")?;
             let address = address.require_network(network)?;
             let amount = whole_satoshi(&amount)?;
+            // What they would have left over must not be spent: their funding will never exist.
+            buyer.give_up_interrupted_openings().await?;
             let sent = blocking(move || {
                 buyer.look()?;
                 Ok(buyer.send(address.script_pubkey(), amount)?)

@@ -1,6 +1,7 @@
 //! `farthing demo`: everything on a private chain, with real processes and a real bitcoind.
 
 mod acts;
+mod cheque;
 mod gateway;
 mod lightspeed;
 mod people;
@@ -23,6 +24,7 @@ pub async fn run(arguments: &DemoArguments, json: bool) -> anyhow::Result<()> {
         Play::Channel => channel(arguments, json).await,
         Play::Gateway => gateway::run(json).await,
         Play::Lightspeed => lightspeed::run(arguments.calls, json).await,
+        Play::Cheque => cheque::run(json).await,
     }
 }
 

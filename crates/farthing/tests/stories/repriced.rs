@@ -86,6 +86,9 @@ fn a_buyer_whose_terms_ran_out_pays_a_higher_price_only_when_it_is_told_to() -> 
     assert_eq!(std::fs::read(payer.path("out"))?, std::fs::read(&goods.file)?);
     let (paid, charged) = spent(&payer, &payee)?;
     assert!(charged <= paid && paid <= seller.cost_msat, "{charged} {paid} {}", seller.cost_msat);
+    // The first channel could not pay the higher price. It is closed with the second one.
+    let channels = payer.channels()?;
+    assert!(channels.len() == 2 && channels.iter().all(|channel| channel.state != "open"), "{channels:?}");
     Ok(())
 }
 

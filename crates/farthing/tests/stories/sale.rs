@@ -23,7 +23,12 @@ fn a_sale_moves_the_price_and_costs_two_fees() -> Result<()> {
     assert_eq!((bought["pieces"].as_u64(), bought["payments"].as_u64()), (Some(20), Some(20)));
     let accounts = Accounts::read(&world)?;
     let closing = accounts.spender(&funding)?.compute_txid();
-    let fees = accounts.fee(funding.txid)? + accounts.fee(closing)?;
+    let fees = (accounts.fee(funding.txid)?, accounts.fee(closing)?);
+    assert_eq!(
+        (bought["fees_sat"]["funding"].as_u64(), bought["fees_sat"]["closing"].as_u64()),
+        (Some(fees.0), Some(fees.1))
+    );
+    let fees = fees.0 + fees.1;
     ensure!(bought["closing_txid"] == closing.to_string(), "the chain has another closing");
     assert_eq!((payer.balance()?, payee.balance()?), (COINS - cost - fees, cost));
     Ok(())

@@ -32,6 +32,7 @@ pub(super) struct Spending {
 #[derive(Debug)]
 struct Taken {
     session: Msat,
+    /// The newest day that was seen: a clock that is put back begins no other.
     day: (u64, Msat),
     payees: HashMap<String, Msat>,
 }
@@ -58,30 +59,30 @@ impl Spending {
         self.taken().session
     }
 
-    /// Takes `cost` out of every budget, or out of none.
-    pub(super) fn take(&self, payee: &str, cost: Msat) -> Result<(), ClientError> {
+    /// Takes `cost` out of every budget, or out of none. Gives the day whose budget it was.
+    pub(super) fn take(&self, payee: &str, cost: Msat) -> Result<u64, ClientError> {
         let Budget { call, session, day, payee: for_payee } = self.budget;
         if let Some(most) = call.filter(|most| cost > *most) {
             return Err(ClientError::OverCost { cost, most });
         }
-        self.take_more(payee, cost, [session, day, for_payee])
+        self.take_more(calls::day(), payee, cost, [session, day, for_payee])
     }
 
     /// Takes `cost` more for a call that runs.
-    pub(super) fn take_for_running(&self, payee: &str, cost: Msat) -> Result<(), ClientError> {
+    pub(super) fn take_for_running(&self, payee: &str, cost: Msat) -> Result<u64, ClientError> {
         let Budget { session, day, payee: for_payee, .. } = self.budget;
-        self.take_more(payee, cost, [session, day, for_payee])
+        self.take_more(calls::day(), payee, cost, [session, day, for_payee])
     }
 
     fn take_more(
         &self,
+        today: u64,
         payee: &str,
         cost: Msat,
         [session, day, for_payee]: [Option<Msat>; 3],
-    ) -> Result<(), ClientError> {
+    ) -> Result<u64, ClientError> {
         let mut taken = self.taken();
-        let today = calls::day();
-        if taken.day.0 != today {
+        if today > taken.day.0 {
             taken.day = (today, Msat::ZERO);
         }
         let of_payee = taken.payees.get(payee).copied().unwrap_or(Msat::ZERO);
@@ -100,14 +101,16 @@ impl Spending {
         taken.session = taken.session.saturating_add(cost);
         taken.day.1 = taken.day.1.saturating_add(cost);
         taken.payees.insert(payee.to_owned(), of_payee.saturating_add(cost));
-        Ok(())
+        Ok(taken.day.0)
     }
 
-    /// Gives back what a call did not cost.
-    pub(super) fn give_back(&self, payee: &str, amount: Msat) {
+    /// Gives back what a call did not cost. What was taken on an earlier day gives nothing back to a later one.
+    pub(super) fn give_back(&self, payee: &str, amount: Msat, taken_on: u64) {
         let mut taken = self.taken();
         taken.session = taken.session.saturating_sub(amount);
-        taken.day.1 = taken.day.1.saturating_sub(amount);
+        if taken_on >= taken.day.0 {
+            taken.day.1 = taken.day.1.saturating_sub(amount);
+        }
         if let Some(spent) = taken.payees.get_mut(payee) {
             *spent = spent.saturating_sub(amount);
         }
@@ -146,7 +149,7 @@ mod tests {
         spending.take("a", msat(30)).unwrap();
         spending.take("b", msat(40)).unwrap();
         assert_eq!(which(spending.take("b", msat(1))), "for today");
-        spending.give_back("b", msat(40));
+        spending.give_back("b", msat(40), calls::day());
         spending.take("b", msat(40)).unwrap();
         assert_eq!(spending.session(), msat(70));
 
@@ -154,5 +157,22 @@ mod tests {
         session.take("c", msat(50)).unwrap();
         session.take("d", msat(40)).unwrap();
         assert_eq!(which(session.take("d", msat(11))), "for this session");
+    }
+
+    #[test]
+    fn midnight_brings_a_new_budget_and_a_clock_that_is_put_back_does_not() {
+        let spending = Spending::new(Budget { day: Some(msat(100)), ..Budget::default() }, msat(60));
+        let day = calls::day();
+        let take = |today, cost| spending.take_more(today, "a", msat(cost), [None, Some(msat(100)), None]);
+        assert_eq!(take(day, 40).unwrap(), day);
+        take(day, 1).unwrap_err();
+        assert_eq!(take(day + 1, 90).unwrap(), day + 1);
+        // What is left of yesterday's calls, and a clock that jumps back, make no room today.
+        spending.give_back("a", msat(40), day);
+        take(day + 1, 11).unwrap_err();
+        take(day, 11).unwrap_err();
+        spending.give_back("a", msat(90), day + 1);
+        assert_eq!(take(day, 100).unwrap(), day + 1);
+        take(day + 1, 1).unwrap_err();
     }
 }

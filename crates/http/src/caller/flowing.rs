@@ -160,7 +160,6 @@ impl Flow {
             self.top_up(ahead).await?;
         }
         let Some(response) = self.response.as_mut() else { return Ok(None) };
-        let url = response.url().clone();
         let part_cost = self.price.of(PART as u64, 1).saturating_sub(self.price.call);
         let starves = self.aside.saturating_sub(used) < part_cost;
         let patience = if starves { STARVED } else { Duration::MAX };
@@ -175,7 +174,7 @@ impl Flow {
             }
             Ok(Err(source)) => {
                 self.settle().await?;
-                Err(client::network(&url, source))
+                Err(ClientError::BrokenOff { charged: self.charged.unwrap_or(self.aside), source })
             }
             Err(_silent) => {
                 self.settle().await?;
@@ -191,9 +190,10 @@ impl Flow {
         let most = self.caller.means.budget.call.unwrap_or(Msat::new(u64::MAX));
         let by = ahead.min(most.saturating_sub(self.aside));
         let origin = self.request.url.origin().ascii_serialization();
-        if by == Msat::ZERO || self.caller.spending.take_for_running(&origin, by).is_err() {
+        if by == Msat::ZERO {
             return Ok(());
         }
+        let Ok(taken_on) = self.caller.spending.take_for_running(&origin, by) else { return Ok(()) };
         let number = self.prepared.call.number;
         let body = TopUpBody { number, by_msat: by.get() };
         let request = Outgoing {
@@ -210,7 +210,7 @@ impl Flow {
             Ok(prepared) => prepared,
             Err(error) => {
                 tracing::debug!(%error, "the answer was not topped up");
-                self.caller.spending.give_back(&origin, by);
+                self.caller.spending.give_back(&origin, by, taken_on);
                 return Ok(());
             }
         };
@@ -226,7 +226,7 @@ impl Flow {
                 return Ok(());
             }
         };
-        self.caller.client.buyer().answered(self.channel, prepared.call.number, charged, Msat::ZERO).await?;
+        self.caller.client.buyer().answered(&prepared, charged, Msat::ZERO).await?;
         Ok(())
     }
 
@@ -234,7 +234,7 @@ impl Flow {
     async fn settle(&mut self) -> Result<(), ClientError> {
         // The seller ends the call when it sees that nobody reads any more.
         drop(self.response.take());
-        let settled = settle(&self.caller, self.channel, &self.request, &self.prepared, self.aside).await?;
+        let settled = settle(&self.caller, &self.request, &self.prepared, self.aside).await?;
         self.charged = Some(settled);
         Ok(())
     }
@@ -246,10 +246,10 @@ impl Drop for Flow {
         if self.response.take().is_some()
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
-            let (caller, channel, aside) = (self.caller.clone(), self.channel, self.aside);
+            let (caller, aside) = (self.caller.clone(), self.aside);
             let (request, prepared) = (self.request.clone(), self.prepared.clone());
             runtime.spawn(async move {
-                if let Err(error) = settle(&caller, channel, &request, &prepared, aside).await {
+                if let Err(error) = settle(&caller, &request, &prepared, aside).await {
                     tracing::debug!(%error, "an answer that was not read to its end is not settled yet");
                 }
             });
@@ -259,7 +259,6 @@ impl Drop for Flow {
 
 async fn settle(
     caller: &Caller,
-    channel: ChannelId,
     request: &Outgoing,
     prepared: &Prepared,
     aside: Msat,
@@ -272,9 +271,9 @@ async fn settle(
             return Err(client::unsettled(aside, response).await);
         }
     };
-    caller.client.buyer().answered(channel, prepared.call.number, charged, aside).await?;
+    caller.client.buyer().answered(prepared, charged, aside).await?;
     let cost = charged.unwrap_or(Msat::ZERO);
     let origin = request.url.origin().ascii_serialization();
-    caller.spending.give_back(&origin, aside.saturating_sub(cost));
+    caller.spending.give_back(&origin, aside.saturating_sub(cost), prepared.taken_on);
     Ok(cost)
 }

@@ -131,6 +131,14 @@ pub enum ClientError {
         /// What it cost.
         charged: Msat,
     },
+    /// An answer that was charged as it flowed did not come to its end.
+    #[error("the answer broke off, and cost {charged}: {source}")]
+    BrokenOff {
+        /// What it cost.
+        charged: Msat,
+        /// Why.
+        source: reqwest::Error,
+    },
     /// The call was sent again and again, and what became of it is not known.
     #[error(
         "it is not known whether the call was served: it costs {most} at most, and closing the channel settles it; the last \

@@ -5,6 +5,7 @@ use axum::extract::{OriginalUri, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Uri, header};
 use axum::response::{IntoResponse as _, Response};
+use farthing_node::books::OrderError;
 use farthing_node::tabs::CallError;
 use farthing_protocol::lightspeed::call::{self, Target};
 use farthing_protocol::lightspeed::numbers::WINDOW;
@@ -59,6 +60,12 @@ impl Shared {
         let body = if body.is_end_stream() {
             bytes::Bytes::new()
         } else {
+            // Nobody has a body read who has no channel here.
+            match self.till.seller().knows(call.channel).await {
+                Ok(true) => {}
+                Ok(false) => return Err(self.refusal(&call, CallError::Unknown(call.channel))),
+                Err(error) => return Err(self.refusal(&call, error.into())),
+            }
             let most = self.manner.most_body;
             let too_long = parts
                 .headers
@@ -68,18 +75,23 @@ impl Shared {
                 let detail = format!("the body of a paid request is at most {most} bytes");
                 return Err(Stop::Refused(Problem::new(Kind::BadRequest, detail)));
             }
-            let unread = |error| {
-                let detail = format!("the body was not read ({error}); the most is {most} bytes");
+            let unread = |why: &str| {
+                let detail = format!("the body was not read ({why}); the most is {most} bytes");
                 Stop::Unheard(Problem::new(Kind::BadRequest, detail))
             };
-            body::to_bytes(body, most).await.map_err(unread)?
+            match tokio::time::timeout(self.manner.body_patience, body::to_bytes(body, most)).await {
+                Ok(body) => body.map_err(|error| unread(&error.to_string()))?,
+                Err(_elapsed) => return Err(unread("it took too long")),
+            }
         };
         let uri = asked(&parts).path_and_query().map_or("/", |path| path.as_str());
         let target = Target { method: parts.method.as_str(), authority, uri, body: digest(&body) };
         let seller = self.till.seller();
-        if call.cost < price.call {
+        let least = price.least();
+        if call.cost < least {
             seller.refuse(&call, &target, &mac).await.map_err(|error| self.refusal(&call, error))?;
-            let detail = format!("this costs {price}, and {} is the most that it may cost", call.cost);
+            let detail =
+                format!("this costs {price}: {least} must be set aside to begin with, and {} is", call.cost);
             return Err(Stop::Refused(Problem::new(Kind::PaymentInsufficient, detail)));
         }
         match seller.admit(&call, &target, &mac).await {
@@ -146,6 +158,9 @@ impl Shared {
                 Refused::Unpaid { .. } => Kind::PaymentInsufficient,
                 _wrong_words => Kind::VerificationFailed,
             },
+            CallError::Order(OrderError::Blind(_)) => {
+                return Stop::Refused(Problem::new(Kind::Unavailable, error).retry_after(5));
+            }
             _ours => return Stop::Open(Problem::new(Kind::Unavailable, error).retry_after(1)),
         };
         Stop::Refused(Problem::new(kind, error))

@@ -149,7 +149,7 @@ impl<M: Machine> Keeper<M> {
                 let _caller_left = reply.send(self.pages.get(&id).map(|page| page.state.clone()));
             }
             Order::Day(day, reply) => {
-                let _caller_left = reply.send(self.store.spent_on(day).map_err(Arc::new));
+                let _caller_left = reply.send(self.store.spent_since(day).map_err(Arc::new));
             }
             Order::Fold(id) => self.fold(id, batch),
             Order::Spends(outpoint, reply) => {

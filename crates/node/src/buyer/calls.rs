@@ -36,6 +36,8 @@ pub struct Prepared {
     pub bytes: Vec<u8>,
     /// Less than a quarter of the chain's words is left: time to announce the next one.
     pub is_low: bool,
+    /// The day (UTC, counted from 1970) whose budget it was taken from.
+    pub taken_on: u64,
 }
 
 /// Why no chain was announced, or no call prepared. Nothing was sent.
@@ -172,7 +174,8 @@ impl Buyer {
             | call::Input::Epoch(_)
             | call::Input::Reconcile(_) => Msat::ZERO,
         };
-        let outcome = self.books.handle_and_write(id, Input::Call(input), today(by, 1)).await?;
+        let taken_on = day();
+        let outcome = self.books.handle_and_write(id, Input::Call(input), on_day(taken_on, by, 1)).await?;
         let ticket = outcome.effects.into_iter().find_map(|effect| match effect {
             Effect::Call(ticket) => Some(ticket),
             Effect::Propose(_)
@@ -195,7 +198,7 @@ impl Buyer {
         // A batch is not announced ahead: its base is everything that was revealed before it.
         let is_low = |words: u32| words.saturating_sub(index) < words / 4;
         let is_low = self.length(id, chain).is_some_and(is_low);
-        Ok(Prepared { bytes: call.to_bytes(&mac), call, is_low })
+        Ok(Prepared { bytes: call.to_bytes(&mac), call, is_low, taken_on })
     }
 
     /// What a call of at most `most` turned out to cost; `None` when it was not served and never will be.
@@ -204,22 +207,25 @@ impl Buyer {
     /// When the payee claims more than the call allowed, or it could not be stored.
     pub async fn answered(
         &self,
-        id: ChannelId,
-        number: CallNumber,
+        prepared: &Prepared,
         charged: Option<Msat>,
         most: Msat,
     ) -> Result<(), OrderError<Reject>> {
         let unspent = most.saturating_sub(charged.unwrap_or(Msat::ZERO));
+        let Call { channel, number, .. } = prepared.call;
         let input = Input::Call(call::Input::Answered { number, charged });
-        self.books.handle_and_write(id, input, today(unspent, -1)).await.map(drop)
+        // It comes back to the day that it was taken from: another day's budget is none of its.
+        let writes = on_day(prepared.taken_on, unspent, -1);
+        self.books.handle_and_write(channel, input, writes).await.map(drop)
     }
 
-    /// What calls have cost today (UTC), by all processes of this data folder; those without an answer count in full.
+    /// What calls have cost today (UTC), by all processes of this data folder; those without an answer count in full. What was
+    /// spent on a day to come, by a clock that was put back since, counts too.
     ///
     /// # Errors
     /// When the database cannot be read.
     pub async fn spent_today(&self) -> Result<Msat, OrderError<Reject>> {
-        self.books.spent_on(day()).await
+        self.books.spent_since(day()).await
     }
 
     /// The payee has begun another epoch.
@@ -310,11 +316,11 @@ pub fn day() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() / 86_400)
 }
 
-/// Counts an amount towards today.
-fn today(amount: Msat, sign: i64) -> Vec<Write> {
+/// Counts an amount towards a day.
+fn on_day(day: u64, amount: Msat, sign: i64) -> Vec<Write> {
     match i64::try_from(amount.get()).unwrap_or(i64::MAX) {
         0 => Vec::new(),
-        amount => vec![Write::Day { day: day(), by: sign * amount }],
+        amount => vec![Write::Day { day, by: sign * amount }],
     }
 }
 

@@ -126,7 +126,7 @@ impl DeviceStore {
                 transaction.pragma_update(None, "user_version", SCHEMA)?;
             }
             SCHEMA => {}
-            found => return Err(StoreError::OtherLayout { found }),
+            found => return Err(StoreError::OtherLayout { found, known: SCHEMA }),
         }
         transaction.commit()?;
         Ok(Self { connection })

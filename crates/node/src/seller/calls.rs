@@ -24,6 +24,10 @@ impl Seller {
     /// # Errors
     /// When it is not to be served. Then it costs nothing.
     pub async fn admit(&self, call: &Call, target: &Target<'_>, mac: &[u8; 32]) -> Result<(), CallError> {
+        if let Err(blind) = self.sees() {
+            self.refuse(call, target, mac).await?;
+            return Err(blind.into());
+        }
         match self.tabs.admit(call, target, mac) {
             Err(CallError::Unknown(id)) if self.tabs.load(&self.books, id).await? => {
                 self.tabs.admit(call, target, mac)
@@ -71,6 +75,19 @@ impl Seller {
     /// What a served call was charged; `None` when it was all that it stated.
     pub fn other_cost(&self, id: ChannelId, number: CallNumber) -> Option<Msat> {
         self.tabs.other_cost(id, number)
+    }
+
+    /// Charges a running call for what it has answered so far. It is stored with the next call that ends.
+    pub fn charge_so_far(&self, id: ChannelId, number: CallNumber, so_far: Msat) {
+        self.tabs.charge_so_far(id, number, so_far);
+    }
+
+    /// Whether there is such a channel, and it pays for calls.
+    ///
+    /// # Errors
+    /// When the books cannot be asked.
+    pub async fn knows(&self, id: ChannelId) -> Result<bool, OrderError<Reject>> {
+        self.tabs.load(&self.books, id).await
     }
 
     /// Sets more aside for a call that runs.
@@ -148,6 +165,12 @@ impl Seller {
     /// The terms of flat mode, if calls are paid with preimages.
     pub fn flat(&self) -> Option<&flat::Terms> {
         self.terms.flat.as_ref()
+    }
+
+    /// How many bytes the accounts of payers of calls take in memory, about: at most [`super::Terms::most_resident`], but for
+    /// those whose calls run.
+    pub fn resident(&self) -> usize {
+        self.tabs.resident()
     }
 
     /// Where a payer of calls stands; `None` if the channel pays for no calls.

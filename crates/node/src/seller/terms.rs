@@ -28,13 +28,17 @@ impl Terms {
         )?;
         bounds("finality", self.finality.into(), (1, MOST_BLOCKS))?;
         bounds("patience in blocks", self.patience.into(), (1, MOST_BLOCKS))?;
+        bounds("most_blind in seconds", self.most_blind.as_secs(), (1, u64::MAX))?;
         bounds("most_unfunded", self.most_unfunded as u64, (1, u64::MAX))?;
-        bounds("most_exposure in millisatoshi", self.most_exposure.get(), (1, u64::MAX))
+        bounds("most_exposure in millisatoshi", self.most_exposure.get(), (1, u64::MAX))?;
+        bounds("most_resident in bytes", self.most_resident as u64, (1 << 20, u64::MAX))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use bitcoin::FeeRate;
     use farthing_protocol::Msat;
     use farthing_protocol::opening::Confirmations;
@@ -57,8 +61,10 @@ mod tests {
             ("smallest capacity", Terms { capacity: (good.capacity.1, good.capacity.0), ..good }),
             ("shortest lifetime", Terms { lifetime: (200, 100), ..good }),
             ("patience", Terms { patience: 0, ..good }),
+            ("most_blind", Terms { most_blind: Duration::ZERO, ..good }),
             ("most_unfunded", Terms { most_unfunded: 0, ..good }),
             ("most_exposure", Terms { most_exposure: Msat::ZERO, ..good }),
+            ("most_resident", Terms { most_resident: 0, ..good }),
         ] {
             assert!(bad.validate().unwrap_err().to_string().contains(what), "{what}: {bad:?}");
         }

@@ -15,6 +15,10 @@ use crate::books::{Books, OrderError};
 use crate::machine::Payee;
 use crate::store::Write;
 
+/// How many announcements with wrong signatures a payer may send before no further one is looked at: each takes up to 4,096
+/// verifications, 0.1 s.
+const MOST_WRONG: u8 = 8;
+
 /// Why a chain was not taken. Nothing changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -58,6 +62,11 @@ pub enum AnnounceError {
         /// What it would take.
         needed: Amount,
     },
+    /// No honest payer signs wrongly, again and again.
+    #[error(
+        "too many announcements here had wrong signatures: this channel pays with what it has announced, or is closed"
+    )]
+    TooManyWrong,
     /// The books.
     #[error(transparent)]
     Order(#[from] OrderError<Reject>),
@@ -108,13 +117,14 @@ impl Tabs {
             self.begin(books, channel, payment).await?;
         }
         let session = self.session(channel).ok_or(AnnounceError::Unknown(channel))?;
-        let _one_at_a_time = session.announcing.lock().await;
+        let mut wrong = session.announcing.lock().await;
         if announced.is_taken(&session.live().tab) {
             // The answer to the first announcement was lost, or it could not be stored.
             return Ok(self.store_now(books, channel).await?);
         }
         let taken = match (fits, announced) {
             (Err(refused), _) => Err(refused),
+            (Ok(()), _) if *wrong >= MOST_WRONG => Err(AnnounceError::TooManyWrong),
             (Ok(()), Announced::Chain(terms, rungs)) => {
                 self.verify_and_take(books, (channel, &session, &setup), (terms, rungs), most).await
             }
@@ -125,11 +135,17 @@ impl Tabs {
         if matches!(taken, Err(AnnounceError::BadPay(BadPay::Waiting(_)))) {
             return taken; // it may come again when the one before has begun
         }
+        if let Err(AnnounceError::BadLadder(_) | AnnounceError::BadBatch(_)) = &taken {
+            *wrong = wrong.saturating_add(1);
+        }
         if taken.is_err() {
             // The payer hears that and announces another, so a late copy of this one must not be taken after all.
             session.live().tab.refuse_chain(number);
         }
         self.store_now(books, channel).await?;
+        drop(wrong);
+        drop(session);
+        self.make_room(books);
         taken
     }
 
@@ -160,6 +176,7 @@ impl Tabs {
         let mut live = session.live();
         live.tab.announce(&ladder)?;
         live.ladders.push(ladder);
+        live.weigh();
         Ok(())
     }
 
@@ -199,5 +216,8 @@ async fn verify_and_take_batch(
         Batch::verify(&verifying.channel, terms, signed, verifying.policy.margin)
     });
     let batch = verified.await.map_err(|_| OrderError::Ended)??;
-    Ok(session.live().tab.take_batch(batch)?)
+    let mut live = session.live();
+    live.tab.take_batch(batch)?;
+    live.weigh();
+    Ok(())
 }

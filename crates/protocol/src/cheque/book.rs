@@ -134,6 +134,11 @@ impl Book {
         Self { generation: Generation::from_entropy(entropy), issued: 0, used: BTreeMap::new() }
     }
 
+    /// Its generation, and how many prekeys it has issued: the number of the next.
+    pub fn next(&self) -> PrekeyId {
+        PrekeyId { generation: self.generation, number: self.issued }
+    }
+
     /// How many issued prekeys are not used.
     pub fn unused(&self) -> u32 {
         self.issued.saturating_sub(u32::try_from(self.used.len()).unwrap_or(u32::MAX))

@@ -186,6 +186,16 @@ impl Drawn {
         Ledger { newest: self.base, words: Msat::ZERO, spent: self.spent }
     }
 
+    /// What its promises are for.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The number of the newest update; zero before the first.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
     /// The most that the payee can ever claim with what was signed.
     pub fn most_signed(&self) -> Msat {
         let loose = self.loose.iter().map(|loose| &loose.owed);
@@ -201,6 +211,11 @@ impl Drawn {
     /// Whether a promise may still be paid.
     pub fn is_open(&self) -> bool {
         !self.open.is_empty() || !self.loose.is_empty()
+    }
+
+    /// Whether the payee has something to say to the newest update, or may have: a secret, or that the update counts.
+    pub fn awaits_word(&self) -> bool {
+        self.is_open() || !self.settled.is_empty()
     }
 
     /// Decides what an input does.

@@ -174,6 +174,14 @@ impl Held {
         self.status.is_empty()
     }
 
+    /// The lock that depends on the promise under that point, while one does.
+    pub fn onward(&self, point: &AdaptorPoint) -> Option<&Onward> {
+        match &self.status[self.place_of(point)?] {
+            Status::Locked(onward) => Some(onward),
+            Status::Open | Status::Bought(_) => None,
+        }
+    }
+
     /// Whether the secret of that point was bought, or sold, here.
     pub fn has_bought(&self, point: &AdaptorPoint) -> bool {
         let is_bought = |index: usize| matches!(self.status[index], Status::Bought(_));

@@ -33,6 +33,7 @@
 //! | what is signed while several promises are open? | [`promises`] |
 //! | what may a holder do with a promise? | [`held`], and with its channel: [`holder`] |
 //! | when is a promise over for its payer? | [`drawn`], and with its channel: [`drawer`] |
+//! | how does one program keep both kinds of channels? | [`side`] |
 //!
 //! **Who can lose what.**
 //!
@@ -66,3 +67,4 @@ pub mod prekey;
 pub mod promises;
 pub mod receipt;
 pub mod route;
+pub mod side;

@@ -37,6 +37,11 @@ impl Generation {
     pub fn from_entropy(entropy: [u8; 8]) -> Self {
         Self(entropy)
     }
+
+    /// The 8 bytes.
+    pub fn to_bytes(self) -> [u8; 8] {
+        self.0
+    }
 }
 
 /// Names a prekey of one payee.

@@ -106,6 +106,23 @@ struct RunningCall {
     stated: Msat,
     /// What is set aside for it: more, after a top-up.
     aside: Msat,
+    /// What of that was charged already, while it runs.
+    charged: Msat,
+}
+
+impl RunningCall {
+    fn pending(&self) -> Msat {
+        self.aside.saturating_sub(self.charged)
+    }
+}
+
+/// What the end of a call, or of a part of it, comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Charged {
+    /// For all of the call.
+    pub total: Msat,
+    /// What of it was not charged before.
+    pub more: Msat,
 }
 
 /// The numbers of one payer's calls.
@@ -125,13 +142,16 @@ pub struct Numbers {
 }
 
 impl Numbers {
-    /// Turns to the payee's present epoch, which only ever grows.
+    /// Turns to the payee's present epoch, which only ever grows. Numbers that are taken up again in the same epoch no longer
+    /// know which of them were refused, so none that was seen is served any more.
     pub(crate) fn begin(&mut self, epoch: u32) {
         if epoch > self.present.epoch {
             let fresh = Window { epoch, ..Window::default() };
             self.before = std::mem::replace(&mut self.present, fresh);
             self.running.clear();
             self.pending = Msat::ZERO;
+        } else {
+            self.refuse_up_to(CallNumber { epoch, counter: self.present.highest });
         }
     }
 
@@ -190,7 +210,7 @@ impl Numbers {
     pub(crate) fn start(&mut self, counter: u64, cost: Msat) {
         self.present.advance(counter);
         let (Ok(place) | Err(place)) = self.place(counter);
-        self.running.insert(place, RunningCall { counter, stated: cost, aside: cost });
+        self.running.insert(place, RunningCall { counter, stated: cost, aside: cost, charged: Msat::ZERO });
         self.pending = self.pending.saturating_add(cost);
     }
 
@@ -204,26 +224,49 @@ impl Numbers {
         }
     }
 
-    /// Ends a running call, served for `charged` or failed, and gives what is charged: never more than was set aside for it.
+    /// Charges a running call for what it has answered so far. From now on it counts as served, whatever becomes of it.
     /// `None` when no such call runs.
-    pub(crate) fn end(&mut self, number: CallNumber, charged: Option<Msat>) -> Option<Msat> {
+    pub(crate) fn settle(&mut self, number: CallNumber, so_far: Msat) -> Option<Charged> {
         if number.epoch != self.present.epoch {
             return None;
         }
         let place = self.place(number.counter).ok()?;
-        let RunningCall { counter, stated, aside } = self.running.remove(place)?;
-        self.pending = self.pending.saturating_sub(aside);
-        self.present.mark(counter, charged.is_some());
-        let cost = charged.unwrap_or(Msat::ZERO).min(aside);
-        if charged.is_some() && cost != stated {
-            self.note_cost(number, cost);
+        let call = self.running.get_mut(place)?;
+        let (total, before) = (so_far.min(call.aside).max(call.charged), call.charged);
+        let more = total.saturating_sub(before);
+        call.charged = total;
+        if more > Msat::ZERO {
+            self.pending = self.pending.saturating_sub(more);
+            self.present.mark(number.counter, true);
+            self.note_cost(number, total);
         }
-        Some(cost)
+        Some(Charged { total, more })
+    }
+
+    /// Ends a running call, served for `charged` or failed, and gives what is charged: never more than was set aside for it,
+    /// and never less than it was charged while it ran. `None` when no such call runs.
+    pub(crate) fn end(&mut self, number: CallNumber, charged: Option<Msat>) -> Option<Charged> {
+        if number.epoch != self.present.epoch {
+            return None;
+        }
+        let place = self.place(number.counter).ok()?;
+        let call = self.running.remove(place)?;
+        self.pending = self.pending.saturating_sub(call.pending());
+        let was_served = charged.is_some() || call.charged > Msat::ZERO;
+        self.present.mark(call.counter, was_served);
+        let total = charged.unwrap_or(Msat::ZERO).min(call.aside).max(call.charged);
+        if was_served && (total != call.stated || call.charged > Msat::ZERO) {
+            self.note_cost(number, total);
+        }
+        Some(Charged { total, more: total.saturating_sub(call.charged) })
     }
 
     fn note_cost(&mut self, number: CallNumber, cost: Msat) {
         let mut costs = std::mem::take(&mut self.other_costs);
-        costs.retain(|(number, _)| self.standing(*number) == Standing::Served);
+        costs.retain(|(other, _)| {
+            let is_known = matches!(self.standing(*other), Standing::Served | Standing::Running);
+            is_known && *other != number
+        });
         costs.push((number, cost));
         self.other_costs = costs;
     }
@@ -289,7 +332,8 @@ mod tests {
                     prop_assert_eq!(numbers.standing(number(1, counter)), Standing::Running);
                     highest = highest.max(counter);
                     let charged = succeeds.then_some(Msat::new(7));
-                    prop_assert_eq!(numbers.end(number(1, counter), charged), Some(charged.unwrap_or_default()));
+                    let cost = charged.unwrap_or_default();
+                    prop_assert_eq!(numbers.end(number(1, counter), charged), Some(Charged { total: cost, more: cost }));
                     let ended = if succeeds { &mut served } else { &mut failed };
                     ended.insert(counter);
                 }
@@ -352,10 +396,10 @@ mod tests {
         numbers.begin(1);
         (1..=4).for_each(|counter| numbers.start(counter, Msat::new(10)));
         numbers.raise(number(1, 3), Msat::new(5)).unwrap();
-        assert_eq!(numbers.end(number(1, 1), Some(Msat::new(10))), Some(Msat::new(10)));
-        assert_eq!(numbers.end(number(1, 2), Some(Msat::new(4))), Some(Msat::new(4)));
-        assert_eq!(numbers.end(number(1, 3), Some(Msat::new(99))), Some(Msat::new(15)));
-        assert_eq!(numbers.end(number(1, 4), None), Some(Msat::ZERO));
+        assert_eq!(numbers.end(number(1, 1), Some(Msat::new(10))).map(|end| end.total), Some(Msat::new(10)));
+        assert_eq!(numbers.end(number(1, 2), Some(Msat::new(4))).map(|end| end.total), Some(Msat::new(4)));
+        assert_eq!(numbers.end(number(1, 3), Some(Msat::new(99))).map(|end| end.total), Some(Msat::new(15)));
+        assert_eq!(numbers.end(number(1, 4), None).map(|end| end.total), Some(Msat::ZERO));
         let costs: Vec<Option<Msat>> =
             (1..=4).map(|counter| numbers.other_cost(number(1, counter))).collect();
         assert_eq!(costs, [None, Some(Msat::new(4)), Some(Msat::new(15)), None]);
@@ -367,13 +411,63 @@ mod tests {
     }
 
     #[test]
+    fn a_call_that_was_charged_in_part_is_served_whatever_becomes_of_it() {
+        let msat = Msat::new;
+        let mut numbers = Numbers::default();
+        numbers.begin(1);
+        (1..=4).for_each(|counter| numbers.start(counter, msat(10)));
+        assert_eq!(numbers.settle(number(1, 1), msat(4)), Some(Charged { total: msat(4), more: msat(4) }));
+        assert_eq!(numbers.settle(number(1, 1), msat(3)), Some(Charged { total: msat(4), more: msat(0) }));
+        assert_eq!(numbers.settle(number(1, 2), msat(99)), Some(Charged { total: msat(10), more: msat(10) }));
+        assert_eq!(numbers.settle(number(1, 3), msat(0)), Some(Charged { total: msat(0), more: msat(0) }));
+        assert_eq!(numbers.settle(number(1, 9), msat(1)), None);
+        assert_eq!(numbers.pending(), msat(26));
+        // The crash: what runs is forgotten, what was charged is not.
+        let bytes = postcard::to_allocvec(&numbers).unwrap();
+        let mut restarted: Numbers = postcard::from_bytes(&bytes).unwrap();
+        restarted.begin(2);
+        let standing: Vec<Standing> = (1..=4).map(|counter| restarted.standing(number(1, counter))).collect();
+        assert_eq!(standing, [Standing::Served, Standing::Served, Standing::Void, Standing::Void]);
+        assert_eq!(restarted.other_cost(number(1, 1)), Some(msat(4)));
+        assert_eq!(restarted.other_cost(number(1, 2)), Some(msat(10)));
+        // Without one: more of it, less than before, a failure.
+        numbers.settle(number(1, 4), msat(5)).unwrap();
+        assert_eq!(numbers.end(number(1, 1), Some(msat(7))), Some(Charged { total: msat(7), more: msat(3) }));
+        assert_eq!(
+            numbers.end(number(1, 2), Some(msat(2))),
+            Some(Charged { total: msat(10), more: msat(0) })
+        );
+        assert_eq!(numbers.end(number(1, 4), None), Some(Charged { total: msat(5), more: msat(0) }));
+        assert_eq!(numbers.other_cost(number(1, 1)), Some(msat(7)));
+        assert_eq!(numbers.other_cost(number(1, 4)), Some(msat(5)));
+        assert_eq!(numbers.standing(number(1, 4)), Standing::Served);
+        assert_eq!(numbers.pending(), msat(10), "the third one runs");
+    }
+
+    #[test]
+    fn numbers_that_are_taken_up_again_serve_nothing_that_was_seen() {
+        let mut numbers = Numbers::default();
+        numbers.begin(1);
+        serve(&mut numbers, 1);
+        numbers.refuse(2);
+        serve(&mut numbers, 4);
+        let bytes = postcard::to_allocvec(&numbers).unwrap();
+        let mut again: Numbers = postcard::from_bytes(&bytes).unwrap();
+        assert_eq!(again.standing(number(1, 2)), Standing::New, "it is not stored that it was refused");
+        again.begin(1);
+        let standing: Vec<Standing> = (1..=5).map(|counter| again.standing(number(1, counter))).collect();
+        let (served, void) = (Standing::Served, Standing::Void);
+        assert_eq!(standing, [served, void, void, served, Standing::New]);
+    }
+
+    #[test]
     fn a_running_call_outlives_the_window() {
         let mut numbers = Numbers::default();
         numbers.begin(1);
         numbers.start(1, Msat::new(9));
         serve(&mut numbers, 5_000);
         assert_eq!(numbers.standing(number(1, 1)), Standing::Running);
-        assert_eq!(numbers.end(number(1, 1), Some(Msat::new(9))), Some(Msat::new(9)));
+        assert_eq!(numbers.end(number(1, 1), Some(Msat::new(9))).map(|end| end.total), Some(Msat::new(9)));
         assert_eq!(numbers.standing(number(1, 1)), Standing::Forgotten);
     }
 

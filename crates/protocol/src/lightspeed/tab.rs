@@ -25,7 +25,7 @@ use crate::hashlock;
 use crate::ledger::Ledger;
 use crate::lightspeed::call::{Call, CallNumber};
 use crate::lightspeed::ladder::{Ladder, RungClaim};
-use crate::lightspeed::numbers::{Numbers, Standing};
+use crate::lightspeed::numbers::{Charged, Numbers, Standing};
 pub use crate::lightspeed::tab::refusal::{BadPay, Refused};
 use crate::lightspeed::tab::words::Chains;
 use crate::lightspeed::terms::ChainTerms;
@@ -348,11 +348,20 @@ impl Tab {
         }
     }
 
-    /// Ends a call: served for `charged`, or failed and free. Gives what was charged, never more than was set aside.
+    /// Charges a call for what it has answered so far, never more than was set aside. It counts as served from then on, so its
+    /// payer gets a receipt for that much even if this payee crashes before its end.
+    pub fn settle(&mut self, number: CallNumber, so_far: Msat) {
+        if let Some(Charged { more, .. }) = self.numbers.settle(number, so_far) {
+            self.spent = self.spent.saturating_add(more);
+        }
+    }
+
+    /// Ends a call: served for `charged`, or failed and free. Gives what was charged, never more than was set aside, nor less
+    /// than it was charged while it ran.
     pub fn end(&mut self, number: CallNumber, charged: Option<Msat>) -> Msat {
-        let charged = self.numbers.end(number, charged).unwrap_or(Msat::ZERO);
-        self.spent = self.spent.saturating_add(charged);
-        charged
+        let Some(Charged { total, more }) = self.numbers.end(number, charged) else { return Msat::ZERO };
+        self.spent = self.spent.saturating_add(more);
+        total
     }
 
     /// Raises what is paid by what the call reveals.

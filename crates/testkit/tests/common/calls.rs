@@ -53,7 +53,7 @@ impl Story {
         let ended = self.seller().end(id, call.number, Some(cost));
         let charged = ended.charged;
         wait(ended.stored()).unwrap();
-        wait(self.buyer().answered(id, call.number, Some(charged), call.cost)).unwrap();
+        wait(self.buyer().answered(&prepared, Some(charged), call.cost)).unwrap();
         Ok(charged)
     }
 

@@ -99,8 +99,10 @@ impl Default for Setting {
             patience: PATIENCE,
             finality: FINALITY,
             most_unfunded: 10,
+            most_blind: Duration::from_secs(3_600),
             durability: Durability::Call,
             most_exposure: Msat::new(2_000_000),
+            most_resident: 256 << 20,
             flat: None,
         };
         let pace =

@@ -176,7 +176,7 @@ impl Scene {
         let ended = self.seller.end(channel, call.number, Some(price));
         let charged = ended.charged;
         ended.stored().await?;
-        Ok(self.buyer.answered(channel, call.number, Some(charged), call.cost).await?)
+        Ok(self.buyer.answered(&prepared, Some(charged), call.cost).await?)
     }
 
     /// The payee closes alone; the payer takes the rest back.

@@ -116,7 +116,7 @@ impl Scene {
         let ended = seller.end(*channel, call.number, Some(*price));
         let charged = ended.charged;
         ended.stored().await?;
-        Ok(buyer.answered(*channel, call.number, Some(charged), call.cost).await?)
+        Ok(buyer.answered(&prepared, Some(charged), call.cost).await?)
     }
 
     /// Announces the next chain when this one may not last for two rounds.

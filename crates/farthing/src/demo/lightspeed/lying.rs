@@ -150,10 +150,9 @@ impl Liar {
         let (mut served, deadline) = (0, Instant::now() + PATIENCE);
         loop {
             let prepared = self.buyer.call(id, PRICE, &target).await?;
-            let number = prepared.call.number;
             let answer = self.get(Some(encoding::encode_bytes(&prepared.bytes))).await?;
             let is_served = answer.status() == StatusCode::OK;
-            self.buyer.answered(id, number, is_served.then_some(PRICE), PRICE).await?;
+            self.buyer.answered(&prepared, is_served.then_some(PRICE), PRICE).await?;
             if is_served {
                 served += 1;
             } else if answer.headers().contains_key("retry-after") && Instant::now() < deadline {

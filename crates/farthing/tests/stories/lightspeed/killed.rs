@@ -1,6 +1,6 @@
 //! One side is killed while calls run, and comes back: nobody pays twice, and nothing that was served is lost.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use farthing_testkit::calls::curl;
 use farthing_testkit::message::Message;
 use farthing_testkit::people::free_address;
@@ -18,6 +18,9 @@ fn service(latch: &Latch) -> Result<Service> {
         target => {
             if target.starts_with("/held") {
                 latch.pass();
+            }
+            if target == "/long" {
+                return Message::answer(200, &vec![b'x'; 8 << 20]);
             }
             Message::answer(200, target.as_bytes())
         }
@@ -55,6 +58,32 @@ fn a_seller_killed_while_it_serves_charges_the_call_once() -> Result<()> {
     api.kill()?;
     assert_eq!(payee.balance()?, 1_000);
     Ok(())
+}
+
+/// What an answer that flows has used is charged with each top-up, so a crash forgets no more than came after the last one;
+/// and the buyer pays just what the seller remembers.
+#[test]
+fn a_seller_killed_while_an_answer_flows_keeps_what_was_used_before_the_last_top_up() -> Result<()> {
+    let (world, payee, payer) = people()?;
+    let (miner, address) = (world.miner(), free_address()?);
+    let service = service(&Latch::default())?;
+    let prices = ["--route", "/long=1sat/KiB"];
+    let api = payee.sell_calls_at(&service.url(), "500sat/call", &prices, &address)?;
+    payer.call(&api.at("/opens"), &[])?;
+    let calling = payer.start_calling(&api.at("/long"), &[])?;
+    until("the answer is topped up", || Ok((payee.channel()?.spent_msat > 1_000_000).then_some(())))?;
+    api.kill()?;
+    let known = payee.channel()?.spent_msat;
+    ensure!(known < 500_000 + 8_192_000, "all of it was answered before the seller could be killed");
+    let api = payee.sell_calls_at(&service.url(), "500sat/call", &prices, &address)?;
+    let said = calling.wait()?.failure(4)?;
+    ensure!(said.contains("broke off, and cost"), "{said}");
+
+    assert_eq!(charged(&payee, &payer)?, known);
+    payer.call(&api.at("/item"), &[])?;
+    assert_eq!(charged(&payee, &payer)?, known + 500_000);
+    drop(miner);
+    assert_closes_for(&world, &payee, &payer, (known + 500_000) / 1_000)
 }
 
 /// Three calls were answered, and then the seller is killed. What it still knows is theirs, in millisatoshi.

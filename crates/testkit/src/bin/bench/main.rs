@@ -1,4 +1,4 @@
-//! Benchmarks: `cargo xtask bench channel [--json]`, `cargo xtask bench lightspeed [--json]`.
+//! Benchmarks: `cargo xtask bench channel [--json]`, and so `lightspeed` and `cheque`.
 //!
 //! Every number is a ratio taken in one run on one machine, or has the floor beside it that this machine allows. The
 //! things that are compared take turns, round by round, and what is reported is the median of the rounds: another
@@ -10,7 +10,9 @@
 //! | [`durable`] | payments a second that a seller accepts and stores |
 //! | [`transfer`] | a paid download against a free one, and both sides' memory; real processes |
 //! | [`lightspeed`] | what paying per call costs a seller |
+//! | [`cheque`] | what it costs to be paid while one is offline |
 
+mod cheque;
 mod cpu;
 mod durable;
 mod farthing;
@@ -30,7 +32,7 @@ use crate::farthing::Folder;
 use crate::lightspeed::idle;
 use crate::report::Report;
 
-const HELP: &str = "usage: bench channel|lightspeed [--json]";
+const HELP: &str = "usage: bench channel|lightspeed|cheque [--json]";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -56,6 +58,7 @@ fn run(arguments: &[String]) -> anyhow::Result<()> {
     let (line, table) = match what {
         "channel" => channel().map(|report| (report.to_json(), report.to_table()))?,
         "lightspeed" => lightspeed::measure().map(|report| (report.to_json(), report.to_table()))?,
+        "cheque" => cheque::measure().map(|report| (report.to_json(), report.to_table()))?,
         _other => bail!("{HELP}"),
     };
     println!("{}", if json { line.to_string() } else { table });

@@ -84,7 +84,9 @@ pub fn terms(capacity: Amount, channels: usize, durability: Durability) -> Terms
         finality: 6,
         most_unfunded: channels,
         durability,
+        most_blind: Duration::from_secs(3_600),
         most_exposure: Msat::new(2_000_000),
+        most_resident: 256 << 20,
         flat: None,
     }
 }

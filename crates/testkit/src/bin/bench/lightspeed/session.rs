@@ -86,7 +86,7 @@ const DURABILITY: Durability = Durability::Batch(Duration::from_millis(50));
 /// Opens the books over a database, with all its channels.
 pub fn open(database: &Path) -> anyhow::Result<Sessions> {
     let store = Store::open(database)?;
-    let tabs = Arc::new(Tabs::new(store.begin_epoch()?, DURABILITY));
+    let tabs = Arc::new(Tabs::new(store.begin_epoch()?, DURABILITY, usize::MAX));
     let (books, resumed) = Books::<Payee>::open(store, &seed(), tabs.clone())?;
     ensure!(resumed.is_empty(), "an open channel has nothing to do again");
     Ok(Sessions { tabs, runtime: Runtime::new()?, books })

@@ -1,0 +1,206 @@
+//! `farthing demo cheque`: payer, agent, node, payee and mailbox, each in processes of its own, and the payer never on together
+//! with the payee.
+
+mod acts;
+mod report;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use bitcoin::Amount;
+use serde_json::Value;
+
+use crate::demo::cheque::report::Report;
+use crate::demo::people::{Person, Service};
+use crate::demo::stage::Stage;
+use crate::output::Output;
+
+const COINS: Amount = Amount::from_sat(1_000_000);
+const DIRECT: &str = "2000sat";
+const ROUTED: &str = "3000sat";
+
+/// Plays the sales and the acts, and prints what everybody had.
+pub async fn run(json: bool) -> anyhow::Result<()> {
+    let report = tokio::task::spawn_blocking(play).await??;
+    Output::new(json).print(&report, || report.table())?;
+    ensure!(report.is_ok(), "the demo did not end as it should");
+    Ok(())
+}
+
+fn play() -> anyhow::Result<Report> {
+    let started = Instant::now();
+    eprintln!("Starting a private Bitcoin chain …");
+    let stage = Stage::new()?;
+    let mut cast = Cast::new(&stage, "sale")?;
+    let direct = cast.sale(&stage, DIRECT, false)?;
+    let routed = cast.sale(&stage, ROUTED, true)?;
+    let linkable = cast.is_linkable()?;
+    let together = cast.were_together();
+    drop(cast);
+    let acts = acts::play(&stage)?;
+    Ok(Report::new(direct, routed, linkable, together, acts, started.elapsed()))
+}
+
+/// What a sale came to.
+pub struct Sale {
+    /// What the payee is paid, in satoshi.
+    pub paid_sat: u64,
+    /// Whether the receipt holds, and says what was paid.
+    pub receipt_ok: bool,
+    /// From asking to being paid, the funding of a new channel included.
+    pub took: Duration,
+}
+
+/// Everybody. The agent, the node and the mailbox serve; the payer and the payee come and go.
+pub struct Cast {
+    payer: Person,
+    payee: Person,
+    agent: Person,
+    node: Person,
+    mailbox: Service,
+    at_agent: Service,
+    at_node: Service,
+    address: String,
+    receipt_key: String,
+    /// When the payer and the payee were on.
+    on: [Vec<(Instant, Instant)>; 2],
+}
+
+fn carrier(stage: &Stage, name: &'static str, act: &str, amount: Amount) -> anyhow::Result<Person> {
+    Ok(Person::new(stage, name, act, amount)?.with("FARTHING_AGENT__DELTA", "20"))
+}
+
+impl Cast {
+    /// Everybody is there, and the payee has published an address.
+    pub fn new(stage: &Stage, act: &str) -> anyhow::Result<Self> {
+        let payer = carrier(stage, "payer", act, COINS)?;
+        let agent = carrier(stage, "agent", act, COINS)?;
+        let node = carrier(stage, "node", act, COINS)?;
+        let payee = carrier(stage, "payee", act, Amount::ZERO)?;
+        let keeper = Person::new(stage, "mailbox", act, Amount::ZERO)?;
+        let mailbox = keeper.serve(&["mailbox", "serve", "--price", "0", "--listen", "127.0.0.1:0"])?;
+        let at_node = node.serve(&["agent", "--listen", "127.0.0.1:0"])?;
+        let at_agent = agent.serve(&["agent", "--listen", "127.0.0.1:0", "--towards", &at_node.url])?;
+        let published = payee.run(&["cheque", "address", "--mailbox", &mailbox.url])?;
+        let text = |key: &str| Ok::<_, anyhow::Error>(published[key].as_str().context("a text")?.to_owned());
+        let (address, receipt_key) = (text("address")?, text("receipt_key")?);
+        let on = [Vec::new(), Vec::new()];
+        Ok(Self { payer, payee, agent, node, mailbox, at_agent, at_node, address, receipt_key, on })
+    }
+
+    fn as_payer(&mut self, arguments: &[&str]) -> anyhow::Result<Value> {
+        let from = Instant::now();
+        let result = self.payer.run(arguments);
+        self.on[0].push((from, Instant::now()));
+        result
+    }
+
+    fn as_payee(&mut self, arguments: &[&str]) -> anyhow::Result<Value> {
+        let from = Instant::now();
+        let result = self.payee.run(arguments);
+        self.on[1].push((from, Instant::now()));
+        result
+    }
+
+    /// The payer writes a cheque, and is off when this returns.
+    pub fn write(&mut self, amount: &str, options: &[&str]) -> anyhow::Result<Value> {
+        let (address, agent) = (self.address.clone(), self.at_agent.url.clone());
+        let arguments = ["cheque", "write", "--to", &address, "--amount", amount, "--memo", "a coffee"];
+        let all: Vec<&str> = arguments.iter().chain(&["--agent", &agent]).chain(options).copied().collect();
+        self.as_payer(&all)
+    }
+
+    /// The payee cashes what it finds; one row for each cheque.
+    pub fn cash(&mut self, options: &[&str]) -> anyhow::Result<Vec<Value>> {
+        let mailbox = self.mailbox.url.clone();
+        let arguments = ["cheque", "cash", "--mailbox", &mailbox];
+        let all: Vec<&str> = arguments.iter().chain(options).copied().collect();
+        let rows = self.as_payee(&all)?;
+        rows.as_array().cloned().context("a list of cheques")
+    }
+
+    /// The payer's cheque of that name.
+    pub fn listed(&mut self, cheque: &str) -> anyhow::Result<Value> {
+        let rows = self.as_payer(&["cheque", "list"])?;
+        let rows = rows.as_array().context("a list of cheques")?;
+        rows.iter().find(|row| row["cheque"] == cheque).cloned().context("the cheque is not listed")
+    }
+
+    /// Takes a cheque back.
+    pub fn cancel(&mut self, cheque: &str) -> anyhow::Result<Value> {
+        self.as_payer(&["cheque", "cancel", cheque])
+    }
+
+    /// The agent is gone, without a word.
+    pub fn without_agent(self) -> anyhow::Result<(Person, Person, Service, [Vec<(Instant, Instant)>; 2])> {
+        self.at_agent.kill()?;
+        self.at_node.kill()?;
+        Ok((self.payer, self.payee, self.mailbox, self.on))
+    }
+
+    /// A cheque from the payer to the receipt.
+    fn sale(&mut self, stage: &Stage, amount: &str, through_node: bool) -> anyhow::Result<Sale> {
+        let _miner = stage.miner();
+        let way = if through_node { "through the node" } else { "directly" };
+        eprintln!("\nThe payer writes a cheque over {amount}, and switches off …");
+        let written = self.write(amount, &[])?;
+        let name = written["cheque"].as_str().context("a name")?.to_owned();
+        eprintln!("The payee comes, and is paid {way} …");
+        let node = self.at_node.url.clone();
+        let options: Vec<&str> = if through_node { vec!["--via", &node] } else { Vec::new() };
+        let from = Instant::now();
+        let rows = self.cash(&options)?;
+        let took = from.elapsed();
+        let row =
+            rows.iter().find(|row| row["cheque"] == name.as_str()).context("the cheque did not come")?;
+        ensure!(row["cashed"] == true, "the cheque was not cashed: {row}");
+        eprintln!("The payer comes back for its receipt …");
+        let deadline = Instant::now() + crate::demo::stage::PATIENCE;
+        let receipt = loop {
+            let listed = self.listed(&name)?;
+            match listed["receipt"].as_str() {
+                Some(receipt) => break receipt.to_owned(),
+                None => ensure!(Instant::now() < deadline, "there is no receipt: {listed}"),
+            }
+        };
+        // Anybody can check it.
+        let checked = self.node.run(&["receipt", "verify", &receipt, "--payee", &self.receipt_key])?;
+        let paid_sat = row["paid_msat"].as_u64().context("an amount")? / 1_000;
+        let receipt_ok =
+            checked["amount_msat"].as_u64() == Some(paid_sat * 1_000) && checked["memo"] == "a coffee";
+        Ok(Sale { paid_sat, receipt_ok, took })
+    }
+
+    /// Whether the agent or the node has stored anything of both ends: whatever names the payer's channel or the cheque on one
+    /// side, and the payee's channel or the payee on the other. Read from what each has in its database.
+    fn is_linkable(&self) -> anyhow::Result<bool> {
+        let cheques = self.payer.run(&["cheque", "list", "--offline"])?;
+        let routed = cheques.as_array().and_then(|rows| rows.last()).context("a cheque")?;
+        let of_payer = [routed["cheque"].as_str().context("a name")?.to_owned()];
+        let channels = self.payee.run(&["channels", "list"])?;
+        let via_node = channels
+            .as_array()
+            .and_then(|rows| rows.iter().find(|row| row["peer"] == self.at_node.url.as_str()))
+            .context("the payee's channel from the node")?;
+        let of_payee = [
+            via_node["channel"].as_str().context("a name")?.to_owned(),
+            self.receipt_key.clone(),
+            self.address.clone(),
+        ];
+        let knows = |person: &Person, names: &[String]| -> anyhow::Result<bool> {
+            let store = person.home()?.store()?;
+            Ok(report::names_any(&store, names)?)
+        };
+        let agent = knows(&self.agent, &of_payer)? && knows(&self.agent, &of_payee)?;
+        let node = knows(&self.node, &of_payer)? && knows(&self.node, &of_payee)?;
+        // Else the search would find nothing anywhere.
+        ensure!(knows(&self.agent, &of_payer)? && knows(&self.node, &of_payee)?, "each knows its own side");
+        Ok(agent || node)
+    }
+
+    /// Whether a process of the payer's ran while one of the payee's did.
+    fn were_together(&self) -> bool {
+        let [payer, payee] = &self.on;
+        payer.iter().any(|(from, to)| payee.iter().any(|(other, until)| from < until && other < to))
+    }
+}

@@ -1,0 +1,273 @@
+//! From channel to channel: what one machine wants done in another.
+//!
+//! ```text
+//!   holder: Lock ───────▶ drawer: Promise          (refused: holder: Unlocked)
+//!   drawer: Report ─────▶ holder: Learned, Unlocked ──▶ drawer: Noted
+//!   drawer: Report ─────▶ receipt stored ─────────────▶ drawer: Noted      (a writer's)
+//! ```
+//!
+//! Each step is stored before the next, and both machines repeat what they want until the other has it. So a crash between
+//! two steps costs nothing: `resume`, and [`Router::tend`] in a program that runs on, ask again.
+//!
+//! **What could go wrong** is a wish that is carried out late: a lock made once more after it had ended, while the promise
+//! behind it was given back. So the steps about one lock take turns, and a lock is made only while the holder says so.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use farthing_protocol::ChannelId;
+use farthing_protocol::cheque::drawn::{self, Kind, Outcome};
+use farthing_protocol::cheque::held::{self, Onward};
+use farthing_protocol::cheque::point::{AdaptorPoint, AdaptorSecret};
+use farthing_protocol::cheque::promises::Promise;
+use farthing_protocol::cheque::side::{Effect, Reject, Side};
+use farthing_protocol::cheque::{drawer, holder};
+
+use super::machine::{ChequeChannel, drawn, held};
+use super::paper::{Fate, Paper};
+use crate::books::{Books, OrderError};
+use crate::machine::Machine as _;
+use crate::store::{Store, StoreError, Write};
+
+/// Locks of different channels seldom wait for each other.
+const STRIPES: usize = 64;
+
+type Failed = OrderError<Reject>;
+
+/// Carries out what machines want of each other.
+pub(super) struct Router {
+    pub(super) books: Arc<Books<ChequeChannel>>,
+    /// A second way to the database, to read cheques by.
+    pub(super) reader: Mutex<Store>,
+    places: Mutex<Places>,
+    turns: Vec<Mutex<()>>,
+}
+
+#[derive(Default)]
+struct Places {
+    /// The channels that hold a promise under a point: whoever knows a point may promise something under it.
+    held: HashMap<AdaptorPoint, Vec<ChannelId>>,
+    /// The channel whose promise a lock depends on.
+    behind: HashMap<(ChannelId, AdaptorPoint), ChannelId>,
+}
+
+/// What came of effects, for whoever caused them.
+#[derive(Debug, Default)]
+pub(super) struct Done {
+    /// The number of an update that counts.
+    pub(super) taken: Option<u64>,
+    /// Why a lock was not made.
+    pub(super) refused: Option<Reject>,
+}
+
+impl Router {
+    pub(super) fn new(books: Arc<Books<ChequeChannel>>, reader: Store) -> Self {
+        let turns = (0..STRIPES).map(|_| Mutex::default()).collect();
+        Self { books, reader: Mutex::new(reader), places: Mutex::default(), turns }
+    }
+
+    /// Takes note of what a stored channel holds and waits for.
+    pub(super) fn place(&self, id: ChannelId, state: &Side) {
+        let Some(holder) = state.holder() else { return };
+        self.hold(id, holder.held().promises().map(|(promise, _)| promise.point).collect());
+        let mut places = self.places();
+        for (promise, _) in holder.held().promises() {
+            if let Some(onward) = holder.held().onward(&promise.point) {
+                places.behind.insert((onward.channel, onward.point), id);
+            }
+        }
+    }
+
+    /// A channel holds promises under these points.
+    pub(super) fn hold(&self, id: ChannelId, points: Vec<AdaptorPoint>) {
+        let mut places = self.places();
+        for point in points {
+            let holders = places.held.entry(point).or_default();
+            if !holders.contains(&id) {
+                holders.push(id);
+            }
+        }
+    }
+
+    /// Which channels hold, or held, a promise under that point, the first one first.
+    pub(super) fn holders_of(&self, point: &AdaptorPoint) -> Vec<ChannelId> {
+        self.places().held.get(point).cloned().unwrap_or_default()
+    }
+
+    /// Carries out a channel's effects, as far as they are about promises.
+    pub(super) fn route(&self, id: ChannelId, effects: impl IntoIterator<Item = Effect>) -> Done {
+        let mut done = Done::default();
+        for effect in effects {
+            match effect {
+                Effect::Holder(holder::Effect::Promises(effect)) => match effect {
+                    held::Effect::Taken(number) => done.taken = Some(number),
+                    held::Effect::Lock(onward) => self.lock(id, &onward, &mut done),
+                    // The state has it for whoever asks.
+                    held::Effect::HandOver(_) => {}
+                },
+                Effect::Drawer(drawer::Effect::Promises(effect)) => match effect {
+                    drawn::Effect::Send(_) => {}
+                    drawn::Effect::Report(outcome) => self.report(id, outcome),
+                },
+                Effect::Holder(holder::Effect::Channel(_)) | Effect::Drawer(drawer::Effect::Channel(_)) => {}
+            }
+        }
+        done
+    }
+
+    /// Asks again for what may not have been done, in every channel.
+    pub(super) fn tend(&self) -> Result<(), Failed> {
+        for entry in self.books.list_blocking()? {
+            let Some(setup) = self.books.setup(&entry.id) else { continue };
+            self.route(entry.id, ChequeChannel::resume(&entry.state, &setup));
+        }
+        Ok(())
+    }
+
+    /// Makes the lock that a holder wants, in another channel.
+    fn lock(&self, id: ChannelId, onward: &Onward, done: &mut Done) {
+        let _turn = self.turn(onward.channel);
+        match self.is_wanted(id, onward) {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => return put_off(&error),
+        }
+        self.places().behind.insert((onward.channel, onward.point), id);
+        let promise = Promise { amount: onward.amount, point: onward.point };
+        match self.books.handle_blocking(onward.channel, drawn(drawn::Input::Promise(promise))) {
+            Ok(_sent) => {}
+            // Paid already: its outcome is on the way.
+            Err(OrderError::Rejected(Reject::Drawer(drawer::Reject::Promises(drawn::Reject::PointUsed)))) => {
+            }
+            // It was not made, and never will be.
+            Err(OrderError::Rejected(reject)) => {
+                let unlocked = held(held::Input::Unlocked(onward.point));
+                self.books.handle_blocking(id, unlocked).map_or_else(|error| put_off(&error), drop);
+                done.refused = Some(reject);
+            }
+            Err(error @ OrderError::NoChannel(_)) => {
+                let unlocked = held(held::Input::Unlocked(onward.point));
+                self.books.handle_blocking(id, unlocked).map_or_else(|error| put_off(&error), drop);
+                put_off(&error);
+            }
+            Err(
+                error @ (OrderError::FundingTaken(_)
+                | OrderError::Store(_)
+                | OrderError::Blind(_)
+                | OrderError::Ended),
+            ) => put_off(&error),
+        }
+    }
+
+    /// Whether the holder still waits for this lock.
+    fn is_wanted(&self, id: ChannelId, onward: &Onward) -> Result<bool, Failed> {
+        let state = self.books.state_blocking(id)?;
+        Ok(state.as_ref().and_then(Side::holder).and_then(|holder| holder.held().onward(&onward.held))
+            == Some(onward))
+    }
+
+    /// Tells whoever waits what became of a promise, and then that it was told.
+    fn report(&self, id: ChannelId, outcome: Outcome) {
+        let _turn = self.turn(id);
+        let told = match self.books.state_blocking(id) {
+            Ok(Some(Side::Drawer(drawer))) => match drawer.drawn().kind() {
+                Kind::Cheques => self.keep(&outcome),
+                Kind::Lock => self.tell_behind(id, &outcome),
+            },
+            Ok(Some(Side::Holder(_)) | None) => return,
+            Err(error) => Err(error),
+        };
+        let noted =
+            told.and_then(|()| self.books.handle_blocking(id, drawn(drawn::Input::Noted(outcome))).map(drop));
+        noted.unwrap_or_else(|error| put_off(&error));
+    }
+
+    /// To the channel whose promise the lock depends on.
+    fn tell_behind(&self, id: ChannelId, outcome: &Outcome) -> Result<(), Failed> {
+        let (point, input) = match outcome {
+            Outcome::Paid(secret) => (secret.point(), held::Input::Learned(secret.clone())),
+            Outcome::Ended(point) => (*point, held::Input::Unlocked(*point)),
+            // A channel has one lock, so no two are paid at once.
+            Outcome::PaidJointly(points, _) => {
+                tracing::error!(channel = %id, count = points.len(), "several locks were paid at once");
+                return Ok(());
+            }
+        };
+        let Some(behind) = self.places().behind.get(&(id, point)).copied() else { return Ok(()) };
+        match self.books.handle_blocking(behind, held(input)) {
+            // What it learnt it had learnt before.
+            Ok(_)
+            | Err(OrderError::Rejected(Reject::Holder(holder::Reject::Promises(held::Reject::Unknown)))) => {
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A writer's: the receipt is stored with the cheque.
+    fn keep(&self, outcome: &Outcome) -> Result<(), Failed> {
+        let (points, fate): (Vec<AdaptorPoint>, Box<dyn Fn(&super::paper::Issued) -> Option<Fate>>) =
+            match outcome {
+                Outcome::Paid(secret) => {
+                    let (point, secret) = (secret.point(), secret.clone());
+                    let receipt = move |secret: &AdaptorSecret, issued: &super::paper::Issued| {
+                        issued.written.receipt(secret).map(Fate::Paid)
+                    };
+                    (vec![point], Box::new(move |issued| receipt(&secret, issued)))
+                }
+                Outcome::PaidJointly(points, secret) => {
+                    let fate = Fate::PaidJointly(points.clone(), secret.clone());
+                    (points.clone(), Box::new(move |_| Some(fate.clone())))
+                }
+                Outcome::Ended(point) => (vec![*point], Box::new(|_| Some(Fate::Ended))),
+            };
+        let mut writes = Vec::new();
+        for point in points {
+            let Some(mut issued) = self.issued(&point).map_err(|error| OrderError::Store(Arc::new(error)))?
+            else {
+                continue;
+            };
+            let is_paid = matches!(issued.fate, Fate::Paid(_));
+            if let Some(fate) = fate(&issued).filter(|_| !is_paid) {
+                issued.fate = fate;
+                writes.push(Write::Cheque(Box::new(Paper::Written(issued))));
+            }
+        }
+        if writes.is_empty() { Ok(()) } else { self.books.write_blocking(writes) }
+    }
+
+    /// The cheque that was written under that point.
+    pub(super) fn issued(&self, point: &AdaptorPoint) -> Result<Option<super::paper::Issued>, StoreError> {
+        let reader = self.reader.lock().expect("no holder of this lock panics");
+        Ok(reader.paper(false, point)?.and_then(|paper| match paper {
+            Paper::Written(issued) => Some(issued),
+            Paper::Got(_) => None,
+        }))
+    }
+
+    /// The cheque that was got under that point.
+    pub(super) fn presented(
+        &self,
+        point: &AdaptorPoint,
+    ) -> Result<Option<super::paper::Presented>, StoreError> {
+        let reader = self.reader.lock().expect("no holder of this lock panics");
+        Ok(reader.paper(true, point)?.and_then(|paper| match paper {
+            Paper::Written(_) => None,
+            Paper::Got(presented) => Some(presented),
+        }))
+    }
+
+    /// Held while something about the locks of a channel is going on.
+    fn turn(&self, id: ChannelId) -> MutexGuard<'_, ()> {
+        let stripe = usize::from(id.as_bytes()[0]) % STRIPES;
+        self.turns[stripe].lock().expect("no holder of this lock panics")
+    }
+
+    fn places(&self) -> MutexGuard<'_, Places> {
+        self.places.lock().expect("no holder of this lock panics")
+    }
+}
+
+fn put_off(error: &Failed) {
+    tracing::warn!(%error, "not done between two channels; trying again later");
+}

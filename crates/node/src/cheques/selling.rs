@@ -1,0 +1,242 @@
+//! Locks, and what the two sides of a channel say about its promises.
+
+use farthing_chain::ChainError;
+use farthing_protocol::cheque::drawn::{self, Kind};
+use farthing_protocol::cheque::held::{self, Conditions, Onward};
+use farthing_protocol::cheque::point::{AdaptorPoint, AdaptorSecret};
+use farthing_protocol::cheque::promises::Update;
+use farthing_protocol::cheque::side::{Effect, Reject, Side};
+use farthing_protocol::cheque::{drawer, holder};
+use farthing_protocol::{ChannelId, Msat};
+
+use super::machine::{ChequeChannel, drawn, held};
+use super::{Failed, Teller};
+use crate::books::OrderError;
+use crate::machine::Machine as _;
+
+/// What a holder says about an update: everything that its payer still has to learn.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Answer {
+    /// The number of the update, if it counts.
+    pub taken: Option<u64>,
+    /// The secrets of promises that were cashed and are not paid plainly yet.
+    pub secrets: Vec<AdaptorSecret>,
+    /// A promise that the update leaves out, and a lock depends on.
+    pub still_held: Option<AdaptorPoint>,
+}
+
+/// What a lock is to be made of.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// The promise that is held here.
+    pub held: AdaptorPoint,
+    /// The lock's point.
+    pub point: AdaptorPoint,
+    /// What leads back.
+    pub tweak: AdaptorSecret,
+    /// What the lock is to pay.
+    pub amount: Msat,
+    /// In which channel.
+    pub towards: Towards,
+}
+
+/// Where a lock is to be made.
+#[derive(Clone, Debug)]
+pub enum Towards {
+    /// In this channel.
+    Channel(ChannelId),
+    /// In any channel to the node that is reached there.
+    Node(String),
+}
+
+/// Why no lock was made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LockError {
+    /// No such promise.
+    #[error("no promise is held here under that point")]
+    Unknown,
+    /// No such channel, or none that is free.
+    #[error("there is no open channel from here to there without a lock: try again later")]
+    NoWay,
+    /// The machine refused, or it could not be stored.
+    #[error(transparent)]
+    Order(#[from] Failed),
+    /// The other channel refused.
+    #[error(transparent)]
+    Refused(Reject),
+    /// The node cannot be asked for the height.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+}
+
+impl Teller {
+    /// The newest update of a channel in which this side pays; `None` before the first. The same is always signed alike.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// When there is no such channel.
+    pub fn update(&self, id: ChannelId) -> Result<Option<Box<Update>>, Failed> {
+        let effects = self.resumed(id)?;
+        Ok(effects.into_iter().find_map(|effect| match effect {
+            Effect::Drawer(drawer::Effect::Promises(drawn::Effect::Send(update))) => Some(update),
+            Effect::Drawer(_) | Effect::Holder(_) => None,
+        }))
+    }
+
+    /// Takes a payer's update, and says what is to be said to it. Blocks.
+    ///
+    /// # Errors
+    /// When the update is not one to take, or could not be stored. One that is too old, that leaves out what must stay, or
+    /// that does not pay for what was cashed, is no error: the answer says so.
+    pub fn take(&self, id: ChannelId, update: Box<Update>, cost: Msat) -> Result<Answer, Failed> {
+        use held::Reject as Held;
+
+        let points: Vec<AdaptorPoint> =
+            update.signed.terms.promises.iter().map(|promise| promise.point).collect();
+        let mut answer = Answer::default();
+        match self.books.handle_blocking(id, held(held::Input::Take { update, cost })) {
+            Ok(outcome) => {
+                self.router.hold(id, points);
+                answer.taken = self.carry_out(id, outcome.effects).taken;
+            }
+            Err(OrderError::Rejected(Reject::Holder(holder::Reject::Promises(reject)))) => match reject {
+                Held::LeavesOut(point) => answer.still_held = Some(point),
+                Held::Stale { .. } | Held::ClaimFalls { .. } | Held::Unsettled(_) => {}
+                other => return Err(OrderError::Rejected(holder::Reject::Promises(other).into())),
+            },
+            Err(error) => return Err(error),
+        }
+        answer.secrets = self.secrets(id)?;
+        Ok(answer)
+    }
+
+    /// What a holder's payer has to learn, without an update. Blocks.
+    ///
+    /// # Errors
+    /// When there is no such channel.
+    pub fn secrets(&self, id: ChannelId) -> Result<Vec<AdaptorSecret>, Failed> {
+        let effects = self.resumed(id)?;
+        let secret = |effect| match effect {
+            Effect::Holder(holder::Effect::Promises(held::Effect::HandOver(secret))) => Some(secret),
+            Effect::Holder(_) | Effect::Drawer(_) => None,
+        };
+        Ok(effects.into_iter().filter_map(secret).collect())
+    }
+
+    /// Takes a holder's answer, as its payer. Whether there is a newer update to send. Blocks.
+    ///
+    /// # Errors
+    /// When something of it could not be stored. A secret that opens nothing is passed over.
+    pub fn hear(&self, id: ChannelId, answer: &Answer) -> Result<bool, Failed> {
+        use drawn::Reject as Drawn;
+
+        let secrets = answer.secrets.iter().cloned().map(drawn::Input::Secret);
+        let still = answer.still_held.map(drawn::Input::StillHeld);
+        let taken = answer.taken.map(drawn::Input::Taken);
+        let mut is_newer = false;
+        for input in secrets.chain(still).chain(taken) {
+            match self.books.handle_blocking(id, drawn(input)) {
+                Ok(outcome) => {
+                    let send = |effect: &Effect| {
+                        matches!(effect, Effect::Drawer(drawer::Effect::Promises(drawn::Effect::Send(_))))
+                    };
+                    is_newer |= outcome.effects.iter().any(send);
+                    self.carry_out(id, outcome.effects);
+                }
+                Err(OrderError::Rejected(Reject::Drawer(drawer::Reject::Promises(
+                    Drawn::Unknown | Drawn::BadTerms(_),
+                )))) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(is_newer)
+    }
+
+    /// Makes a lock on the strength of a promise that is held here. The same again is the same. Returns the channel that the
+    /// lock is in, to which its update must be brought. Blocks.
+    ///
+    /// # Errors
+    /// When a rule forbids it, there is no way, or it could not be stored. Then there is no lock.
+    pub fn lock(&self, ask: &Ask) -> Result<ChannelId, LockError> {
+        let mut last = LockError::Unknown;
+        for id in self.router.holders_of(&ask.held) {
+            match self.lock_behind(id, ask) {
+                Ok(channel) => return Ok(channel),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    fn lock_behind(&self, id: ChannelId, ask: &Ask) -> Result<ChannelId, LockError> {
+        let state = self.books.state_blocking(id)?.ok_or(LockError::Unknown)?;
+        let holder = state.holder().ok_or(LockError::Unknown)?;
+        let locked = holder.held().onward(&ask.held);
+        let channel = match (&ask.towards, locked) {
+            (Towards::Channel(channel), _) => *channel,
+            (Towards::Node(_), Some(locked)) => locked.channel,
+            (Towards::Node(node), None) => self.free_channel_to(node)?.ok_or(LockError::NoWay)?,
+        };
+        let onward = self.books.state_blocking(channel)?.ok_or(LockError::NoWay)?;
+        let drawer = onward.drawer().filter(|drawer| drawer.drawn().kind() == Kind::Lock);
+        let paid = drawer.ok_or(LockError::NoWay)?.drawn().ledger().paid();
+        let setup = self.books.setup(&channel).ok_or(LockError::NoWay)?;
+        let params = setup.channel().params();
+        let conditions = Conditions {
+            expiry: params.expiry,
+            paid,
+            least: Msat::from_amount(params.prepaid).unwrap_or(Msat::new(u64::MAX)),
+            delta: self.terms.delta,
+            fee: self.terms.fee,
+            // The channel's own state says so.
+            is_deep: false,
+            height: self.chain.tip()?.height,
+        };
+        let Ask { held: behind, point, tweak, amount, towards: _ } = ask.clone();
+        let onward = Onward { held: behind, channel, point, tweak, amount };
+        let outcome = self.books.handle_blocking(id, held(held::Input::Lock(onward, conditions)))?;
+        match self.carry_out(id, outcome.effects).refused {
+            Some(reject) => Err(LockError::Refused(reject)),
+            None => Ok(channel),
+        }
+    }
+
+    /// Where the other side of a channel is reached, if it serves. Blocks.
+    pub fn peer(&self, id: ChannelId) -> Option<String> {
+        let entries = self.books.list_blocking().ok()?;
+        entries.into_iter().find(|entry| entry.id == id)?.record.peer().map(str::to_owned)
+    }
+
+    /// The channels in which this side pays, and whose payee may have something to say to the newest update. Blocks.
+    ///
+    /// # Errors
+    /// When the program is ending.
+    pub fn awaiting_word(&self) -> Result<Vec<ChannelId>, Failed> {
+        let waits = |state: &Side| {
+            state.is_live() && state.drawer().is_some_and(|drawer| drawer.drawn().awaits_word())
+        };
+        let entries = self.books.list_blocking()?;
+        let waiting = entries.iter().filter(|entry| entry.record.peer().is_some() && waits(&entry.state));
+        Ok(waiting.map(|entry| entry.id).collect())
+    }
+
+    /// A channel to a node with no lock in it.
+    fn free_channel_to(&self, node: &str) -> Result<Option<ChannelId>, Failed> {
+        let is_free = |state: &Side| {
+            state.name() == "open"
+                && state
+                    .drawer()
+                    .is_some_and(|drawer| drawer.drawn().kind() == Kind::Lock && !drawer.drawn().is_open())
+        };
+        let entries = self.books.list_blocking()?;
+        let free = entries.iter().find(|entry| entry.record.peer() == Some(node) && is_free(&entry.state));
+        Ok(free.map(|entry| entry.id))
+    }
+
+    fn resumed(&self, id: ChannelId) -> Result<Vec<Effect>, Failed> {
+        let state = self.books.state_blocking(id)?.ok_or(OrderError::NoChannel(id))?;
+        let setup = self.books.setup(&id).ok_or(OrderError::NoChannel(id))?;
+        Ok(ChequeChannel::resume(&state, &setup))
+    }
+}

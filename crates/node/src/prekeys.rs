@@ -1,0 +1,185 @@
+//! The book of a payee of cheques: which prekeys it has issued, and what each was used for, in a database of its own.
+//!
+//! **What the payee can lose.** Its receipt key, if a prekey were used for two receipts. So each decision reads the stored
+//! book and stores the next one in one transaction, whichever process decides, before its effect comes out
+//! ([`farthing_protocol::cheque::book`]).
+//!
+//! The book of a folder that came back from a backup may have forgotten what it used. A seed that is restored by its words
+//! has no book, and begins a new generation by itself. A copy of the folder has one, so [`Prekeys::catch_up`] compares it with
+//! what the mailbox says was published, and begins a new generation if the mailbox knows more.
+
+use std::path::Path;
+
+use farthing_protocol::cheque::book::{Book, Effect, Input, Reject};
+use farthing_protocol::cheque::prekey::{PrekeyId, SignedPrekey};
+use farthing_protocol::keys::ChequeKeys;
+use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior};
+
+use crate::crash;
+use crate::entropy;
+use crate::store::{self, StoreError};
+
+/// The layout this code writes, kept in `PRAGMA user_version`.
+const SCHEMA: i32 = 1;
+const TABLES: &str = "CREATE TABLE book (id INTEGER PRIMARY KEY CHECK (id = 0), book BLOB NOT NULL) STRICT;";
+
+/// Why a book was not changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BookError {
+    /// It could not be read or stored.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The book refused.
+    #[error(transparent)]
+    Rejected(#[from] Reject),
+}
+
+impl From<rusqlite::Error> for BookError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+/// A payee's book with its keys.
+pub struct Prekeys {
+    connection: Connection,
+    keys: ChequeKeys,
+}
+
+impl Prekeys {
+    /// Opens the book, and begins one when there is none.
+    ///
+    /// # Errors
+    /// When the database cannot be opened.
+    pub fn open(path: &Path, keys: ChequeKeys) -> Result<Self, StoreError> {
+        Ok(Self { connection: store::connect(path, SCHEMA, TABLES)?, keys })
+    }
+
+    /// The payee's keys.
+    pub fn keys(&self) -> &ChequeKeys {
+        &self.keys
+    }
+
+    /// The book as it is stored.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn book(&mut self) -> Result<Book, BookError> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let book = read(&transaction)?;
+        transaction.commit()?;
+        Ok(book)
+    }
+
+    /// Gives the book an input. The effects come out once the next book is stored.
+    ///
+    /// # Errors
+    /// When the book refuses, or the next one cannot be stored. Then nothing changed.
+    pub fn handle(&mut self, input: Input) -> Result<Vec<Effect>, BookError> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let decided = read(&transaction)?.handle(&self.keys, input)?;
+        crash::point();
+        let (_, effects) = decided.commit(|next| {
+            write(&transaction, next)?;
+            transaction.commit().map_err(StoreError::from)
+        })?;
+        crash::point();
+        Ok(effects)
+    }
+
+    /// Issues so many prekeys, to be published.
+    ///
+    /// # Errors
+    /// When there are too many, or that they are issued cannot be stored.
+    pub fn issue(&mut self, count: u32) -> Result<Vec<SignedPrekey>, BookError> {
+        let effects = self.handle(Input::Issue(count))?;
+        let issued = effects.into_iter().flat_map(|effect| match effect {
+            Effect::Publish(prekeys) => prekeys,
+            Effect::Ask(_) | Effect::Cash(_) => Vec::new(),
+        });
+        Ok(issued.collect())
+    }
+
+    /// Compares the book with what its mailbox says: the least number of the generation that was not published there. A book
+    /// that has issued fewer comes from a backup, so a new generation begins; whether it did.
+    ///
+    /// # Errors
+    /// When the new book cannot be stored.
+    pub fn catch_up(&mut self, published: Option<PrekeyId>) -> Result<bool, BookError> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let ours = read(&transaction)?.next();
+        let is_old = published
+            .is_some_and(|theirs| theirs.generation == ours.generation && theirs.number > ours.number);
+        if is_old {
+            write(&transaction, &Book::new(entropy::bytes()))?;
+        }
+        transaction.commit()?;
+        Ok(is_old)
+    }
+}
+
+fn read(transaction: &Transaction<'_>) -> Result<Book, StoreError> {
+    let stored: Option<Vec<u8>> =
+        transaction.query_row("SELECT book FROM book", [], |row| row.get(0)).optional()?;
+    match stored {
+        Some(book) => store::decode("book of prekeys", &book),
+        None => {
+            let book = Book::new(entropy::bytes());
+            write(transaction, &book)?;
+            Ok(book)
+        }
+    }
+}
+
+fn write(transaction: &Transaction<'_>, book: &Book) -> Result<(), StoreError> {
+    transaction.execute("INSERT OR REPLACE INTO book VALUES (0, ?1)", [store::encode(book)])?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use bitcoin::Network;
+    use farthing_protocol::keys::Seed;
+
+    use super::*;
+
+    fn open(path: &Path) -> Prekeys {
+        Prekeys::open(path, Seed::new([1; 64], Network::Regtest).cheque_keys()).unwrap()
+    }
+
+    #[test]
+    fn no_number_is_issued_twice_by_whichever_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("prekeys");
+        let (mut one, mut other) = (open(&path), open(&path));
+        let mut issued: Vec<PrekeyId> = Vec::new();
+        for book in [&mut one, &mut other, &mut open(&path)] {
+            issued.extend(book.issue(3).unwrap().iter().map(|prekey| prekey.prekey.id));
+        }
+        let numbers: Vec<u32> = issued.iter().map(|id| id.number).collect();
+        assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6, 7, 8]);
+        assert!(issued.iter().all(|id| id.generation == issued[0].generation));
+        assert_eq!(one.book().unwrap().unused(), 9);
+    }
+
+    #[test]
+    fn a_folder_from_a_backup_is_noticed_by_what_the_mailbox_knows() {
+        let folder = tempfile::tempdir().unwrap();
+        let [path, backup] = ["prekeys", "backup"].map(|name| folder.path().join(name));
+        open(&path).issue(2).unwrap();
+        std::fs::copy(&path, &backup).unwrap();
+        let mut book = open(&path);
+        book.issue(1).unwrap();
+        let published = Some(book.book().unwrap().next());
+        assert!(!book.catch_up(published).unwrap(), "nothing was lost");
+        assert!(!book.catch_up(None).unwrap(), "the mailbox lost it");
+
+        let mut restored = open(&backup);
+        let old = restored.book().unwrap().next();
+        assert!(restored.catch_up(published).unwrap());
+        let new = restored.book().unwrap().next();
+        assert!(new.generation != old.generation && new.number == 0);
+        assert!(!restored.catch_up(published).unwrap(), "once");
+    }
+}

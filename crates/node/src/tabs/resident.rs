@@ -1,0 +1,119 @@
+//! How much memory tabs may take: those that were not used for the longest time make room for others.
+//!
+//! A tab that leaves the memory is stored, and comes back with its payer's next call. What is never stored is which numbers
+//! were refused, so when it comes back no number that was seen is served any more: a call on its way at that moment is
+//! refused, free, and sent again under another number.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use farthing_protocol::ChannelId;
+use farthing_protocol::lightspeed::Rung;
+
+use super::{Live, Tabs};
+use crate::books::Books;
+use crate::machine::Payee;
+
+/// What a session without its chains takes, in bytes, its part of the maps and of the books included.
+const SESSION: usize = 5 * 1024;
+/// What an output of a batch takes: a signature and whether its preimage is known.
+const OUTPUT: usize = 128;
+
+/// What all tabs take.
+#[derive(Debug)]
+pub(super) struct Resident {
+    most: usize,
+    bytes: Arc<AtomicUsize>,
+}
+
+impl Resident {
+    pub(super) fn new(most: usize) -> Self {
+        Self { most, bytes: Arc::default() }
+    }
+
+    /// The share of a tab that takes nothing yet.
+    pub(super) fn share(&self) -> Share {
+        Share { all: self.bytes.clone(), own: 0 }
+    }
+
+    fn excess(&self, part: usize) -> bool {
+        self.bytes.load(Ordering::Relaxed) > self.most / 4 * part
+    }
+}
+
+/// What one tab takes. Dropped, it takes nothing any more.
+#[derive(Debug)]
+pub(super) struct Share {
+    all: Arc<AtomicUsize>,
+    own: usize,
+}
+
+impl Share {
+    fn set(&mut self, own: usize) {
+        self.all.fetch_add(own, Ordering::Relaxed);
+        self.all.fetch_sub(std::mem::replace(&mut self.own, own), Ordering::Relaxed);
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
+impl Live {
+    /// Takes note of how much memory this takes, whenever chains or batches come and go.
+    pub(super) fn weigh(&mut self) {
+        let rungs: usize = self.ladders.iter().map(|ladder| ladder.terms().shape.rungs as usize).sum();
+        let outputs = self.tab.batch().map_or(0, |batch| batch.terms().terms.outputs as usize);
+        self.share.set(SESSION + rungs * size_of::<Rung>() + outputs * OUTPUT);
+    }
+
+    /// Whether the stored tab is all there is to know.
+    fn is_at_rest(&self) -> bool {
+        !self.dirty
+            && !self.asked
+            && !self.is_draining()
+            && self.waiting.is_empty()
+            && self.tab.numbers().running() == 0
+    }
+}
+
+impl Tabs {
+    /// How many bytes all tabs take in memory, about.
+    pub fn resident(&self) -> usize {
+        self.resident.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Lets tabs go that were not used for the longest time, where all of them take too much. One that is newer than what is
+    /// stored is stored first, and goes another time; one with calls that run stays.
+    pub(super) fn make_room(&self, books: &Books<Payee>) {
+        if !self.resident.excess(4) {
+            return;
+        }
+        let mut to_store = Vec::new();
+        let mut sessions = self.sessions.write().expect("no holder of this lock panics");
+        let mut oldest: Vec<(u64, ChannelId)> =
+            sessions.iter().map(|(id, session)| (session.used.load(Ordering::Relaxed), *id)).collect();
+        oldest.sort_unstable_by_key(|(used, _)| *used);
+        for (_, id) in oldest {
+            if !self.resident.excess(3) {
+                break;
+            }
+            // Nobody else can hold it, or get hold of it, while this holds the map.
+            let Some(session) = sessions.get(&id).filter(|session| Arc::strong_count(session) == 1) else {
+                continue;
+            };
+            if session.live().is_at_rest() {
+                sessions.remove(&id);
+                continue;
+            }
+            let mut live = session.live();
+            if live.dirty && !std::mem::replace(&mut live.asked, true) {
+                to_store.push(id);
+            }
+        }
+        drop(sessions);
+        to_store.into_iter().for_each(|id| books.fold(id));
+    }
+}

@@ -1,0 +1,246 @@
+//! How cheques end when somebody goes away or cheats: each on a real bitcoind, through the driver.
+
+mod carriers;
+
+use carriers::{Carriers, DELTA, FEE, FINALITY, MARGIN, sat};
+use farthing_node::books::OrderError;
+use farthing_node::cheques::cashing::CashError;
+use farthing_node::cheques::paper::Fate;
+use farthing_node::cheques::selling::{Ask, LockError, Towards};
+use farthing_protocol::channel::SpendKind;
+use farthing_protocol::cheque::drawn::{self, Kind};
+use farthing_protocol::cheque::held;
+use farthing_protocol::cheque::point::AdaptorSecret;
+use farthing_protocol::cheque::promises::BadUpdate;
+use farthing_protocol::cheque::side::Reject;
+use farthing_protocol::cheque::{drawer, holder};
+use farthing_protocol::{ChannelId, Msat};
+
+/// Writer, agent and payee, with a channel each, and a cheque that the agent has.
+fn sale() -> (Carriers, ChannelId, ChannelId, farthing_node::cheques::paper::Issued) {
+    let story = Carriers::begin(&["writer", "agent", "payee"]);
+    let behind = story.open("writer", "agent", Kind::Cheques, 200);
+    let towards = story.open("agent", "payee", Kind::Lock, 100);
+    let issued = story.write(behind, 5_000, 1);
+    story.sync("writer", "agent", behind);
+    (story, behind, towards, issued)
+}
+
+fn expiry(story: &Carriers, name: &str, id: ChannelId) -> u32 {
+    story.at(name).params(id).unwrap().expiry.height()
+}
+
+#[test]
+fn a_payee_that_completes_its_lock_silently_pays_with_the_secret_at_the_last_moment() {
+    let (mut story, behind, towards, issued) = sale();
+    story.stop("writer");
+    story.lock_directly(&issued, towards);
+    story.at("payee").cash(&issued.written.point).unwrap();
+    // It says nothing, and comes back just before it must close.
+    story.stop("payee");
+    story.mine_to(expiry(&story, "agent", towards) - MARGIN);
+    story.start("payee");
+    story.look();
+    story.mine(FINALITY + 1);
+    let ending = story.ending("payee", towards).unwrap();
+    assert_eq!(ending.kind, SpendKind::Commitment);
+    assert_eq!(story.totals("agent", behind), (5_001, 5_001), "the agent has the secret from the chain");
+    story.start("writer");
+    story.sync("writer", "agent", behind);
+    story.receipt(&issued);
+}
+
+#[test]
+fn a_payee_that_never_comes_back_costs_nobody_anything() {
+    let (mut story, behind, towards, issued) = sale();
+    story.lock_directly(&issued, towards);
+    story.stop("payee");
+    // Its writer cannot take the cheque back while the lock is open.
+    story.at("writer").cancel(&issued.written.point).unwrap();
+    story.sync("writer", "agent", behind);
+    assert!(story.at("writer").reinstated(&issued.written.point).unwrap(), "it is promised again");
+    let closing = story.at("agent").close(behind).unwrap_err();
+    assert!(closing.to_string().contains("lock"), "{closing}");
+
+    story.mine_to(expiry(&story, "agent", towards));
+    story.mine(FINALITY + 1);
+    let refund = story.ending("agent", towards).unwrap();
+    assert_eq!(refund.kind, SpendKind::Refund);
+    story.at("writer").cancel(&issued.written.point).unwrap();
+    story.sync("writer", "agent", behind);
+    assert!(!story.at("writer").reinstated(&issued.written.point).unwrap(), "the cancel counts by now");
+    assert_eq!(story.totals("agent", behind), (0, 0));
+
+    story.stop("agent");
+    story.mine_to(expiry(&story, "writer", behind));
+    story.mine(FINALITY + 1);
+    assert_eq!(story.ending("writer", behind).unwrap().kind, SpendKind::Refund);
+    assert_eq!(story.fate(&issued.written.point), Fate::Ended);
+}
+
+#[test]
+fn an_agent_that_goes_away_in_the_middle_finds_the_secret_on_the_chain_and_claims_in_time() {
+    let (mut story, behind, towards, issued) = sale();
+    story.stop("writer");
+    story.lock_directly(&issued, towards);
+    story.stop("agent");
+    story.at("payee").cash(&issued.written.point).unwrap();
+    story.mine_to(expiry(&story, "payee", towards) - MARGIN);
+    story.mine(1);
+    assert_eq!(story.ending("payee", towards), None, "in a block, and not deep");
+    story.mine(FINALITY);
+    assert_eq!(story.ending("payee", towards).unwrap().kind, SpendKind::Commitment);
+
+    // It comes back with nothing in memory, just before its own claim would be too late.
+    story.mine_to(expiry(&story, "payee", towards) + DELTA - MARGIN);
+    story.start("agent");
+    story.look();
+    assert_eq!(story.totals("agent", behind), (5_001, 5_001));
+    story.mine_to(story.at("agent").params(behind).unwrap().expiry.height() - MARGIN);
+    story.mine(FINALITY + 1);
+    let ending = story.ending("agent", behind).unwrap();
+    assert_eq!(ending.kind, SpendKind::Commitment);
+    // The commitment on the chain gives the writer its receipt: the agent hands over nothing.
+    story.stop("agent");
+    story.start("writer");
+    story.look();
+    story.receipt(&issued);
+}
+
+#[test]
+fn a_cheque_that_was_taken_back_bounces_and_its_payee_has_given_nothing_away() {
+    let (story, behind, towards, issued) = sale();
+    story.at("writer").cancel(&issued.written.point).unwrap();
+    story.sync("writer", "agent", behind);
+    let payee = story.at("payee");
+    let presented = payee.receive(issued.written.cheque.clone(), "agent".to_owned()).unwrap();
+    let (_, route) = payee.plan_sale(&presented.point, towards, None).unwrap();
+    let hop = route.hops[0].clone();
+    let ask = Ask {
+        held: presented.point,
+        point: hop.point,
+        tweak: hop.tweak,
+        amount: sat(5_000),
+        towards: Towards::Channel(towards),
+    };
+    let refused = story.at("agent").lock(&ask).unwrap_err();
+    assert!(refused.to_string().contains("no promise is held"), "{refused}");
+    assert!(matches!(payee.cash(&presented.point), Err(CashError::NoLock)));
+    let lock = story.at("agent").update(towards).unwrap();
+    assert!(lock.is_none(), "nothing was locked");
+    // Its prekey is as good as before.
+    assert_eq!(story.home("payee").prekeys().unwrap().book().unwrap().unused(), 1);
+}
+
+#[test]
+fn two_cheques_over_the_same_money_are_not_both_promised() {
+    let (story, behind, _, issued) = sale();
+    let prekey = story.at("payee").issue_prekeys(1).unwrap()[0];
+    let mut order = story.order(behind, prekey, 99_000, 1);
+    let refused = story.at("writer").write_cheque(order.clone()).unwrap_err();
+    assert!(refused.wants_another_channel(), "{refused}");
+    assert_eq!(story.at("writer").papers().unwrap().len(), 1, "and no cheque was written");
+    // After the first is taken back there is room.
+    story.at("writer").cancel(&issued.written.point).unwrap();
+    story.sync("writer", "agent", behind);
+    order.amount = sat(90_000);
+    story.at("writer").write_cheque(order).unwrap();
+    story.sync("writer", "agent", behind);
+}
+
+#[test]
+fn a_lock_that_could_not_end_in_time_or_brings_the_agent_nothing_is_refused_by_name() {
+    let story = Carriers::begin(&["writer", "agent", "payee"]);
+    let behind = story.open("writer", "agent", Kind::Cheques, 200);
+    let late = story.open("agent", "payee", Kind::Lock, 200 - DELTA);
+    let good = story.open("agent", "payee", Kind::Lock, 100);
+    let issued = story.write(behind, 5_000, 1);
+    story.sync("writer", "agent", behind);
+    let tweak = AdaptorSecret::from_bytes(&[9; 32]).unwrap();
+    let ask = |towards, amount: Msat, point, tweak: &AdaptorSecret| {
+        let held = issued.written.point;
+        let tweak = tweak.clone();
+        story.at("agent").lock(&Ask { held, point, tweak, amount, towards: Towards::Channel(towards) })
+    };
+    let (point, back) = (issued.written.point.tweaked(&tweak).unwrap(), tweak.negated());
+    let refusal = |error: LockError| match error {
+        LockError::Order(OrderError::Rejected(Reject::Holder(holder::Reject::Promises(reject)))) => reject,
+        other => panic!("{other}"),
+    };
+    // The second channel was opened a block after the first, so its expiry is a block too late.
+    let reject = refusal(ask(late, sat(5_000), point, &back).unwrap_err());
+    assert!(matches!(reject, held::Reject::TooLate { delta: DELTA, .. }), "{reject}");
+    let reject = refusal(ask(good, sat(5_001), point, &back).unwrap_err());
+    assert!(matches!(reject, held::Reject::Unprofitable { .. }), "{reject}");
+    let reject = refusal(ask(good, sat(5_000), point, &tweak).unwrap_err());
+    assert_eq!(reject, held::Reject::WrongTweak);
+    let reject = refusal(ask(good, sat(1), point, &back).unwrap_err());
+    assert!(matches!(reject, held::Reject::Dust { .. }), "{reject}");
+    let unknown = ask(ChannelId::from_bytes([7; 32]), sat(5_000), point, &back).unwrap_err();
+    assert!(matches!(unknown, LockError::NoWay), "{unknown}");
+    let backwards = ask(behind, sat(5_000), point, &back).unwrap_err();
+    assert!(matches!(backwards, LockError::NoWay), "{backwards}");
+    assert_eq!(ask(good, sat(5_000), point, &back).unwrap(), good, "and the right one is made");
+    assert_eq!(FEE, sat(1));
+}
+
+#[test]
+fn a_prekey_is_used_for_one_receipt_also_when_two_payers_write_on_it() {
+    let (story, behind, towards, _) = sale();
+    let prekey = story.at("payee").issue_prekeys(1).unwrap()[0];
+    let write = |amount| {
+        let issued = story.at("writer").write_cheque(story.order(behind, prekey, amount, 1)).unwrap();
+        story.sync("writer", "agent", behind);
+        issued
+    };
+    let (first, second) = (write(6_000), write(7_000));
+    assert_eq!(story.cash_directly(&first, towards), sat(6_000));
+    let refused = story.at("payee").receive(second.written.cheque.clone(), "agent".to_owned()).unwrap_err();
+    assert!(refused.to_string().contains("was used for another receipt"), "{refused}");
+}
+
+#[test]
+fn bad_updates_are_refused_by_name_and_change_nothing() {
+    let (story, behind, _, _) = sale();
+    let good = story.at("writer").update(behind).unwrap().unwrap();
+    let take = |update| story.at("agent").take(behind, Box::new(update), Msat::ZERO);
+    let refusal = |update| match take(update).unwrap_err() {
+        OrderError::Rejected(Reject::Holder(holder::Reject::Promises(held::Reject::BadUpdate(bad)))) => bad,
+        other => panic!("{other}"),
+    };
+    // A newer number, so that it is looked at.
+    let newer = {
+        let mut update = (*good).clone();
+        update.signed.terms.number += 1;
+        update
+    };
+    assert_eq!(refusal(newer.clone()), BadUpdate::Statement);
+    let mut fewer = newer.clone();
+    fewer.signed.signatures.clear();
+    assert!(matches!(refusal(fewer), BadUpdate::Count { .. }));
+    let mut nothing = newer.clone();
+    nothing.signed.terms.promises[0].amount = Msat::ZERO;
+    assert_eq!(refusal(nothing), BadUpdate::Nothing);
+    let mut too_much = newer;
+    too_much.signed.terms.promises[0].amount = sat(1_000_000);
+    assert!(matches!(refusal(too_much), BadUpdate::OverCapacity { .. }));
+    // The same again is answered again.
+    assert_eq!(take((*good).clone()).unwrap().taken, Some(good.signed.terms.number));
+    // And to whom it does not belong it is nothing.
+    let wrong_side = story.at("writer").take(behind, good, Msat::ZERO).unwrap_err();
+    assert!(matches!(wrong_side, OrderError::Rejected(Reject::OtherSide)));
+    let unknown = story.at("writer").cancel(&AdaptorSecret::from_bytes(&[3; 32]).unwrap().point());
+    assert!(unknown.is_err());
+    let dust = story.at("writer").write_cheque(story.order(
+        story.open("writer", "agent", Kind::Cheques, 200),
+        story.at("payee").issue_prekeys(1).unwrap()[0],
+        100,
+        1,
+    ));
+    match dust.unwrap_err() {
+        farthing_node::cheques::writing::WriteError::Order(OrderError::Rejected(Reject::Drawer(
+            drawer::Reject::Promises(reject),
+        ))) => assert!(matches!(reject, drawn::Reject::Dust { .. }), "{reject}"),
+        other => panic!("{other}"),
+    }
+}

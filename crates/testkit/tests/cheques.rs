@@ -1,0 +1,68 @@
+//! Cheques through the driver, on a real bitcoind: sold directly and through a node, while the writer is off, over restarts.
+
+mod carriers;
+
+use carriers::{Carriers, FEE, sat};
+use farthing_node::cheques::paper::Fate;
+use farthing_protocol::channel::SpendKind;
+use farthing_protocol::cheque::drawn::Kind;
+
+#[test]
+fn a_cheque_is_cashed_while_its_writer_is_off_and_the_receipt_waits_for_it() {
+    let mut story = Carriers::begin(&["writer", "agent", "payee"]);
+    let behind = story.open("writer", "agent", Kind::Cheques, 200);
+    let towards = story.open("agent", "payee", Kind::Lock, 100);
+    let issued = story.write(behind, 2_000, 1);
+    story.sync("writer", "agent", behind);
+    story.stop("writer");
+
+    assert_eq!(story.cash_directly(&issued, towards), sat(2_000));
+    assert_eq!(story.totals("payee", towards), (2_000, 2_000), "paid plainly by now");
+    assert_eq!(
+        story.totals("agent", behind),
+        (2_001, 2_001),
+        "the agent can claim what it paid, and its fee"
+    );
+
+    // Everybody forgets what it had in memory.
+    story.start("agent");
+    story.start("payee");
+    story.start("writer");
+    assert_eq!(story.fate(&issued.written.point), Fate::Pending);
+    story.sync("writer", "agent", behind);
+    let receipt = story.receipt(&issued);
+    assert_eq!((receipt.terms.amount, receipt.terms.memo.as_str()), (sat(2_000), "a coffee"));
+    assert_eq!(receipt.terms.payee, issued.written.cheque.terms.payee);
+    assert_eq!(story.totals("writer", behind), (2_001, 2_001));
+
+    // And on the chain.
+    for (name, id, expected) in [("payee", towards, 2_000), ("agent", behind, 2_001)] {
+        story.at(name).close(id).unwrap();
+        story.look();
+        story.mine(7);
+        let ending = story.ending(name, id).unwrap();
+        assert_eq!((ending.kind, ending.received.to_sat() <= expected), (SpendKind::Commitment, true));
+    }
+}
+
+#[test]
+fn a_cheque_is_cashed_through_a_node() {
+    let mut story = Carriers::begin(&["writer", "agent", "node", "payee"]);
+    let behind = story.open("writer", "agent", Kind::Cheques, 200);
+    let middle = story.open("agent", "node", Kind::Lock, 150);
+    let last = story.open("node", "payee", Kind::Lock, 100);
+    let issued = story.write(behind, 2_000, 2);
+    story.sync("writer", "agent", behind);
+    story.stop("writer");
+
+    story.lock_through(&issued, middle, last);
+    assert_eq!(story.at("payee").cash(&issued.written.point).unwrap(), sat(2_000));
+    story.sync("node", "payee", last);
+    assert_eq!(story.totals("node", middle), (2_001, 2_001), "the node has its price");
+    story.sync("agent", "node", middle);
+    assert_eq!(story.totals("agent", behind), (2_002, 2_002), "and the agent its own");
+    story.start("writer");
+    story.sync("writer", "agent", behind);
+    story.receipt(&issued);
+    assert_eq!(FEE, sat(1));
+}

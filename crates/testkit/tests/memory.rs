@@ -1,0 +1,77 @@
+//! What payers may take of a seller: accounts leave the memory when they take too much of it and come back as they were, and
+//! who signs wrongly is not looked at for ever.
+#![allow(clippy::unwrap_used, reason = "a test helper may panic like the test that calls it")]
+
+mod common;
+
+use common::calls::*;
+use common::*;
+use farthing_node::tabs::{AnnounceError, Announced, CallError};
+use farthing_protocol::lightspeed::Call;
+use farthing_protocol::lightspeed::tab::Refused;
+use farthing_protocol::{ChannelId, Msat};
+
+/// What all accounts may take: two with a chain of as many rungs as there can be, and not three.
+const MOST: usize = 1 << 20;
+
+fn spent(story: &Story, id: ChannelId) -> (Msat, Msat) {
+    (wait(story.seller().standing(id)).unwrap().unwrap().spent, story.buyers(id).ledger().spent)
+}
+
+#[test]
+fn accounts_that_leave_the_memory_lose_nothing_and_serve_nothing_that_was_refused() {
+    let story = Story::set(|setting| setting.terms.most_resident = MOST);
+    let open = || story.open_for_calls(rungs(1, 4_096));
+    let first = open();
+    story.call(first, 10).unwrap();
+    // It is refused, and its payer spends the money on another call.
+    let refused = wait(story.buyer().call(first, Msat::new(10_000), &TARGET)).unwrap();
+    let (call, mac) = Call::from_bytes(&refused.bytes).unwrap();
+    wait(story.seller().refuse(&call, &TARGET, &mac)).unwrap();
+    wait(story.buyer().answered(&refused, None, call.cost)).unwrap();
+    let alone = story.seller().resident();
+    assert!(alone > MOST / 3, "{alone} bytes");
+
+    let others: Vec<ChannelId> = (0..4).map(|_| open()).collect();
+    // What was newer than the database is stored by now, and leaves with the next one that comes.
+    for id in &others {
+        story.call(*id, 7).unwrap();
+    }
+    story.call(others[0], 7).unwrap();
+
+    let resident = story.seller().resident();
+    assert!(resident <= MOST, "{resident} bytes");
+    let late = wait(story.seller().admit(&call, &TARGET, &mac));
+    assert!(matches!(late, Err(CallError::Refused(Refused::Void { .. }))), "{late:?}");
+    assert_eq!(spent(&story, first), (Msat::new(10_000), Msat::new(10_000)));
+    story.call(first, 10).unwrap();
+    assert_eq!(spent(&story, first), (Msat::new(20_000), Msat::new(20_000)));
+    assert_eq!(spent(&story, others[3]).0, Msat::new(7_000));
+}
+
+#[test]
+fn a_payer_that_signs_wrongly_again_and_again_is_no_longer_looked_at() {
+    let mut story = Story::begin();
+    let id = story.fund();
+    story.mine(1);
+    let announce = |story: &Story, is_honest: bool| {
+        let mut told = story.buyer().announce(id, rungs(1_000, 2)).unwrap();
+        if !is_honest {
+            told.rungs[0].signature = told.rungs[1].signature;
+        }
+        let announced = Announced::Chain(told.terms, told.rungs);
+        let taken = wait(story.seller().announce(id, announced, told.payment));
+        wait(story.buyer().announced(id, told.terms.number, taken.as_ref().ok().copied())).unwrap();
+        taken
+    };
+    for attempt in 1..=8 {
+        let refused = announce(&story, false);
+        assert!(matches!(refused, Err(AnnounceError::BadLadder(_))), "{attempt}: {refused:?}");
+    }
+    let refused = announce(&story, true);
+    assert!(matches!(refused, Err(AnnounceError::TooManyWrong)), "{refused:?}");
+    // It is not stored: a seller that starts anew looks again.
+    story.start_seller();
+    announce(&story, true).unwrap();
+    story.call(id, 1_000).unwrap();
+}
