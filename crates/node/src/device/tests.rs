@@ -738,7 +738,8 @@ fn what_release_1_stored_is_read() {
 fn writes_what_is_stored() {
     use bitcoin::hex::DisplayHex as _;
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/device/stored");
-    let write = |name: &str, bytes: Vec<u8>| fs::write(folder.join(name), format!("{:x}\n", bytes.as_hex())).unwrap();
+    let write =
+        |name: &str, bytes: Vec<u8>| fs::write(folder.join(name), format!("{:x}\n", bytes.as_hex())).unwrap();
     write("enrolled.hex", crate::store::encode(&enrolled()));
     write("terms.hex", crate::store::encode(&World::new().terms()));
 }
