@@ -150,7 +150,7 @@ impl Client {
     /// # Errors
     /// When the payee cannot be reached or refuses the update.
     pub async fn sync(&self, id: ChannelId) -> Result<(), CarryError> {
-        let at = self.teller.peer(id).ok_or(CarryError::NoPeer(id))?;
+        let at = self.peer(id).await?;
         let key = self.teller.call_key(id).ok_or(OrderError::NoChannel(id))?;
         for _ in 0..ROUNDS {
             let teller = self.teller.clone();
@@ -208,7 +208,7 @@ impl Client {
     /// # Errors
     /// When the other side cannot be reached, or knows nothing of it any more.
     pub async fn accept_again(&self, id: ChannelId) -> Result<(), CarryError> {
-        let at = self.teller.peer(id).ok_or(CarryError::NoPeer(id))?;
+        let at = self.peer(id).await?;
         let Some(signature) = self.teller.acceptance(id) else { return Ok(()) };
         self.post(&at, &wire::below(id, "accepted"), &AcceptanceBody { signature }).await?;
         Ok(())
@@ -227,7 +227,7 @@ impl Client {
     /// # Errors
     /// When the payer cannot be reached, or its update is none to take.
     pub async fn answer(&self, id: ChannelId) -> Result<(), CarryError> {
-        let at = self.teller.peer(id).ok_or(CarryError::NoPeer(id))?;
+        let at = self.peer(id).await?;
         let key = self.teller.call_key(id).ok_or(OrderError::NoChannel(id))?;
         let teller = self.teller.clone();
         let secrets = blocking(move || Ok(teller.secrets(id)?)).await?;
@@ -245,6 +245,12 @@ impl Client {
             answer = next;
         }
         Err(CarryError::Endless(id))
+    }
+
+    /// Where the other side of a channel is reached.
+    async fn peer(&self, id: ChannelId) -> Result<String, CarryError> {
+        let teller = self.teller.clone();
+        blocking(move || teller.peer(id).ok_or(CarryError::NoPeer(id))).await
     }
 
     fn url(&self, at: &str, path: &str) -> Result<Url, ClientError> {
