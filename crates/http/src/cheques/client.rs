@@ -56,7 +56,8 @@ pub enum CarryError {
     Endless(ChannelId),
     /// The newest update leaves out what the payee still holds, and there is no room to put it back.
     #[error(
-        "the other side of channel {0} does not take the newest update: a cheque that was taken back is being cashed, and its room          was given to another; take that back first"
+        "the other side of channel {0} does not take the newest update: a cheque that was taken back is being cashed, and its room \
+         was given to another; take that back first"
     )]
     NotTaken(ChannelId),
     /// The channel has no address of the other side.
@@ -155,16 +156,16 @@ impl Client {
         for _ in 0..ROUNDS {
             let teller = self.teller.clone();
             let Some(update) = blocking(move || Ok(teller.update(id)?)).await? else { return Ok(()) };
-            let number = update.signed.terms.number;
             let body = UpdateBody { update: Some(update) };
             let response = self.post(&at, &wire::below(id, "update"), &body).await?;
             let answer = client::json::<AnswerBody>(response).await?.read(id, &key)?;
-            let (teller, is_taken) = (self.teller.clone(), answer.taken == Some(number));
+            // An update that counts already may come again without what it settled: then it is older than nothing, and stays.
+            let (teller, is_left_out) = (self.teller.clone(), answer.still_held.is_some());
             let is_newer = blocking(move || Ok(teller.hear(id, &answer)?)).await?;
-            match (is_newer, is_taken) {
+            match (is_newer, is_left_out) {
                 (true, _) => {}
-                (false, true) => return Ok(()),
-                (false, false) => return Err(CarryError::NotTaken(id)),
+                (false, false) => return Ok(()),
+                (false, true) => return Err(CarryError::NotTaken(id)),
             }
         }
         Err(CarryError::Endless(id))
