@@ -1,8 +1,6 @@
 //! How cheques end when somebody goes away or cheats: each on a real bitcoind, through the driver.
 
-mod carriers;
-
-use carriers::{Carriers, DELTA, FEE, FINALITY, MARGIN, sat};
+use crate::carriers::{Carriers, DELTA, FEE, FINALITY, MARGIN, sat};
 use farthing_node::books::OrderError;
 use farthing_node::cheques::cashing::CashError;
 use farthing_node::cheques::paper::Fate;
