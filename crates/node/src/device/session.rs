@@ -128,7 +128,9 @@ impl Session {
 
     fn generate(&mut self, device: &Device, id: u64, first: &[u8]) -> Outcome {
         if device.ready() >= MOST_READY || device.standings().len() >= MOST_CHANNELS {
-            let why = format!("keys-ready: {MOST_READY} keys without a channel are enough, and {MOST_CHANNELS} channels");
+            let why = format!(
+                "keys-ready: {MOST_READY} keys without a channel are enough, and {MOST_CHANNELS} channels"
+            );
             return Ok(refused(id, &why));
         }
         let (generation, ours) = KeyGeneration::<DeviceSide>::start(round_id(&self.connection, id));

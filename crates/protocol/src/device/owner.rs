@@ -183,9 +183,7 @@ mod tests {
     use bitcoin::hashes::Hash as _;
     use bitcoin::{Network, WPubkeyHash};
 
-    use super::super::bolt3::{
-        Basepoints, Commitment, CommitmentNumber, Contents, PartyTerms, Side, Terms,
-    };
+    use super::super::bolt3::{Basepoints, Commitment, CommitmentNumber, Contents, PartyTerms, Side, Terms};
     use super::*;
     use crate::amount::Msat;
     use crate::keys::Seed;
