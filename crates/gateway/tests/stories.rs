@@ -50,3 +50,77 @@ async fn opens_pays_and_closes_alone_when_the_gateway_is_gone() {
     let arrived = swept.output[0].value.to_sat();
     assert!(arrived > 1_000_000 - 20_000 - 3_000, "{arrived}");
 }
+
+async fn enrolled(world: &World, byte: u8) -> Connected {
+    let (device, reports, statements) = new_device(byte);
+    let mut connected = world.connect(byte, device);
+    (connected.reports, connected.statements) = (reports, statements);
+    connected
+}
+
+/// HTLCs too small for an output are in no transaction, and the device knows of them all the same. Then all three close together,
+/// and the owner's address is paid at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pays_less_than_dust_and_closes_together() {
+    let world = World::start().await;
+    let mut car = enrolled(&world, 1).await;
+    let channel = car.open(&world).await;
+    for (place, msat) in [100_000, 300_001, 20_000_000, 1_000].into_iter().enumerate() {
+        let paid = car.pay(channel, world.destination.invoice(msat)).await;
+        assert!(matches!(paid, Report::Paid { .. }), "{msat} msat: {paid:?}");
+        let signed = 2 + 4 * (place as u64 + 1);
+        until("both sides have one state", || world.gateway.tally().joint_signatures >= signed).await;
+    }
+    until("nothing is under way", || {
+        let details = world.gateway.details(channel.0).unwrap();
+        details.pending_outbound_htlcs.is_empty()
+    })
+    .await;
+    car.order(farthing_protocol::device::wire::Order::Close { channel });
+    let Report::Closed(txid) = car.report().await else { panic!("a closing") };
+    let closing = world.chain.mempool_transaction(&txid).unwrap().expect("it is on its way");
+    let to_owner = closing.output.iter().find(|output| output.script_pubkey == script(COLD)).unwrap();
+    assert!(to_owner.value.to_sat() > 970_000, "{}", to_owner.value);
+    world.mine(1);
+}
+
+/// The device loses its connection in the middle of a payment, which waits and goes on when it is back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_payment_waits_for_its_device() {
+    let world = World::start().await;
+    let mut car = enrolled(&world, 1).await;
+    let channel = car.open(&world).await;
+    let invoice = world.destination.invoice(20_000_000);
+    car.wishes.send(Do::Pay(channel, invoice.clone())).ok().unwrap();
+    assert!(matches!(car.report().await, Report::Paying(_)));
+    let (device, reports) = car.cut().await;
+    let before = world.gateway.tally().joint_signatures;
+    assert!(before < 6, "the payment was not over");
+
+    let mut car = world.reconnect(1, device);
+    car.reports = reports;
+    let paid = car.pay(channel, invoice).await;
+    assert!(matches!(paid, Report::Paid { .. }), "{paid:?}");
+}
+
+/// The gateway ends and begins again; the channel goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_begins_again_where_it_was() {
+    let mut world = World::start().await;
+    let mut car = enrolled(&world, 1).await;
+    let channel = car.open(&world).await;
+    let paid = car.pay(channel, world.destination.invoice(20_000_000)).await;
+    assert!(matches!(paid, Report::Paid { .. }), "{paid:?}");
+    let (device, reports) = car.cut().await;
+    world.restart_gateway().await;
+
+    let mut car = world.reconnect(1, device);
+    car.reports = reports;
+    let gateway = world.gateway.clone();
+    until("the bridge is back", || {
+        gateway.details(channel.0).is_some_and(|details| details.is_usable)
+    })
+    .await;
+    let paid = car.pay(channel, world.destination.invoice(10_000_000)).await;
+    assert!(matches!(paid, Report::Paid { .. }), "{paid:?}");
+}

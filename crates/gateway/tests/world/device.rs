@@ -70,6 +70,10 @@ impl Device {
         }
     }
 
+    pub fn height(&self) -> u32 {
+        self.tip.height
+    }
+
     pub fn hello(&self, tip: (u32, bitcoin::BlockHash)) -> Hello {
         let standing = |channel: &ChannelKeysId| match self.states.get(channel) {
             None => Standing::Ready,

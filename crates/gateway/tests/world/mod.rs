@@ -183,6 +183,21 @@ impl World {
         connect(&self.gateway, byte, device, (0, self.chain.block_hash(0).unwrap().unwrap()))
     }
 
+    /// Connects a device that was here before.
+    pub fn reconnect(&self, byte: u8, device: Device) -> Connected {
+        let height = device.height();
+        connect(&self.gateway, byte, device, (height, self.chain.block_hash(height).unwrap().unwrap()))
+    }
+
+    /// The gateway ends and begins again from what it stored.
+    pub async fn restart_gateway(&mut self) {
+        self.gateway.stop();
+        let before = Arc::downgrade(&self.gateway);
+        let gateway = open_gateway(&self.folder, &self.bridge, &self.chain);
+        self.gateway = gateway;
+        drop(before);
+    }
+
     pub fn mine(&self, blocks: u32) {
         self.regtest.mine(blocks).unwrap();
     }
@@ -249,6 +264,14 @@ pub fn connect(
 }
 
 impl Connected {
+    /// The connection is cut.
+    pub async fn cut(self) -> (Device, mpsc::UnboundedReceiver<(u64, Report)>) {
+        drop(self.wishes);
+        let device = self.device.await.unwrap();
+        self.session.await.unwrap();
+        (device, self.reports)
+    }
+
     pub fn order(&self, order: Order) {
         self.wishes.send(Do::Order(order)).ok().unwrap();
     }
