@@ -107,8 +107,12 @@ struct World {
     crashes: usize,
 }
 
+/// A request, given the gateway's first message of its round.
+type Asking = Box<dyn Fn(Vec<u8>) -> Request>;
+
 /// How a request ended.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one at a time")]
 enum Got {
     Answer(Answer),
     Signed(ecdsa::Signature, Vec<ecdsa::Signature>),
@@ -369,7 +373,7 @@ impl World {
         &mut self,
         preimages: &[Preimage],
         change: impl Fn(&mut Contents),
-    ) -> (Contents, Digest, ecdsa::Signature, Box<dyn Fn(Vec<u8>) -> Request>) {
+    ) -> (Contents, Digest, ecdsa::Signature, Asking) {
         let contents = self.contents(Side::Holder, change);
         let built = self.build(Side::Holder, &contents);
         let key = secret_key(&secret(HTLC), &contents.point);
