@@ -168,6 +168,10 @@ impl Clerk {
             did = true;
         }
         while let Some(order) = desk.next() {
+            if order == Order::CloseAlone {
+                self.close_alone(&desk).await?;
+                continue;
+            }
             let (record, terms) = self.record(channel)?;
             self.tell_terms(channel, &record).await?;
             match order {
@@ -188,6 +192,7 @@ impl Clerk {
                     let (signature, _) = self.sign(channel, closing.digest(), request).await?;
                     desk.closed(txid, signature);
                 }
+                Order::CloseAlone => continue,
             }
             self.unblock(channel);
             did = true;
@@ -275,6 +280,20 @@ impl Clerk {
             return Err(ClerkError::Wrong("a secret that does not fit its point"));
         }
         desk.revealed(number, secret);
+        Ok(())
+    }
+
+    /// Has the device publish, and publishes what it gives: another node may be better connected than the device's.
+    async fn close_alone(&self, desk: &Desk) -> Result<(), ClerkError> {
+        let answer = self.caller.ask(desk.channel(), Request::CloseAlone).await?;
+        let Answer::Transactions(transactions) = answer else { return Err(CallError::OutOfTurn.into()) };
+        for transaction in transactions {
+            if let Err(error) = self.gateway.chain.broadcast(&transaction) {
+                // An HTLC's second stage waits for its lock time; the device brings it again.
+                tracing::info!(%error, txid = %transaction.compute_txid(), "not in a mempool yet");
+            }
+        }
+        desk.published();
         Ok(())
     }
 

@@ -81,7 +81,13 @@ impl Gateway {
             let device = books.channels.get(&channel).map(|record| record.device);
             (device, books.closing_orders.remove(&channel))
         };
-        let txid = self.desk(&channel).and_then(|desk| desk.last_closing());
+        let desk = self.desk(&channel);
+        let txid = desk.as_ref().and_then(|desk| desk.last_closing());
+        let is_in_chain = matches!(reason, ClosureReason::CommitmentTxConfirmed);
+        let was_open = self.books().channels.get(&channel).is_some_and(|record| record.terms().is_some());
+        if let Some(desk) = desk.filter(|_| was_open && !is_together && !is_in_chain) {
+            desk.close_alone();
+        }
         if let Err(error) = self.set_stage(channel, |stage| *stage = Stage::Over(reason.to_string())) {
             tracing::error!(%error, "a channel was not stored");
         }

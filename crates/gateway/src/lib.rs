@@ -33,6 +33,7 @@ pub mod ldk;
 pub mod ledger;
 pub mod listen;
 pub mod ordinary;
+mod owners;
 pub mod payments;
 pub mod records;
 pub mod session;

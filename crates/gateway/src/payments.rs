@@ -8,7 +8,7 @@ use farthing_protocol::device::payments::{Payments, Source};
 use farthing_protocol::device::wire::Report;
 use farthing_protocol::device::{Invoice, Policy, Reject, Tip};
 use lightning::bolt11_invoice::Bolt11Invoice;
-use lightning::ln::channelmanager::{PaymentId, RecipientOnionFields};
+use lightning::ln::channelmanager::{PaymentId, RecentPaymentDetails, RecipientOnionFields};
 use lightning::routing::router::{PaymentParameters, RouteParameters, Router as _};
 use lightning::types::payment::PaymentHash as LdkPaymentHash;
 
@@ -121,12 +121,24 @@ impl Gateway {
 
     /// What is known of a payment that was ordered before; `None` for one that failed, which may be tried again.
     fn known(&self, hash: PaymentHash, order: u64) -> Option<Report> {
-        let mut books = self.books();
-        let outcome = books.payments.get(&hash)?.outcome.clone();
+        let outcome = self.books().payments.get(&hash)?.outcome.clone();
         match outcome {
             Outcome::Failed(_) => None,
             Outcome::Pending => {
-                books.payment_orders.insert(hash, order);
+                // It was stored before LDK had it: after a crash in between it is not under way.
+                let is_under_way = self.node.channels.list_recent_payments().into_iter().any(|payment| {
+                    let id = match payment {
+                        RecentPaymentDetails::AwaitingInvoice { payment_id }
+                        | RecentPaymentDetails::Pending { payment_id, .. }
+                        | RecentPaymentDetails::Fulfilled { payment_id, .. }
+                        | RecentPaymentDetails::Abandoned { payment_id, .. } => payment_id,
+                    };
+                    id == PaymentId(hash.0)
+                });
+                if !is_under_way {
+                    return None;
+                }
+                self.books().payment_orders.insert(hash, order);
                 Some(report(hash, &outcome))
             }
             Outcome::Paid { .. } => Some(report(hash, &outcome)),

@@ -1,8 +1,18 @@
 //! Feeds blocks of a bitcoind to LDK, in order, through reorganisations.
 
+use std::sync::Arc;
+
 use bitcoin::BlockHash;
+use bitcoin::block::Header;
 use farthing_chain::{Chain, ChainError};
+use lightning::chain::channelmonitor::ChannelMonitor;
+use lightning::chain::transaction::TransactionData;
 use lightning::chain::{BestBlock, Listen};
+use lightning::sign::ecdsa::EcdsaChannelSigner;
+
+use super::broadcaster::Broadcaster;
+use super::fees::FeeRates;
+use super::log::Log;
 
 /// A block that a listener has seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,5 +64,50 @@ impl Position {
             self.0 = Seen { height, hash };
         }
         Ok(self.0 != before)
+    }
+}
+
+/// Two listeners, the second after the first.
+pub(super) struct Both<'a, A, B>(pub(super) &'a A, pub(super) &'a B);
+
+impl<A: Listen, B: Listen> Listen for Both<'_, A, B> {
+    fn filtered_block_connected(
+        &self,
+        header: &Header,
+        transactions: &TransactionData<'_>,
+        height: u32,
+    ) {
+        self.0.filtered_block_connected(header, transactions, height);
+        self.1.filtered_block_connected(header, transactions, height);
+    }
+
+    fn blocks_disconnected(&self, fork: BestBlock) {
+        self.0.blocks_disconnected(fork);
+        self.1.blocks_disconnected(fork);
+    }
+}
+
+/// A monitor that is not among the others yet.
+pub(super) struct OneMonitor<S: EcdsaChannelSigner>(
+    pub(super) ChannelMonitor<S>,
+    pub(super) Arc<Broadcaster>,
+    pub(super) Arc<FeeRates>,
+    pub(super) Arc<Log>,
+);
+
+impl<S: EcdsaChannelSigner> Listen for OneMonitor<S> {
+    fn filtered_block_connected(
+        &self,
+        header: &Header,
+        transactions: &TransactionData<'_>,
+        height: u32,
+    ) {
+        let Self(monitor, broadcaster, fees, log) = self;
+        monitor.block_connected(header, transactions, height, broadcaster.clone(), fees.clone(), log);
+    }
+
+    fn blocks_disconnected(&self, fork: BestBlock) {
+        let Self(monitor, broadcaster, fees, log) = self;
+        monitor.blocks_disconnected(fork, broadcaster.clone(), fees.clone(), log);
     }
 }

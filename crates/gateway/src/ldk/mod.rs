@@ -27,8 +27,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use farthing_chain::{Chain, ChainError};
 use farthing_node::entropy;
 use lightning::chain::chainmonitor::ChainMonitor;
-use lightning::chain::channelmonitor::ChannelMonitor;
-use lightning::chain::{BestBlock, Filter, Listen};
+use lightning::chain::{BestBlock, Filter};
 use lightning::events::{Event, EventsProvider as _, ReplayEvent};
 use lightning::ln::channelmanager::{ChainParameters, ChannelManager, ChannelManagerReadArgs};
 use lightning::ln::peer_handler::{IgnoringMessageHandler, MessageHandler, PeerManager};
@@ -50,7 +49,7 @@ use lightning_persister::fs_store::FilesystemStore;
 use secp256k1::PublicKey;
 use tokio::net::TcpListener;
 
-use blocks::Position;
+use blocks::{Both, OneMonitor, Position};
 use broadcaster::Broadcaster;
 use ear::Ear;
 use fees::FeeRates;
@@ -456,51 +455,6 @@ where
             }
             Err(error) => tracing::error!(%error, "channels stand still until the disk works again"),
         }
-    }
-}
-
-/// Two listeners, the second after the first.
-struct Both<'a, A, B>(&'a A, &'a B);
-
-impl<A: Listen, B: Listen> Listen for Both<'_, A, B> {
-    fn filtered_block_connected(
-        &self,
-        header: &bitcoin::block::Header,
-        transactions: &lightning::chain::transaction::TransactionData<'_>,
-        height: u32,
-    ) {
-        self.0.filtered_block_connected(header, transactions, height);
-        self.1.filtered_block_connected(header, transactions, height);
-    }
-
-    fn blocks_disconnected(&self, fork: BestBlock) {
-        self.0.blocks_disconnected(fork);
-        self.1.blocks_disconnected(fork);
-    }
-}
-
-/// A monitor that is not among the others yet.
-struct OneMonitor<S: lightning::sign::ecdsa::EcdsaChannelSigner>(
-    ChannelMonitor<S>,
-    Arc<Broadcaster>,
-    Arc<FeeRates>,
-    Arc<Log>,
-);
-
-impl<S: lightning::sign::ecdsa::EcdsaChannelSigner> Listen for OneMonitor<S> {
-    fn filtered_block_connected(
-        &self,
-        header: &bitcoin::block::Header,
-        transactions: &lightning::chain::transaction::TransactionData<'_>,
-        height: u32,
-    ) {
-        let Self(monitor, broadcaster, fees, log) = self;
-        monitor.block_connected(header, transactions, height, broadcaster.clone(), fees.clone(), log);
-    }
-
-    fn blocks_disconnected(&self, fork: BestBlock) {
-        let Self(monitor, broadcaster, fees, log) = self;
-        monitor.blocks_disconnected(fork, broadcaster.clone(), fees.clone(), log);
     }
 }
 

@@ -34,6 +34,8 @@ pub enum Order {
     BridgeRevoked(CommitmentNumber, CommitmentSecret),
     /// Sign a closing.
     CloseTogether(Settlement, Txid),
+    /// Publish the holder's commitment: LDK has given the channel up, and only the device can.
+    CloseAlone,
 }
 
 /// A commitment of ours with the bridge's signatures.
@@ -65,9 +67,10 @@ pub struct Desk {
     bell: Arc<Notify>,
 }
 
-#[derive(Default)]
 struct Inner {
     points: BTreeMap<CommitmentNumber, PublicKey>,
+    /// The highest point that LDK asked for.
+    asked: CommitmentNumber,
     to_validate: BTreeMap<CommitmentNumber, ToValidate>,
     bridge_secrets: BTreeMap<CommitmentNumber, CommitmentSecret>,
     orders: VecDeque<Order>,
@@ -87,7 +90,12 @@ impl Desk {
             points: shelf.get(&channel, "points")?.unwrap_or_default(),
             to_validate: shelf.get(&channel, "to_validate")?.unwrap_or_default(),
             bridge_secrets: shelf.get(&channel, "bridge_secrets")?.unwrap_or_default(),
-            ..Inner::default()
+            asked: CommitmentNumber::FIRST,
+            orders: VecDeque::new(),
+            signed: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            closings: BTreeMap::new(),
+            last_closing: None,
         };
         let secrets = inner.bridge_secrets.iter();
         inner.orders =
@@ -115,18 +123,23 @@ impl Desk {
         self.shelf.put(&self.channel, "points", &inner.points)
     }
 
-    /// The first number whose point is not known yet, and how many are known from `used` on.
+    /// The first number whose point is not known yet, and how many are known above the last one that LDK asked for.
     pub fn points_left(&self) -> (CommitmentNumber, usize) {
         let inner = self.inner();
         let next = inner.points.keys().next_back().and_then(|last| last.next());
-        let used = inner.secrets.keys().next_back().copied().unwrap_or(CommitmentNumber::FIRST);
-        let left = inner.points.range(used..).count();
+        let left = inner.points.range(inner.asked..).count();
         (next.unwrap_or(CommitmentNumber::FIRST), left)
     }
 
-    /// A point of ours.
+    /// A point of ours, for LDK. When it is missing, whoever serves this desk asks for more.
     pub fn point(&self, number: CommitmentNumber) -> Option<PublicKey> {
-        self.inner().points.get(&number).copied()
+        let mut inner = self.inner();
+        inner.asked = inner.asked.max(number);
+        let point = inner.points.get(&number).copied();
+        if point.is_none() {
+            self.bell.notify_one();
+        }
+        point
     }
 
     /// The signatures on the bridge's commitment, or an order for them.
@@ -173,6 +186,19 @@ impl Desk {
             self.bell.notify_one();
         }
         None
+    }
+
+    /// Orders the holder's commitment to be published.
+    pub fn close_alone(&self) {
+        let mut inner = self.inner();
+        // Nothing else can be done for this channel any more.
+        inner.orders = VecDeque::from([Order::CloseAlone]);
+        self.bell.notify_one();
+    }
+
+    /// The device gave its transactions.
+    pub fn published(&self) {
+        self.inner().done(|order| *order == Order::CloseAlone);
     }
 
     /// Stores a commitment of ours that the bridge signed.

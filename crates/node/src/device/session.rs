@@ -24,6 +24,7 @@ use crate::store::StoreError;
 const MOST_RUNNING: usize = 16;
 
 /// What comes out of a message.
+#[expect(clippy::large_enum_variant, reason = "one message at a time is in memory")]
 #[derive(Debug)]
 pub enum Said {
     /// Send this to the gateway.

@@ -107,8 +107,12 @@ struct World {
     crashes: usize,
 }
 
+/// A request, given the gateway's first message of its round.
+type Asking = Box<dyn Fn(Vec<u8>) -> Request>;
+
 /// How a request ended.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one at a time")]
 enum Got {
     Answer(Answer),
     Signed(ecdsa::Signature, Vec<ecdsa::Signature>),
@@ -369,7 +373,7 @@ impl World {
         &mut self,
         preimages: &[Preimage],
         change: impl Fn(&mut Contents),
-    ) -> (Contents, Digest, ecdsa::Signature, Box<dyn Fn(Vec<u8>) -> Request>) {
+    ) -> (Contents, Digest, ecdsa::Signature, Asking) {
         let contents = self.contents(Side::Holder, change);
         let built = self.build(Side::Holder, &contents);
         let key = secret_key(&secret(HTLC), &contents.point);
@@ -527,35 +531,53 @@ fn opens_pays_and_closes_alone_with_a_crash_before_and_after_every_save() {
     );
 }
 
+/// The signatures of the newest holder commitment, in each form in which they could be stored: DER, as the state has them, and compact.
+fn signatures(world: &mut World) -> Vec<Vec<u8>> {
+    let witness = world.publication().commitment.input[0].witness.clone();
+    let mut forms = Vec::new();
+    for at in [1, 2] {
+        // In a witness, a byte for the type of the signature comes after it.
+        let der = witness[at][..witness[at].len() - 1].to_vec();
+        forms.push(ecdsa::Signature::from_der(&der).unwrap().serialize_compact().to_vec());
+        forms.push(der);
+    }
+    forms
+}
+
 #[test]
 fn a_revoked_commitments_signatures_are_in_no_file_when_its_secret_leaves() {
     let mut world = World::open();
-    let witness = world.publication().commitment.input[0].witness.clone();
-    // As the state holds them: DER. The witness has a byte for the type of the signature after it.
-    let signatures: Vec<Vec<u8>> =
-        [1, 2].iter().map(|at| witness[*at][..witness[*at].len() - 1].to_vec()).collect();
-    let compact: Vec<[u8; 64]> =
-        signatures.iter().map(|der| ecdsa::Signature::from_der(der).unwrap().serialize_compact()).collect();
-    let is_somewhere = |world: &World, at: usize| {
-        !world.files_with(&signatures[at]).is_empty() || !world.files_with(&compact[at]).is_empty()
+    let files = |world: &World, forms: &[Vec<u8>]| -> BTreeSet<String> {
+        forms.iter().flat_map(|form| world.files_with(form)).collect()
     };
-    assert!(is_somewhere(&world, 0) && is_somewhere(&world, 1), "else this test would show nothing");
+    let nowhere = BTreeSet::new();
+    // Two states, each of which pays miners more than the one before: nothing else changes.
+    for (rate, is_cut) in [(2_000, true), (3_000, false)] {
+        let old = signatures(&mut world);
+        let dearer = move |contents: &mut Contents| contents.fee_rate = FeeRate::from_sat_per_kwu(rate);
+        world.sign_bridge(&[], dearer);
+        world.bridge_revokes();
+        world.validate_holder(&[], dearer);
+        assert_ne!(files(&world, &old), nowhere, "it can still be published");
 
-    // A state that pays miners more: nothing else changes.
-    let dearer = |contents: &mut Contents| contents.fee_rate = FeeRate::from_sat_per_kwu(2_000);
-    world.sign_bridge(&[], dearer);
-    world.bridge_revokes();
-    world.validate_holder(&[], dearer);
-    assert!(is_somewhere(&world, 0) && is_somewhere(&world, 1), "it can still be published");
-
-    // The device dies between storing that they are given up and erasing them.
-    let (channel, number) = (world.channel, CommitmentNumber::FIRST);
-    let effects = world.device().give(channel, Input::Revoke { number }).unwrap();
-    assert_eq!(effects, [Effect::Erase(number)]);
-    world.restart();
-    assert!(!is_somewhere(&world, 0) && !is_somewhere(&world, 1), "a restart erases first of all");
-    let got = world.ask_once(&move |_| Request::Revoke { number }, None, Disk::Works).unwrap();
-    assert!(matches!(got, Got::Answer(Answer::Secret { .. })), "{got:?}");
+        let number = world.holder[world.holder.len() - 2].number;
+        if is_cut {
+            // Power is cut between storing that they are given up and erasing them. Nothing is closed in good order: that would
+            // empty the log.
+            let channel = world.channel;
+            let effects = world.device().give(channel, Input::Revoke { number }).unwrap();
+            assert_eq!(effects, [Effect::Erase(number)]);
+            std::mem::forget(world.device.take());
+            assert_ne!(files(&world, &old), nowhere, "else this test would show nothing");
+            world.restart();
+            assert_eq!(files(&world, &old), nowhere, "a restart erases first of all");
+        }
+        let got = world.ask_once(&move |_| Request::Revoke { number }, None, Disk::Works).unwrap();
+        assert!(matches!(got, Got::Answer(Answer::Secret { .. })), "{got:?}");
+        assert_eq!(files(&world, &old), nowhere, "while the device runs");
+        let kept = signatures(&mut world);
+        assert_ne!(files(&world, &kept), nowhere, "what can be published is kept");
+    }
 }
 
 #[test]

@@ -59,6 +59,7 @@ pub fn device_offline_resume(road: &Road, car: &Car) -> anyhow::Result<Act> {
         until("the payment is paid", || {
             Ok(payment(road, &invoice)?.is_some_and(|payment| payment["outcome"] == "paid"))
         })?;
+        settled(road)?;
         running.kill()?;
         // The device has the proof, too, and says so when it is asked to pay again.
         let again = car.pay(&invoice)?;
@@ -67,6 +68,19 @@ pub fn device_offline_resume(road: &Road, car: &Car) -> anyhow::Result<Act> {
     }
     let outcome = "no payment could be cut in the middle".to_owned();
     Ok(Act { name: "device_offline_resume", ok: false, outcome })
+}
+
+/// Waits until nothing is signed any more: both sides of every channel have one state.
+fn settled(road: &Road) -> anyhow::Result<()> {
+    let signatures = || -> anyhow::Result<Value> { Ok(road.ask("status")?["joint_signatures"].clone()) };
+    let (mut before, mut since) = (signatures()?, Instant::now());
+    until("the states settle", || {
+        let now = signatures()?;
+        if now != before {
+            (before, since) = (now, Instant::now());
+        }
+        Ok(since.elapsed() > Duration::from_secs(2))
+    })
 }
 
 /// A thief has the car. It pays what the owner's policy allows, and no more; when the owner says stop, the gateway pays nothing for it,
