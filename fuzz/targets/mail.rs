@@ -61,7 +61,9 @@ fn sealed(mut choices: Choices<'_>) {
     if !is_sealed {
         let bytes = choices.rest();
         match Blob::from_bytes(bytes) {
-            Ok(blob) => assert!(PAYEE.mail.open(&PAYEE.address.identity, &blob).is_err(), "nobody guesses a seal"),
+            Ok(blob) => {
+                assert!(PAYEE.mail.open(&PAYEE.address.identity, &blob).is_err(), "nobody guesses a seal")
+            }
             Err(_) => assert_ne!(bytes.len(), blob::LENGTH),
         }
         return;

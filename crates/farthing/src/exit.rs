@@ -1,6 +1,7 @@
 //! Exit codes, so that scripts can tell what happened.
 
 use farthing_chain::{ChainError, ConnectError};
+use farthing_http::cheques::CarryError;
 use farthing_http::client::ClientError;
 use farthing_http::mailbox::{DeleteError, FetchError, OpenError, PostError, PublishError, TakeError};
 use farthing_node::buyer::{CloseError, ProposeError, SendError};
@@ -102,7 +103,7 @@ impl Failure {
     }
 }
 
-/// The client's error, also where a mailbox's speaks for it.
+/// The client's error, also where a mailbox's or an agent's speaks for it.
 fn client_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a ClientError> {
     let of_mailbox = || match (error.downcast_ref(), error.downcast_ref(), error.downcast_ref()) {
         (Some(PostError::Client(error)), _, _)
@@ -116,7 +117,11 @@ fn client_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a 
         | (_, _, Some(PublishError::Client(error))) => Some(error),
         (_, _, _) => None,
     };
-    error.downcast_ref().or_else(of_mailbox).or_else(of_owner)
+    let of_agent = || match error.downcast_ref() {
+        Some(CarryError::Client(error)) => Some(error),
+        Some(_) | None => None,
+    };
+    error.downcast_ref().or_else(of_mailbox).or_else(of_owner).or_else(of_agent)
 }
 
 /// Whether an error that speaks for its cause does so for a node that could not be asked.

@@ -2,7 +2,7 @@
 //! `crash-points`, which no release has, this is nothing.
 
 /// Aborts the process if this is the point that `FARTHING_CRASH_AT` names, counting from 1.
-#[cfg(feature = "crash-points")]
+#[cfg(all(feature = "crash-points", not(test)))]
 pub(crate) fn point() {
     use std::sync::LazyLock;
     use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,5 +17,37 @@ pub(crate) fn point() {
 }
 
 /// Nothing.
-#[cfg(not(feature = "crash-points"))]
+#[cfg(not(any(feature = "crash-points", test)))]
 pub(crate) fn point() {}
+
+#[cfg(test)]
+pub(crate) use in_test::{Crash, arm, point};
+
+/// In a unit test a crash is a panic that the test catches.
+#[cfg(test)]
+mod in_test {
+    use std::cell::Cell;
+
+    thread_local! {
+        static LEFT: Cell<Option<u64>> = const { Cell::new(None) };
+    }
+
+    /// What a crash panics with.
+    #[derive(Debug)]
+    pub(crate) struct Crash;
+
+    /// From now on, this thread crashes at that point, counting from 1; `None` disarms.
+    pub(crate) fn arm(at: Option<u64>) {
+        LEFT.set(at);
+    }
+
+    pub(crate) fn point() {
+        let left = LEFT.get().map(|left| left - 1);
+        LEFT.set(left);
+        if left == Some(0) {
+            LEFT.set(None);
+            // Unlike `panic!`, this prints nothing.
+            std::panic::resume_unwind(Box::new(Crash));
+        }
+    }
+}

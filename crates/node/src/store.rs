@@ -18,6 +18,7 @@
 //! decoded, and parameters are checked again.
 
 mod followed;
+mod papers;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -28,7 +29,6 @@ use bdk_wallet::chain::Merge as _;
 use bitcoin::consensus::encode::{deserialize, serialize};
 use bitcoin::hashes::Hash as _;
 use bitcoin::{BlockHash, OutPoint, Transaction};
-use farthing_protocol::cheque::point::AdaptorPoint;
 use farthing_protocol::lightspeed::Ladder;
 use farthing_protocol::{ChannelId, Msat, Params};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
@@ -304,29 +304,6 @@ impl Store {
         Ok(merged)
     }
 
-    /// Every cheque that was written, or got, in the order of time.
-    ///
-    /// # Errors
-    /// When the database cannot be read or holds something that cannot be decoded.
-    pub fn papers(&self) -> Result<Vec<Paper>, StoreError> {
-        let mut statement =
-            self.connection.prepare_cached("SELECT cheque FROM cheques ORDER BY at, point")?;
-        let rows = statement.query_map([], |row| row.get::<_, Vec<u8>>(0))?;
-        rows.map(|row| decode("cheque", &row?)).collect()
-    }
-
-    /// The cheque under that point that was got, or written.
-    ///
-    /// # Errors
-    /// When the database cannot be read or holds something that cannot be decoded.
-    pub fn paper(&self, is_got: bool, point: &AdaptorPoint) -> Result<Option<Paper>, StoreError> {
-        let mut statement =
-            self.connection.prepare_cached("SELECT cheque FROM cheques WHERE got = ?1 AND point = ?2")?;
-        let row: Option<Vec<u8>> =
-            statement.query_row(params![is_got, point.to_bytes()], |row| row.get(0)).optional()?;
-        row.map(|row| decode("cheque", &row)).transpose()
-    }
-
     /// Takes note that a person wants a channel closed, for the process that runs it.
     ///
     /// # Errors
@@ -454,13 +431,7 @@ impl Batch<'_> {
                 )?;
                 statement.execute(params![i64::try_from(*day).unwrap_or(i64::MAX), by])?;
             }
-            Write::Cheque(paper) => {
-                let mut statement = self
-                    .transaction
-                    .prepare_cached("INSERT OR REPLACE INTO cheques VALUES (?1, ?2, ?3, ?4)")?;
-                let (point, at) = (paper.point().to_bytes(), i64::try_from(paper.at()).unwrap_or(i64::MAX));
-                statement.execute(params![paper.is_got(), point, at, encode(paper)])?;
-            }
+            Write::Cheque(paper) => self.put_paper(paper)?,
             // A chain whose announcement was cut short may come again.
             Write::Ladder(channel, ladder) => {
                 self.transaction.execute(

@@ -28,7 +28,7 @@ fn verify(context: &Context, text: String, payee: Option<XOnlyPublicKey>) -> any
     } else {
         text
     };
-    let receipt: Receipt = text.trim().parse().context("this is no receipt")?;
+    let receipt: Receipt = text.trim().parse()?;
     receipt.verify().context("this receipt proves nothing: it is forged, or was changed")?;
     let Terms { payee: signer, amount, memo, time, salt: _ } = receipt.terms;
     if let Some(expected) = payee {

@@ -56,7 +56,8 @@ pub enum CarryError {
     Endless(ChannelId),
     /// The newest update leaves out what the payee still holds, and there is no room to put it back.
     #[error(
-        "the other side of channel {0} does not take the newest update: a cheque that was taken back is being cashed, and its room          was given to another; take that back first"
+        "the other side of channel {0} does not take the newest update: a cheque that was taken back is being cashed, and its room \
+         was given to another; take that back first"
     )]
     NotTaken(ChannelId),
     /// The channel has no address of the other side.
@@ -150,21 +151,21 @@ impl Client {
     /// # Errors
     /// When the payee cannot be reached or refuses the update.
     pub async fn sync(&self, id: ChannelId) -> Result<(), CarryError> {
-        let at = self.teller.peer(id).ok_or(CarryError::NoPeer(id))?;
+        let at = self.peer(id).await?;
         let key = self.teller.call_key(id).ok_or(OrderError::NoChannel(id))?;
         for _ in 0..ROUNDS {
             let teller = self.teller.clone();
             let Some(update) = blocking(move || Ok(teller.update(id)?)).await? else { return Ok(()) };
-            let number = update.signed.terms.number;
             let body = UpdateBody { update: Some(update) };
             let response = self.post(&at, &wire::below(id, "update"), &body).await?;
             let answer = client::json::<AnswerBody>(response).await?.read(id, &key)?;
-            let (teller, is_taken) = (self.teller.clone(), answer.taken == Some(number));
+            // An update that counts already may come again without what it settled: then it is older than nothing, and stays.
+            let (teller, is_left_out) = (self.teller.clone(), answer.still_held.is_some());
             let is_newer = blocking(move || Ok(teller.hear(id, &answer)?)).await?;
-            match (is_newer, is_taken) {
+            match (is_newer, is_left_out) {
                 (true, _) => {}
-                (false, true) => return Ok(()),
-                (false, false) => return Err(CarryError::NotTaken(id)),
+                (false, false) => return Ok(()),
+                (false, true) => return Err(CarryError::NotTaken(id)),
             }
         }
         Err(CarryError::Endless(id))
@@ -208,7 +209,7 @@ impl Client {
     /// # Errors
     /// When the other side cannot be reached, or knows nothing of it any more.
     pub async fn accept_again(&self, id: ChannelId) -> Result<(), CarryError> {
-        let at = self.teller.peer(id).ok_or(CarryError::NoPeer(id))?;
+        let at = self.peer(id).await?;
         let Some(signature) = self.teller.acceptance(id) else { return Ok(()) };
         self.post(&at, &wire::below(id, "accepted"), &AcceptanceBody { signature }).await?;
         Ok(())
@@ -227,7 +228,7 @@ impl Client {
     /// # Errors
     /// When the payer cannot be reached, or its update is none to take.
     pub async fn answer(&self, id: ChannelId) -> Result<(), CarryError> {
-        let at = self.teller.peer(id).ok_or(CarryError::NoPeer(id))?;
+        let at = self.peer(id).await?;
         let key = self.teller.call_key(id).ok_or(OrderError::NoChannel(id))?;
         let teller = self.teller.clone();
         let secrets = blocking(move || Ok(teller.secrets(id)?)).await?;
@@ -245,6 +246,12 @@ impl Client {
             answer = next;
         }
         Err(CarryError::Endless(id))
+    }
+
+    /// Where the other side of a channel is reached.
+    async fn peer(&self, id: ChannelId) -> Result<String, CarryError> {
+        let teller = self.teller.clone();
+        blocking(move || teller.peer(id).ok_or(CarryError::NoPeer(id))).await
     }
 
     fn url(&self, at: &str, path: &str) -> Result<Url, ClientError> {

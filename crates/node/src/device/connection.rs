@@ -131,7 +131,7 @@ impl DeviceHome {
         if !self.is_there() {
             return Err(missing());
         }
-        Ok(Device::open(self.secret()?, self.store()?)?.ok_or_else(missing)?)
+        Device::open(self.secret()?, self.store()?)?.ok_or_else(missing)
     }
 }
 

@@ -42,6 +42,8 @@ use crate::store::StoreError;
 
 /// How many key generations without a channel are kept.
 pub const MOST_READY: usize = 32;
+/// How many channels and keys there are in all: the gateway could fill the disk with more.
+pub const MOST_CHANNELS: usize = 256;
 
 /// Why the device did not do it. Nothing changed.
 #[derive(Debug, thiserror::Error)]

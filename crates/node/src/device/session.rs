@@ -17,13 +17,14 @@ use farthing_protocol::device::{Effect, Input};
 use farthing_threshold::{Device as DeviceSide, KeyGeneration, KeyGenerationStep, SigningRound};
 use secp256k1::ecdsa;
 
-use super::{Device, GiveError, MOST_READY};
+use super::{Device, GiveError, MOST_CHANNELS, MOST_READY};
 use crate::store::StoreError;
 
 /// How many rounds run at once on a connection: a payment has two under way at most.
 const MOST_RUNNING: usize = 16;
 
 /// What comes out of a message.
+#[expect(clippy::large_enum_variant, reason = "one message at a time is in memory")]
 #[derive(Debug)]
 pub enum Said {
     /// Send this to the gateway.
@@ -127,8 +128,11 @@ impl Session {
     }
 
     fn generate(&mut self, device: &Device, id: u64, first: &[u8]) -> Outcome {
-        if device.ready() >= MOST_READY {
-            return Ok(refused(id, &format!("keys-ready: {MOST_READY} keys without a channel are enough")));
+        if device.ready() >= MOST_READY || device.standings().len() >= MOST_CHANNELS {
+            let why = format!(
+                "keys-ready: {MOST_READY} keys without a channel are enough, and {MOST_CHANNELS} channels"
+            );
+            return Ok(refused(id, &why));
         }
         let (generation, ours) = KeyGeneration::<DeviceSide>::start(round_id(&self.connection, id));
         match generation.next(first) {

@@ -90,12 +90,12 @@ pub struct Paid {
 pub enum Outcome {
     /// Approved; nothing more is known.
     Pending,
-    /// The proof of payment, and what routing cost in millisatoshi.
+    /// Paid.
     Paid {
         /// Hashes to the payment hash.
         preimage: [u8; 32],
-        /// Service fee included.
-        fee_msat: u64,
+        /// What routing and service cost, in millisatoshi; not known when the proof came on another way than in a report.
+        fee_msat: Option<u64>,
     },
     /// Not paid.
     Failed(String),

@@ -45,6 +45,9 @@ use crate::transition::Transition;
 /// The most withdrawn promises that are not dead: beyond it the payer pays plainly first.
 pub const MOST_LOOSE: usize = 64;
 
+/// Instead of the number of an update: the payee has taken it. No update has this number.
+const TAKEN: u64 = 0;
+
 /// What the promises of a channel are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
@@ -63,7 +66,8 @@ pub struct Drawn {
     spent: Msat,
     open: Vec<Owed>,
     loose: Vec<Loose>,
-    /// Points whose secrets came out, for the payee to know what the base pays; the newest of them, until it has taken it.
+    /// Points whose secrets came out, for the payee to know what the base pays; the newest of them, each with the number of the
+    /// update that settled it, until the first update after that was taken.
     settled: Vec<(u64, AdaptorPoint)>,
     /// What was not noted yet.
     outcomes: Vec<Outcome>,
@@ -215,7 +219,7 @@ impl Drawn {
 
     /// Whether the payee has something to say to the newest update, or may have: a secret, or that the update counts.
     pub fn awaits_word(&self) -> bool {
-        self.is_open() || !self.settled.is_empty()
+        self.is_open() || self.settled.iter().any(|(since, _)| *since != TAKEN)
     }
 
     /// Decides what an input does.
@@ -418,7 +422,10 @@ impl Drawn {
         if number > self.number {
             return Transition::to(next);
         }
-        next.settled.retain(|(since, _)| *since > number);
+        // Noted, and left out of the next update only: the same update is the same whenever it is sent.
+        for (since, _) in next.settled.iter_mut().filter(|(since, _)| *since <= number) {
+            *since = TAKEN;
+        }
         let (dead, loose) =
             self.loose.iter().partition(|loose| loose.buried_by.is_some_and(|by| by <= number));
         next.loose = loose;
@@ -442,6 +449,7 @@ impl Drawn {
     /// Signs the next update, which may bury what was withdrawn.
     fn send(mut self, channel: &Channel, keys: &ChannelKeys) -> Result<Transition<Self, Effect>, Reject> {
         self.number += 1;
+        self.settled.retain(|(since, _)| *since != TAKEN);
         let terms = self.terms();
         terms.check(channel)?;
         let most = terms.most().expect("checked to be within the channel");

@@ -176,3 +176,113 @@ fn find(transaction: &Transaction, script: &ScriptBuf) -> Option<(OutPoint, Amou
     let outpoint = OutPoint { txid, vout: u32::try_from(vout).expect("outputs are counted in 32 bits") };
     Some((outpoint, transaction.output[vout].value))
 }
+
+#[cfg(test)]
+mod tests {
+    use bitcoin::consensus::encode::serialize;
+    use bitcoin::hashes::Hash as _;
+    use bitcoin::{Network, WPubkeyHash};
+
+    use super::super::bolt3::{Basepoints, Commitment, CommitmentNumber, Contents, PartyTerms, Side, Terms};
+    use super::*;
+    use crate::amount::Msat;
+    use crate::keys::Seed;
+
+    fn keys(device: u32) -> OwnerKeys {
+        Seed::new([9; 64], Network::Regtest).owner_keys(device)
+    }
+
+    fn public(byte: u8) -> PublicKey {
+        SecretKey::from_slice(&[byte; 32]).unwrap().public_key(SECP256K1)
+    }
+
+    /// A commitment of one side, over a channel of the owner of `keys`.
+    fn commitment(keys: &OwnerKeys, broadcaster: Side) -> (Commitment, PublicKey) {
+        let (payment, delayed_payment) = (keys.payment(), keys.delayed_payment());
+        let own = Basepoints { payment, delayed_payment, htlc: public(1), revocation: public(2) };
+        let point = public(3);
+        let bridge = Basepoints { payment: point, delayed_payment: point, htlc: point, revocation: point };
+        let party = |funding_key, basepoints| PartyTerms {
+            funding_key,
+            basepoints,
+            dust_limit: Amount::from_sat(354),
+            delay: 144,
+        };
+        let terms = Terms {
+            funding: OutPoint { txid: Txid::from_byte_array([5; 32]), vout: 0 },
+            capacity: Amount::from_sat(100_000),
+            holder: party(public(4), own),
+            bridge: party(public(5), bridge),
+        };
+        let point = public(6);
+        let contents = Contents {
+            number: CommitmentNumber::FIRST,
+            point,
+            fee_rate: FeeRate::from_sat_per_kwu(500),
+            to_holder: Msat::new(90_000_000),
+            to_bridge: Msat::new(10_000_000),
+            htlcs: vec![],
+        };
+        (Commitment::build(&terms, broadcaster, &contents), point)
+    }
+
+    fn delayed(keys: &OwnerKeys) -> Claim {
+        let (built, point) = commitment(keys, Side::Holder);
+        Claim::delayed(built.unsigned(), built.delayed_script(), point, 144).unwrap()
+    }
+
+    fn payment(keys: &OwnerKeys) -> Claim {
+        let (built, _) = commitment(keys, Side::Bridge);
+        Claim::of_bridge_commitment(built.unsigned(), &keys.payment()).unwrap()
+    }
+
+    /// What Bitcoin Core's consensus code says of each input.
+    fn verdicts(claims: &[Claim], keys: &OwnerKeys, sweep: &Transaction) -> Vec<bool> {
+        let script = |claim: &Claim| match &claim.lock {
+            Lock::Payment => to_remote_script(&keys.payment()),
+            Lock::Delayed { script, .. } => script.to_p2wsh(),
+        };
+        let verify = |(index, claim): (usize, &Claim)| {
+            let (script, value) = (script(claim), claim.value.to_sat());
+            bitcoinconsensus::verify(script.as_bytes(), value, &serialize(sweep), None, index).is_ok()
+        };
+        claims.iter().enumerate().map(verify).collect()
+    }
+
+    fn to() -> ScriptBuf {
+        ScriptBuf::new_p2wpkh(&WPubkeyHash::from_byte_array([8; 20]))
+    }
+
+    #[test]
+    fn what_either_sides_commitment_leaves_is_swept_in_one_transaction() {
+        let keys = keys(0);
+        let claims = [delayed(&keys), payment(&keys)];
+        let rate = FeeRate::from_sat_per_kwu(1_000);
+        let sweep = keys.sweep(&claims, &to(), rate).unwrap();
+        assert_eq!(verdicts(&claims, &keys, &sweep), [true, true]);
+        let fee = claims[0].value + claims[1].value - sweep.output[0].value;
+        assert!(fee.to_sat() >= sweep.weight().to_wu(), "{fee} for {}", sweep.weight());
+        assert!(fee.to_sat() <= sweep.weight().to_wu() + 10, "{fee} for {}", sweep.weight());
+    }
+
+    #[test]
+    fn before_the_delay_and_with_other_keys_nothing_is_valid() {
+        let keys = keys(0);
+        let claims = [delayed(&keys)];
+        let mut early = keys.sweep(&claims, &to(), FeeRate::BROADCAST_MIN).unwrap();
+        early.input[0].sequence = Sequence::from_height(143);
+        assert_eq!(verdicts(&claims, &keys, &early), [false]);
+        let other = super::tests::keys(1);
+        assert_ne!(other.delayed_payment(), keys.delayed_payment());
+        let stolen = other.sweep(&claims, &to(), FeeRate::BROADCAST_MIN).unwrap();
+        assert_eq!(verdicts(&claims, &keys, &stolen), [false]);
+    }
+
+    #[test]
+    fn what_is_not_worth_the_fee_stays() {
+        let keys = keys(0);
+        let rate = FeeRate::from_sat_per_kwu(200_000);
+        assert_eq!(keys.sweep(&[delayed(&keys)], &to(), rate), None);
+        assert_eq!(keys.sweep(&[], &to(), rate), None);
+    }
+}

@@ -58,6 +58,7 @@ pub const MOST_HEADERS: usize = 1_000;
 pub struct ChannelKeysId(pub [u8; 32]);
 
 /// Gateway to device.
+#[expect(clippy::large_enum_variant, reason = "one message at a time is in memory")]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToDevice {
     /// The answer to `Hello`.
@@ -245,6 +246,7 @@ pub struct OpenTerms {
 }
 
 /// Device to gateway, about a request.
+#[expect(clippy::large_enum_variant, reason = "one message at a time is in memory")]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
     /// The device has stored its share, and waits for nothing more.

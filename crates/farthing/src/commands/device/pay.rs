@@ -99,9 +99,9 @@ async fn pay(
             match said {
                 Said::Report(id, Report::Paid { preimage, fee }) if id == order => {
                     ensure!(preimage.hash() == hash, "the gateway's proof of payment proves nothing");
-                    let outcome_ = Outcome::Paid { preimage: preimage.0, fee_msat: fee.get() };
+                    let outcome_ = Outcome::Paid { preimage: preimage.0, fee_msat: Some(fee.get()) };
                     connection.device().store().note(&hash.0, channel, &record(outcome_), now())?;
-                    return Ok(outcome(&hash.0, &preimage.0, fee.get(), Some(began.elapsed())));
+                    return Ok(outcome(&hash.0, &preimage.0, Some(fee.get()), Some(began.elapsed())));
                 }
                 Said::Report(id, Report::Failed { why, .. } | Report::Refused { why }) if id == order => {
                     let failed = record(Outcome::Failed(why.clone()));
@@ -114,7 +114,7 @@ async fn pay(
     }
 }
 
-fn outcome(hash: &[u8; 32], preimage: &[u8; 32], fee_msat: u64, took: Option<Duration>) -> Value {
+fn outcome(hash: &[u8; 32], preimage: &[u8; 32], fee_msat: Option<u64>, took: Option<Duration>) -> Value {
     json!({
         "paid": true,
         "payment_hash": hash.to_lower_hex_string(),
@@ -153,7 +153,7 @@ pub fn note(context: &Context, connection: &mut Connection, said: &Said) {
     let device = connection.device();
     let channel = device.paying().map_or(ChannelKeysId([0; 32]), |(id, _)| id);
     let Ok(Some(before)) = device.store().payment(&hash) else { return };
-    let outcome = Outcome::Paid { preimage: preimage.0, fee_msat: fee.get() };
+    let outcome = Outcome::Paid { preimage: preimage.0, fee_msat: Some(fee.get()) };
     if let Err(error) = device.store().note(&hash, channel, &Paid { outcome, ..before }, now()) {
         eprintln!("farthing: {error}");
     }

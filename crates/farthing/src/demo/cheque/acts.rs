@@ -28,15 +28,15 @@ fn name(written: &Value) -> anyhow::Result<String> {
     Ok(written["cheque"].as_str().context("a name")?.to_owned())
 }
 
-/// The payer takes a cheque back before it is cashed, and writes another over the same money.
+/// The payer takes a cheque back before it is cashed, and writes another over the same money: its channel holds 20,000 sat more than
+/// the first, so both would not fit.
 fn overwritten(stage: &Stage) -> anyhow::Result<Act> {
     eprintln!("\nAct 1: the payer comes back early, and writes another cheque over the same money …");
     let mut cast = Cast::new(stage, "overwritten")?;
     let _miner = stage.miner();
-    let most = ["--deposit", "20000sat"];
-    let first = name(&cast.write("15000sat", &most)?)?;
+    let first = name(&cast.write("15000sat", &[])?)?;
     cast.cancel(&first)?;
-    let second = name(&cast.write("14000sat", &most)?)?;
+    let second = name(&cast.write("25000sat", &[])?)?;
     let rows = cast.cash(&[])?;
     let cashed = |name: &str| rows.iter().any(|row| row["cheque"] == name && row["cashed"] == true);
     let ok = !cashed(&first) && cashed(&second);

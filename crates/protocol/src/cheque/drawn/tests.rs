@@ -83,6 +83,13 @@ fn a_secret_is_stored_reported_and_paid_plainly() {
     assert_eq!(update.signed.terms.settled, [secret(1).point()]);
     let paid = after(drawn.clone(), [Input::Taken(2), Input::Pay { cost: sat(1) }]);
     assert!(paid.terms().settled.is_empty(), "once the payee knows");
+    let heard = after(drawn.clone(), [Input::Taken(2)]);
+    let again = sent(&heard.resume(&testing::channel(), &testing::payer_keys()));
+    assert_eq!(
+        (again, heard.awaits_word()),
+        (update, false),
+        "an update that was taken is the same when it is sent again"
+    );
 
     let resumed = drawn.resume(&testing::channel(), &testing::payer_keys());
     assert!(resumed.contains(&Effect::Report(outcome.clone())), "until it was noted");

@@ -1,8 +1,6 @@
 //! How cheques end when somebody goes away or cheats: each on a real bitcoind, through the driver.
 
-mod carriers;
-
-use carriers::{Carriers, DELTA, FEE, FINALITY, MARGIN, sat};
+use crate::carriers::{Carriers, DELTA, FEE, FINALITY, MARGIN, sat};
 use farthing_node::books::OrderError;
 use farthing_node::cheques::cashing::CashError;
 use farthing_node::cheques::paper::Fate;
@@ -76,6 +74,28 @@ fn a_payee_that_never_comes_back_costs_nobody_anything() {
     story.mine(FINALITY + 1);
     assert_eq!(story.ending("writer", behind).unwrap().kind, SpendKind::Refund);
     assert_eq!(story.fate(&issued.written.point), Fate::Ended);
+}
+
+/// A lock that is asked for again while its channel is closing is not taken for one that was never made.
+#[test]
+fn a_lock_stays_open_while_its_channel_closes_whatever_is_repeated() {
+    let (mut story, behind, towards, issued) = sale();
+    story.lock_directly(&issued, towards);
+    story.at("payee").cash(&issued.written.point).unwrap();
+    story.stop("agent");
+    story.at("payee").close(towards).unwrap();
+    story.at("payee").look().unwrap();
+    // The commitment waits in the mempool. The agent comes back, sees it, and repeats what it wanted.
+    story.start("agent");
+    story.at("agent").tend().unwrap();
+    story.start("agent");
+    story.at("agent").tend().unwrap();
+    story.at("writer").cancel(&issued.written.point).unwrap();
+    story.sync("writer", "agent", behind);
+    story.mine(FINALITY + 1);
+    assert_eq!(story.totals("agent", behind), (5_001, 5_001), "it has the secret, and is paid for it");
+    story.sync("writer", "agent", behind);
+    story.receipt(&issued);
 }
 
 #[test]

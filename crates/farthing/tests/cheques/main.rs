@@ -1,6 +1,7 @@
 //! Cheques through the driver, on a real bitcoind: sold directly and through a node, while the writer is off, over restarts.
 
 mod carriers;
+mod endings;
 
 use carriers::{Carriers, FEE, sat};
 use farthing_node::cheques::paper::Fate;
