@@ -80,3 +80,24 @@ fn twenty_thousand_calls_are_closed_with_two_transactions_and_every_act_ends_wel
     assert_eq!(report["acts"], well);
     Ok(())
 }
+
+#[test]
+fn cheques_are_cashed_while_their_payer_is_off_and_every_act_ends_well() -> Result<()> {
+    let report = report(&["cheque"])?;
+    assert_eq!((&report["mode"], &report["ok"]), (&json!("cheque"), &json!(true)));
+    assert_eq!(report["online_together"], false);
+    for (way, paid) in [("direct", 2_000), ("routed", 3_000)] {
+        assert_eq!(
+            (&report[way]["paid_sat"], &report[way]["receipt_ok"]),
+            (&json!(paid), &json!(true)),
+            "{way}"
+        );
+    }
+    assert_eq!((&report["routed"]["hops"], &report["routed"]["linkable"]), (&json!(2), &json!(false)));
+    for act in ["agent_gone", "overwritten", "bounced", "expired"] {
+        assert_eq!(report["acts"][act], true, "{act}");
+    }
+    // Not built, or not played: said so, and not claimed.
+    assert!(report["reverse"].is_null() && report["acts"]["payee_gone"].is_null());
+    Ok(())
+}

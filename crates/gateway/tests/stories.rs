@@ -117,10 +117,7 @@ async fn a_gateway_begins_again_where_it_was() {
     let mut car = world.reconnect(1, device);
     car.reports = reports;
     let gateway = world.gateway.clone();
-    until("the bridge is back", || {
-        gateway.details(channel.0).is_some_and(|details| details.is_usable)
-    })
-    .await;
+    until("the bridge is back", || gateway.details(channel.0).is_some_and(|details| details.is_usable)).await;
     let paid = car.pay(channel, world.destination.invoice(10_000_000)).await;
     assert!(matches!(paid, Report::Paid { .. }), "{paid:?}");
 }

@@ -86,7 +86,7 @@ pub struct Report {
 }
 
 /// How a piece is paid for.
-struct Purse {
+struct Means {
     channel: ChannelId,
     key: CallKey,
     terms: Mutex<Terms>,
@@ -116,14 +116,14 @@ pub async fn download(
     let present = manifest.size
         - missing.iter().filter_map(|piece| manifest.span(*piece)).map(|span| span.1).sum::<u64>();
     progress(Progress::Present(present));
-    let purse = match (channel, &quote.terms) {
+    let means = match (channel, &quote.terms) {
         (Some(channel), Some(terms)) => {
             let key = client
                 .buyer()
                 .call_key(channel)
                 .ok_or(ClientError::Order(farthing_node::books::OrderError::NoChannel(channel)))?;
             let authority = client::authority(&quote.url);
-            Some(Purse { channel, key, terms: Mutex::new(terms.clone()), authority })
+            Some(Means { channel, key, terms: Mutex::new(terms.clone()), authority })
         }
         (None, _) | (_, None) => None,
     };
@@ -134,7 +134,7 @@ pub async fn download(
         url: &quote.url,
         pieces: &pieces,
         target: &target,
-        purse,
+        means,
         pace,
         progress: &progress,
         started,
@@ -151,7 +151,7 @@ struct Fetch<'a, P: Fn(Progress)> {
     url: &'a Url,
     pieces: &'a Pieces,
     target: &'a Arc<File>,
-    purse: Option<Purse>,
+    means: Option<Means>,
     pace: Pace,
     progress: &'a P,
     /// When the transfer began.
@@ -240,8 +240,8 @@ impl<P: Fn(Progress)> Fetch<'_, P> {
 
     async fn attempt(&self, piece: u64, fetched: &mut Fetched) -> Result<(), Attempt> {
         let span = self.pieces.manifest().span(piece).expect("the piece is one of the file's");
-        let credential = match &self.purse {
-            Some(purse) => Some(self.pay(purse, piece, span.1, fetched).await?),
+        let credential = match &self.means {
+            Some(means) => Some(self.pay(means, piece, span.1, fetched).await?),
             None => None,
         };
         let response = self.client.piece(self.url, span, credential).await?;
@@ -295,16 +295,16 @@ impl<P: Fn(Progress)> Fetch<'_, P> {
     /// Pays for a piece, or repeats the payment for it, and writes the credential.
     async fn pay(
         &self,
-        purse: &Purse,
+        means: &Means,
         piece: u64,
         length: u64,
         fetched: &mut Fetched,
     ) -> Result<String, ClientError> {
-        let terms = purse.terms.lock().expect("no holder of this lock panics").clone();
+        let terms = means.terms.lock().expect("no holder of this lock panics").clone();
         let cost = terms.price.of(length);
         let cost = cost.ok_or_else(|| ClientError::Nonsense("the price overflows".to_owned()))?;
         let item = Item { id: wire::piece_item(&self.pieces.manifest().blake3, piece), cost };
-        let mut bought = self.client.buyer().buy(purse.channel, item).await?;
+        let mut bought = self.client.buyer().buy(means.channel, item).await?;
         if bought.again {
             fetched.again |= !fetched.payment;
         } else {
@@ -313,7 +313,7 @@ impl<P: Fn(Progress)> Fetch<'_, P> {
         }
         if let Some(missing) = cost.checked_sub(bought.cost).filter(|_| fetched.made_up) {
             let rest = Item { id: wire::made_up_item(&item.id, cost), cost: missing };
-            let more = self.client.buyer().buy(purse.channel, rest).await?;
+            let more = self.client.buyer().buy(means.channel, rest).await?;
             if !more.again {
                 (fetched.cost, fetched.payment) = (missing, true);
                 (self.progress)(Progress::Paid { cost: missing });
@@ -321,34 +321,34 @@ impl<P: Fn(Progress)> Fetch<'_, P> {
             bought = Bought { cost, ..more };
         }
         let call = Call {
-            channel: purse.channel,
+            channel: means.channel,
             item: item.id,
             cost: bought.cost,
             total: bought.payment.total,
             method: "GET",
-            authority: &purse.authority,
+            authority: &means.authority,
             target: self.url.path(),
             challenge: &terms.challenge.id,
         };
         let payload = Payload {
-            channel: purse.channel,
+            channel: means.channel,
             total: bought.payment.total,
             cost: bought.cost,
             signature: bought.payment.signature,
-            mac: purse.key.mac(&call),
+            mac: means.key.mac(&call),
         };
         Ok(Credential { challenge: terms.challenge, payload }.to_header())
     }
 
     /// Takes a fresh challenge when the old one has expired, if it offers the same.
     async fn renew_terms(&self) -> Result<(), ClientError> {
-        let Some(purse) = &self.purse else { return Ok(()) };
+        let Some(means) = &self.means else { return Ok(()) };
         let quote = self.client.quote(self.url.as_str(), true).await?;
         let Some(fresh) = quote.terms else { return Err(ClientError::TermsChanged("the file is free")) };
         if quote.manifest != *self.pieces.manifest() {
             return Err(ClientError::TermsChanged("another file"));
         }
-        let mut terms = purse.terms.lock().expect("no holder of this lock panics");
+        let mut terms = means.terms.lock().expect("no holder of this lock panics");
         if fresh.price != terms.price {
             return Err(ClientError::TermsChanged("another price"));
         }

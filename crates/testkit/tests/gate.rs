@@ -20,7 +20,7 @@ use farthing_http::encoding;
 use farthing_http::gate::{Gate, Gated, Manner};
 use farthing_http::tariff::{CallPrice, Tariff};
 use farthing_node::books::{Item, OrderError};
-use farthing_protocol::lightspeed::call::{MacKey, Target};
+use farthing_protocol::lightspeed::call::{MacKey, NO_BODY, Target};
 use farthing_protocol::lightspeed::tab::MOST_RUNNING;
 use farthing_protocol::lightspeed::{Call, CallNumber, Words};
 use farthing_protocol::{ChannelId, Msat};
@@ -30,12 +30,7 @@ use http_body_util::BodyExt as _;
 use tokio::sync::Semaphore;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
-const TARGET: Target<'_> =
-    Target { method: "GET", authority: "seller", uri: "/item", body: SHA256_OF_NOTHING };
-const SHA256_OF_NOTHING: [u8; 32] = [
-    0xe3, 0xb0, 0xc4, 0x42, 0x98, 0xfc, 0x1c, 0x14, 0x9a, 0xfb, 0xf4, 0xc8, 0x99, 0x6f, 0xb9, 0x24, 0x27,
-    0xae, 0x41, 0xe4, 0x64, 0x9b, 0x93, 0x4c, 0xa4, 0x95, 0x99, 0x1b, 0x78, 0x52, 0xb8, 0x55,
-];
+const TARGET: Target<'_> = Target { method: "GET", authority: "seller", uri: "/item", body: NO_BODY };
 const PRICE: Msat = Msat::new(1_000);
 
 /// A body that says how long it is, and never comes.

@@ -331,9 +331,5 @@ fn fit_first(
     shape: Shape,
 ) -> Option<Shape> {
     let prepaid = Msat::from_amount(setup.channel.params().prepaid)?;
-    let base = ledger.paid().max(prepaid);
-    let left = setup.channel.max_total().checked_sub(base)?;
-    let words = u32::try_from(left.get() / shape.unit.get().max(1)).unwrap_or(u32::MAX).min(shape.words);
-    let shape = Shape { words, rungs: shape.rungs.min(words), ..shape };
-    shape.check().is_ok().then_some(shape)
+    shape.fit(&setup.channel, ledger.paid().max(prepaid))
 }

@@ -139,15 +139,23 @@ impl Router {
             // Paid already: its outcome is on the way.
             Err(OrderError::Rejected(Reject::Drawer(drawer::Reject::Promises(drawn::Reject::PointUsed)))) => {
             }
+            // A channel that is closing takes no promise; one that it made before may still be paid, or was, and its outcome is
+            // on the way.
+            Err(OrderError::Rejected(reject @ Reject::Drawer(drawer::Reject::Channel(_)))) => {
+                match self.may_yet_pay(onward.channel) {
+                    Ok(true) => {}
+                    Ok(false) => self.unlock(id, onward),
+                    Err(error) => put_off(&error),
+                }
+                done.refused = Some(reject);
+            }
             // It was not made, and never will be.
             Err(OrderError::Rejected(reject)) => {
-                let unlocked = held(held::Input::Unlocked(onward.point));
-                self.books.handle_blocking(id, unlocked).map_or_else(|error| put_off(&error), drop);
+                self.unlock(id, onward);
                 done.refused = Some(reject);
             }
             Err(error @ OrderError::NoChannel(_)) => {
-                let unlocked = held(held::Input::Unlocked(onward.point));
-                self.books.handle_blocking(id, unlocked).map_or_else(|error| put_off(&error), drop);
+                self.unlock(id, onward);
                 put_off(&error);
             }
             Err(
@@ -157,6 +165,22 @@ impl Router {
                 | OrderError::Ended),
             ) => put_off(&error),
         }
+    }
+
+    fn unlock(&self, id: ChannelId, onward: &Onward) {
+        let unlocked = held(held::Input::Unlocked(onward.point));
+        self.books.handle_blocking(id, unlocked).map_or_else(|error| put_off(&error), drop);
+    }
+
+    /// Whether a channel has a lock that is not over, or something to report of one.
+    fn may_yet_pay(&self, id: ChannelId) -> Result<bool, Failed> {
+        let (state, setup) = (self.books.state_blocking(id)?, self.books.setup(&id));
+        let (Some(state), Some(setup)) = (state, setup) else { return Ok(false) };
+        let is_report = |effect: &Effect| {
+            matches!(effect, Effect::Drawer(drawer::Effect::Promises(drawn::Effect::Report(_))))
+        };
+        let is_open = state.drawer().is_some_and(|drawer| drawer.drawn().is_open());
+        Ok(is_open || ChequeChannel::resume(&state, &setup).iter().any(is_report))
     }
 
     /// Whether the holder still waits for this lock.

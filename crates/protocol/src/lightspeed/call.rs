@@ -68,6 +68,12 @@ pub struct Target<'a> {
     pub body: [u8; 32],
 }
 
+/// SHA256 of nothing: the body of most requests.
+pub const NO_BODY: [u8; 32] = [
+    0xe3, 0xb0, 0xc4, 0x42, 0x98, 0xfc, 0x1c, 0x14, 0x9a, 0xfb, 0xf4, 0xc8, 0x99, 0x6f, 0xb9, 0x24, 0x27,
+    0xae, 0x41, 0xe4, 0x64, 0x9b, 0x93, 0x4c, 0xa4, 0x95, 0x99, 0x1b, 0x78, 0x52, 0xb8, 0x55,
+];
+
 /// Bytes that are no call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a call is {LENGTH} or {LENGTH_WITH_LAST} bytes, got {0}")]
@@ -158,11 +164,6 @@ impl MacKey {
         key
     }
 
-    /// The MAC of a call with its request.
-    pub fn mac(&self, call: &Call, target: &Target<'_>) -> [u8; 32] {
-        self.hmac(call, target)
-    }
-
     /// Checks a call's MAC, in constant time.
     ///
     /// # Errors
@@ -172,7 +173,8 @@ impl MacKey {
         if cmp::fixed_time_eq(&expected, mac) { Ok(()) } else { Err(NotAuthentic) }
     }
 
-    fn hmac(&self, call: &Call, target: &Target<'_>) -> [u8; 32] {
+    /// The MAC of a call with its request.
+    pub fn mac(&self, call: &Call, target: &Target<'_>) -> [u8; 32] {
         let engine = |midstate: [u8; 32]| {
             sha256::HashEngine::from_midstate(sha256::Midstate::from_byte_array(midstate), 64)
         };
@@ -250,6 +252,11 @@ mod tests {
             (testing::payee_keys(), params.payer.session)
         };
         MacKey::new(&CallKey::agree(&ours, &theirs, channel.id()))
+    }
+
+    #[test]
+    fn no_body_is_hashed_like_any() {
+        assert_eq!(sha256::Hash::hash(&[]).to_byte_array(), NO_BODY);
     }
 
     #[test]

@@ -273,10 +273,7 @@ impl Purse {
     /// The longest chain of that shape that the capacity still covers; `None` when it covers none.
     pub fn fit(&self, channel: &Channel, shape: Shape) -> Option<Shape> {
         let (_, base) = self.next_chain().ok()?;
-        let left = channel.max_total().checked_sub(base)?;
-        let words = u32::try_from(left.get() / shape.unit.get().max(1)).unwrap_or(u32::MAX).min(shape.words);
-        let shape = Shape { words, rungs: shape.rungs.min(words), ..shape };
-        shape.check().is_ok().then_some(shape)
+        shape.fit(channel, base)
     }
 
     /// The next batch of those terms, with as many outputs as the capacity still covers on top of everything paid; `None`

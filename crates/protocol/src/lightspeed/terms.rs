@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::amount::Msat;
+use crate::channel::Channel;
 use crate::hashlock::Delay;
 use crate::lightspeed::word::Word;
 
@@ -43,6 +44,14 @@ pub enum BadShape {
 }
 
 impl Shape {
+    /// As much of this chain as a channel covers on top of `base`; `None` when that is no chain.
+    pub fn fit(self, channel: &Channel, base: Msat) -> Option<Self> {
+        let left = channel.max_total().checked_sub(base)?;
+        let words = u32::try_from(left.get() / self.unit.get().max(1)).unwrap_or(u32::MAX).min(self.words);
+        let shape = Self { words, rungs: self.rungs.min(words), ..self };
+        shape.check().is_ok().then_some(shape)
+    }
+
     /// Checks that the numbers make a chain.
     ///
     /// # Errors

@@ -58,6 +58,10 @@ pub async fn run(context: &Context, arguments: CashArguments) -> anyhow::Result<
         rows.push(row(&presented, outcome));
     }
     cheque::end(client).await?;
+    if rows.is_empty() {
+        let line = "no cheque waits: payers write them to what `farthing cheque address` prints";
+        return context.output.say(&rows, line);
+    }
     context.output.print(&rows, || {
         let mut table = table(&["cheque", "amount", "memo", "paid", ""]);
         for row in &rows {

@@ -47,6 +47,9 @@ pub async fn run(context: &Context, arguments: ListArguments) -> anyhow::Result<
             std::fs::write(&path, receipt).with_context(|| path.display().to_string())?;
         }
     }
+    if rows.is_empty() {
+        return context.output.say(&rows, "there are no cheques here: see `farthing cheque write --help`");
+    }
     context.output.print(&rows, || {
         let mut table = table(&["cheque", "side", "amount", "memo", "state", "until block", "receipt"]);
         for row in &rows {

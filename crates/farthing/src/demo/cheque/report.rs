@@ -55,7 +55,7 @@ struct Routed {
 #[derive(Debug, Serialize)]
 struct Acts {
     agent_gone: bool,
-    /// A story of the tests, not of the demo: `cargo test -p farthing-testkit --test cheque_endings`.
+    /// A story of the tests, not of the demo: `cargo test -p farthing-node --test cheque_endings`.
     payee_gone: Option<bool>,
     overwritten: bool,
     bounced: bool,

@@ -43,8 +43,9 @@ pub fn device_offline_resume(road: &Road, car: &Car) -> anyhow::Result<Act> {
         let paying = car.device.talk(&["device", "pay", &invoice])?;
         until("the gateway has the order", || Ok(payment(road, &invoice)?.is_some()))?;
         paying.kill()?;
-        let is_pending =
-            || Ok(payment(road, &invoice)?.is_some_and(|payment| payment["outcome"] == "pending"));
+        let is_pending = || -> anyhow::Result<bool> {
+            Ok(payment(road, &invoice)?.is_some_and(|payment| payment["outcome"] == "pending"))
+        };
         if !is_pending()? {
             continue;
         }

@@ -49,9 +49,8 @@ impl Car {
         std::fs::create_dir_all(&folder)?;
         let car = Self { name, device, owner, folder };
         let limits = ["--per-payment", "5000sat", "--per-hour", "400000sat", "--least-bridge-delay", "1008"];
-        let card = [&["owner", "card", name, "-o", car.path("card")?.as_str()], &limits[..]].concat();
-        car.owner.run(&card)?;
         let (card, backup) = (car.path("card")?, car.path("backup")?);
+        car.owner.run(&[&["owner", "card", name, "-o", &card], &limits[..]].concat())?;
         car.device.run(&["device", "enroll", &road.address, "--owner", &card, "--backup", &backup])?;
         car.owner.run(&["owner", "adopt", name, &backup])?;
         Ok(car)

@@ -13,7 +13,7 @@ use farthing_http::wire::{self, AcceptedBody, ChainBody, ChainTaken, OpenBody};
 use farthing_node::buyer::Buyer;
 use farthing_node::watch::Pace;
 use farthing_protocol::hashlock::Delay;
-use farthing_protocol::lightspeed::call::Target;
+use farthing_protocol::lightspeed::call::{NO_BODY, Target};
 use farthing_protocol::lightspeed::{Shape, Words, ladder};
 use farthing_protocol::{Channel, ChannelId, Msat};
 use tokio::runtime::Handle;
@@ -28,11 +28,6 @@ const PRICE: Msat = Msat::new(100_000);
 const SHAPE: Shape = Shape { unit: PRICE, words: 100, rungs: 10, delay: Delay::blocks(36) };
 /// The first rung that lies.
 const LIE: u32 = 3;
-/// SHA256 of no body.
-const NO_BODY: [u8; 32] = [
-    0xe3, 0xb0, 0xc4, 0x42, 0x98, 0xfc, 0x1c, 0x14, 0x9a, 0xfb, 0xf4, 0xc8, 0x99, 0x6f, 0xb9, 0x24, 0x27,
-    0xae, 0x41, 0xe4, 0x64, 0x9b, 0x93, 0x4c, 0xa4, 0x95, 0x99, 0x1b, 0x78, 0x52, 0xb8, 0x55,
-];
 
 /// Plays it.
 pub fn play(stage: &Stage) -> anyhow::Result<Act> {

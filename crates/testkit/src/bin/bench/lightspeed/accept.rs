@@ -12,7 +12,7 @@ use std::path::Path;
 use anyhow::ensure;
 use farthing_node::tabs::Tabs;
 use farthing_protocol::hashlock::Delay;
-use farthing_protocol::lightspeed::call::{LENGTH, Target};
+use farthing_protocol::lightspeed::call::{LENGTH, NO_BODY, Target};
 use farthing_protocol::lightspeed::{Call, CallNumber, Shape, Word};
 use farthing_protocol::{ChannelId, Msat};
 
@@ -31,12 +31,7 @@ const CALLS: usize = 1_300;
 const SHAPE: Shape = Shape { unit: Msat::new(10), words: 65_536, rungs: 1_024, delay: Delay::blocks(36) };
 const COST: Msat = Msat::new(10);
 const TARGET: Target<'static> =
-    Target { method: "GET", authority: "api.example:8402", uri: "/v1/forecast?city=Bern", body: EMPTY };
-/// SHA256 of nothing.
-const EMPTY: [u8; 32] = [
-    0xe3, 0xb0, 0xc4, 0x42, 0x98, 0xfc, 0x1c, 0x14, 0x9a, 0xfb, 0xf4, 0xc8, 0x99, 0x6f, 0xb9, 0x24, 0x27,
-    0xae, 0x41, 0xe4, 0x64, 0x9b, 0x93, 0x4c, 0xa4, 0x95, 0x99, 0x1b, 0x78, 0x52, 0xb8, 0x55,
-];
+    Target { method: "GET", authority: "api.example:8402", uri: "/v1/forecast?city=Bern", body: NO_BODY };
 
 /// Medians over the rounds, each a second on one core.
 pub struct Rates {

@@ -9,8 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use bitcoin::hashes::{Hash as _, sha256};
-use farthing_protocol::lightspeed::call::{LENGTH, Target};
+use farthing_protocol::lightspeed::call::{LENGTH, NO_BODY, Target};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::LocalSet;
@@ -35,8 +34,7 @@ impl Requests {
     /// Calls of one payer, in its order.
     pub fn of(caller: &mut Caller, to: SocketAddr, work: Work, calls: usize) -> anyhow::Result<Self> {
         let authority = to.to_string();
-        let body = sha256::Hash::hash(&[]).to_byte_array();
-        let target = Target { method: "GET", authority: &authority, uri: work.path(), body };
+        let target = Target { method: "GET", authority: &authority, uri: work.path(), body: NO_BODY };
         let mut bytes = Vec::new();
         let mut length = 0;
         for _ in 0..calls {

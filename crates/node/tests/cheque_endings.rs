@@ -78,6 +78,28 @@ fn a_payee_that_never_comes_back_costs_nobody_anything() {
     assert_eq!(story.fate(&issued.written.point), Fate::Ended);
 }
 
+/// A lock that is asked for again while its channel is closing is not taken for one that was never made.
+#[test]
+fn a_lock_stays_open_while_its_channel_closes_whatever_is_repeated() {
+    let (mut story, behind, towards, issued) = sale();
+    story.lock_directly(&issued, towards);
+    story.at("payee").cash(&issued.written.point).unwrap();
+    story.stop("agent");
+    story.at("payee").close(towards).unwrap();
+    story.at("payee").look().unwrap();
+    // The commitment waits in the mempool. The agent comes back, sees it, and repeats what it wanted.
+    story.start("agent");
+    story.at("agent").tend().unwrap();
+    story.start("agent");
+    story.at("agent").tend().unwrap();
+    story.at("writer").cancel(&issued.written.point).unwrap();
+    story.sync("writer", "agent", behind);
+    story.mine(FINALITY + 1);
+    assert_eq!(story.totals("agent", behind), (5_001, 5_001), "it has the secret, and is paid for it");
+    story.sync("writer", "agent", behind);
+    story.receipt(&issued);
+}
+
 #[test]
 fn an_agent_that_goes_away_in_the_middle_finds_the_secret_on_the_chain_and_claims_in_time() {
     let (mut story, behind, towards, issued) = sale();
