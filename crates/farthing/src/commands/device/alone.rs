@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use anyhow::Context as _;
+use bitcoin::hex::DisplayHex as _;
 use bitcoin::{Amount, FeeRate, OutPoint, Transaction, TxOut, Txid};
 use farthing_chain::{BroadcastError, Chain};
 use farthing_node::device::{Device, GiveError};
@@ -60,7 +61,7 @@ pub fn run(context: &Context, output: &Path) -> anyhow::Result<()> {
     let delay = claims.iter().map(delay).max().unwrap_or_default();
     let total: Amount = claims.iter().map(|claim| claim.value).sum();
     let value = json!({
-        "channel": channel,
+        "channel": channel.0.to_lower_hex_string(),
         "by": by,
         "commitment": closing,
         "claims": output,

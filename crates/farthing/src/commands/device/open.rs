@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{bail, ensure};
+use bitcoin::hex::DisplayHex as _;
 use farthing_node::device::{Connection, Device, Said};
 use farthing_protocol::device::setup::FundingStatement;
 use farthing_protocol::device::wire::{ChannelKeysId, Order, Report};
@@ -43,7 +44,7 @@ pub async fn open(context: &Context, capacity: AmountArgument, output: &Path) ->
     })
     .await?;
     files::write(output, &request)?;
-    let value = json!({ "channel": request.channel, "capacity_sat": capacity.to_sat(), "request": output });
+    let value = json!({ "channel": request.channel.0.to_lower_hex_string(), "capacity_sat": capacity.to_sat(), "request": output });
     let line = format!(
         "A bridge agreed to a channel of {capacity}.\nNext, on the owner's machine: farthing owner fund NAME {} -o funding.json",
         output.display()
@@ -80,7 +81,9 @@ pub async fn fund(context: &Context, funding: &Path, output: &Path) -> anyhow::R
          NAME funding.json {}",
         output.display()
     );
-    context.output.say(&json!({ "channel": funding.channel, "statement": output }), &line)
+    context
+        .output
+        .say(&json!({ "channel": funding.channel.0.to_lower_hex_string(), "statement": output }), &line)
 }
 
 /// The statement of a channel whose first states were signed before.

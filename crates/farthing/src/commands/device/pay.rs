@@ -13,6 +13,8 @@ use farthing_protocol::device::payments::Source;
 use farthing_protocol::device::wire::{ChannelKeysId, Order, Report};
 use farthing_protocol::device::{Effect, Input, Invoice};
 use serde_json::{Value, json};
+use tokio::sync::mpsc::error::TryRecvError;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::Instant;
 
 use super::{here, show};
@@ -21,6 +23,9 @@ use crate::exit::Unpaid;
 
 /// How long the states may take to settle after the proof of payment has come: what is left then is done at the next connection.
 const SETTLING: Duration = Duration::from_secs(15);
+
+/// How long the gateway is listened to between two looks for an invoice.
+const MOMENT: Duration = Duration::from_millis(20);
 
 /// Pays one invoice, or one after the other from standard input.
 pub async fn run(context: &Context, text: &str, relayed: bool, patience: Duration) -> anyhow::Result<()> {
@@ -32,8 +37,16 @@ pub async fn run(context: &Context, text: &str, relayed: bool, patience: Duratio
         settle(context, &mut connection).await?;
         return said(context, outcome);
     }
-    for line in stdin().lock().lines() {
-        let line = line?;
+    let mut lines = lines();
+    loop {
+        let line = match lines.try_recv() {
+            Ok(line) => line?,
+            Err(TryRecvError::Disconnected) => break,
+            Err(TryRecvError::Empty) => {
+                idle(context, &mut connection).await?;
+                continue;
+            }
+        };
         if line.trim().is_empty() {
             continue;
         }
@@ -53,6 +66,29 @@ pub async fn run(context: &Context, text: &str, relayed: bool, patience: Duratio
     });
     let line = format!("{} bytes sent, {} received", sent.bytes, received.bytes);
     context.output.say(&value, &line)
+}
+
+/// The lines of standard input, read by a thread of its own: the device goes on answering while it waits for one.
+fn lines() -> UnboundedReceiver<std::io::Result<String>> {
+    let (sender, lines) = unbounded_channel();
+    std::thread::spawn(move || {
+        for line in stdin().lock().lines() {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    lines
+}
+
+/// Answers the gateway for a moment.
+async fn idle(context: &Context, connection: &mut Connection) -> anyhow::Result<()> {
+    match connection.next(Instant::now() + MOMENT).await {
+        Ok(heard) => heard.iter().for_each(|said| note(context, connection, said)),
+        Err(ConnectionError::Link(LinkError::Silent)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
 }
 
 fn said(context: &Context, value: Value) -> anyhow::Result<()> {
