@@ -153,8 +153,9 @@ impl Teller {
         }
         let wallet = Arc::new(Mutex::new(wallet));
         let beside = router.clone();
-        let beside: crate::watch::Beside<ChequeChannel> =
-            Box::new(move |id, effect: &Effect| drop(beside.route(id, [effect.clone()])));
+        let beside: crate::watch::Beside<ChequeChannel> = Box::new(move |id, effect: &Effect| {
+            let _for_nobody_who_waits = beside.route(id, [effect.clone()]);
+        });
         let watch = Watch::start_beside(chain.clone(), wallet.clone(), books.clone(), pace, resumed, beside);
         let (output, openings) = (Mutex::new(output), Mutex::new(()));
         let prekeys = Mutex::new(home.prekeys()?);

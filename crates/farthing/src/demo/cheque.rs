@@ -132,10 +132,10 @@ impl Cast {
     }
 
     /// The agent is gone, without a word.
-    pub fn without_agent(self) -> anyhow::Result<(Person, Person, Service, [Vec<(Instant, Instant)>; 2])> {
+    pub fn without_agent(self) -> anyhow::Result<(Person, Person, Service)> {
         self.at_agent.kill()?;
         self.at_node.kill()?;
-        Ok((self.payer, self.payee, self.mailbox, self.on))
+        Ok((self.payer, self.payee, self.mailbox))
     }
 
     /// A cheque from the payer to the receipt.
@@ -189,7 +189,7 @@ impl Cast {
         ];
         let knows = |person: &Person, names: &[String]| -> anyhow::Result<bool> {
             let store = person.home()?.store()?;
-            Ok(report::names_any(&store, names)?)
+            report::names_any(&store, names)
         };
         let agent = knows(&self.agent, &of_payer)? && knows(&self.agent, &of_payee)?;
         let node = knows(&self.node, &of_payer)? && knows(&self.node, &of_payee)?;

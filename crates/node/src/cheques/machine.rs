@@ -24,7 +24,7 @@ pub enum ChequeChannel {}
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Record {
     /// Of the side that is paid.
-    Holder(HolderRecord),
+    Holder(Box<HolderRecord>),
     /// Of the side that pays.
     Drawer(Box<DrawerRecord>),
 }
@@ -87,7 +87,8 @@ impl Machine for ChequeChannel {
 
     fn setup(record: &Record, seed: &Seed) -> Result<Setup, BadParams> {
         Ok(match record {
-            Record::Holder(HolderRecord { params, key, policy, peer: _ }) => {
+            Record::Holder(record) => {
+                let HolderRecord { params, key, policy, peer: _ } = &**record;
                 let record = PayeeRecord { params: params.clone(), key: *key, policy: *policy };
                 Setup::Holder(Arc::new(Payee::setup(&record, seed)?))
             }

@@ -122,7 +122,7 @@ impl Teller {
             patience: terms.patience,
             finality: terms.finality,
         };
-        let record = Record::Holder(HolderRecord { params: opening.params, key, policy, peer });
+        let record = Record::Holder(Box::new(HolderRecord { params: opening.params, key, policy, peer }));
         let setup = ChequeChannel::setup(&record, &self.seed)?;
         let Setup::Holder(paid) = &setup else { unreachable!("made of a holder's record") };
         let transition = Side::accept(paid, &opening.signature)?;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// A cheque on one side.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(clippy::large_enum_variant, reason = "there are few, and most of them are written ones")]
 pub enum Paper {
     /// By its writer.
     Written(Issued),

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use farthing_protocol::ChannelId;
 use farthing_protocol::cheque::drawn::{self, Kind, Outcome};
 use farthing_protocol::cheque::held::{self, Onward};
-use farthing_protocol::cheque::point::{AdaptorPoint, AdaptorSecret};
+use farthing_protocol::cheque::point::AdaptorPoint;
 use farthing_protocol::cheque::promises::Promise;
 use farthing_protocol::cheque::side::{Effect, Reject, Side};
 use farthing_protocol::cheque::{drawer, holder};
@@ -230,29 +230,25 @@ impl Router {
 
     /// A writer's: the receipt is stored with the cheque.
     fn keep(&self, outcome: &Outcome) -> Result<(), Failed> {
-        let (points, fate): (Vec<AdaptorPoint>, Box<dyn Fn(&super::paper::Issued) -> Option<Fate>>) =
-            match outcome {
-                Outcome::Paid(secret) => {
-                    let (point, secret) = (secret.point(), secret.clone());
-                    let receipt = move |secret: &AdaptorSecret, issued: &super::paper::Issued| {
-                        issued.written.receipt(secret).map(Fate::Paid)
-                    };
-                    (vec![point], Box::new(move |issued| receipt(&secret, issued)))
-                }
-                Outcome::PaidJointly(points, secret) => {
-                    let fate = Fate::PaidJointly(points.clone(), secret.clone());
-                    (points.clone(), Box::new(move |_| Some(fate.clone())))
-                }
-                Outcome::Ended(point) => (vec![*point], Box::new(|_| Some(Fate::Ended))),
-            };
+        let points = match outcome {
+            Outcome::Paid(secret) => vec![secret.point()],
+            Outcome::PaidJointly(points, _) => points.clone(),
+            Outcome::Ended(point) => vec![*point],
+        };
         let mut writes = Vec::new();
         for point in points {
-            let Some(mut issued) = self.issued(&point).map_err(|error| OrderError::Store(Arc::new(error)))?
-            else {
+            let issued = self.issued(&point).map_err(|error| OrderError::Store(Arc::new(error)))?;
+            let Some(mut issued) = issued.filter(|issued| !matches!(issued.fate, Fate::Paid(_))) else {
                 continue;
             };
-            let is_paid = matches!(issued.fate, Fate::Paid(_));
-            if let Some(fate) = fate(&issued).filter(|_| !is_paid) {
+            let fate = match outcome {
+                Outcome::Paid(secret) => issued.written.receipt(secret).map(Fate::Paid),
+                Outcome::PaidJointly(points, secret) => {
+                    Some(Fate::PaidJointly(points.clone(), secret.clone()))
+                }
+                Outcome::Ended(_) => Some(Fate::Ended),
+            };
+            if let Some(fate) = fate {
                 issued.fate = fate;
                 writes.push(Write::Cheque(Box::new(Paper::Written(issued))));
             }

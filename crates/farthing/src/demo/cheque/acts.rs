@@ -71,7 +71,7 @@ fn agent_gone(stage: &Stage) -> anyhow::Result<Act> {
         let _miner = stage.miner();
         name(&cast.write("4000sat", SHORTLY)?)?
     };
-    let (payer, payee, mailbox, _) = cast.without_agent()?;
+    let (payer, payee, mailbox) = cast.without_agent()?;
     let rows = payee.run(&["cheque", "cash", "--mailbox", &mailbox.url, "--wait", "1"])?;
     let rows = rows.as_array().context("a list")?;
     let is_unpaid = rows.iter().any(|row| row["cheque"] == cheque.as_str() && row["cashed"] == false);
