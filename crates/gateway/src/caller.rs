@@ -51,6 +51,7 @@ impl From<Failure> for CallError {
 
 /// What comes back for a request.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one is under way at a time, and it is taken apart at once")]
 pub enum Reply {
     /// The answer.
     Answer(Answer),

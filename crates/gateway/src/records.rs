@@ -42,6 +42,7 @@ pub struct ChannelRecord {
 
 /// Where a channel stands at the gateway. What LDK knows is not repeated here.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "channels that are agreed on are the rule")]
 pub enum Stage {
     /// No channel uses these keys yet.
     Ready,

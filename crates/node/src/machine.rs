@@ -20,6 +20,17 @@ pub enum Role {
     Cheques,
 }
 
+impl Role {
+    /// The role in words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Payer => "payer",
+            Self::Payee => "payee",
+            Self::Cheques => "cheques",
+        }
+    }
+}
+
 /// A state machine, its setup, and how the setup is stored.
 pub trait Machine: Send + 'static {
     /// What stays the same over a channel's life, with keys.

@@ -36,7 +36,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::cheques::paper::Paper;
-use crate::machine::{Machine, Role};
+use crate::machine::Machine;
 pub use crate::store::followed::Followed;
 pub(crate) use crate::store::followed::locked_outputs;
 
@@ -488,17 +488,6 @@ pub(crate) fn decode<T: DeserializeOwned>(what: &'static str, bytes: &[u8]) -> R
         }
         Some((version, _)) => Err(StoreError::corrupt(what, format!("unknown encoding {version}"))),
         None => Err(StoreError::corrupt(what, "nothing is there")),
-    }
-}
-
-impl Role {
-    /// The role in words.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Payer => "payer",
-            Self::Payee => "payee",
-            Self::Cheques => "cheques",
-        }
     }
 }
 

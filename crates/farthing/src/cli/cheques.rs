@@ -53,7 +53,7 @@ pub struct WriteArguments {
 /// Arguments of `cheque cash`.
 #[derive(Debug, Args)]
 pub struct CashArguments {
-    /// The mailbox to look into [default: `mailbox` in the configuration's [cheque]].
+    /// The mailbox to look into (default: `mailbox` of `cheque` in the configuration).
     #[arg(long, value_name = "URL")]
     pub mailbox: Option<String>,
     /// A node that pays instead of the agent, so that neither learns who pays whom: its address. The agent must have a channel to

@@ -28,7 +28,7 @@ pub enum ChequeCommand {
 /// Arguments of `cheque address`.
 #[derive(Debug, Args)]
 pub struct AddressArguments {
-    /// The mailbox that keeps the mail, for example https://mail.example [default: `mailbox` in the configuration's [cheque]].
+    /// The mailbox that keeps the mail, for example `https://mail.example` (default: `mailbox` of `cheque` in the configuration).
     #[arg(long, value_name = "URL")]
     pub mailbox: Option<String>,
     /// How many prekeys the mailbox is to hold: so many cheques can be written before the next refill [default: 100].

@@ -25,7 +25,7 @@ fn sale() -> (Carriers, ChannelId, ChannelId, farthing_node::cheques::paper::Iss
 }
 
 fn expiry(story: &Carriers, name: &str, id: ChannelId) -> u32 {
-    story.at(name).params(id).unwrap().expiry.height()
+    story.at(name).params(id).expect("the channel is there").expiry.height()
 }
 
 #[test]

@@ -14,6 +14,7 @@ use farthing_threshold::{Device as DeviceSide, KeyGeneration, KeyGenerationStep,
 use tokio::sync::mpsc;
 
 /// What the test tells the device to do.
+#[expect(clippy::large_enum_variant, reason = "a test sends few of them")]
 pub enum Do {
     /// Say this to the gateway.
     Order(Order),
@@ -199,8 +200,7 @@ impl Device {
 
     fn start(
         &mut self,
-        connection: &[u8; 32],
-        id: u64,
+        (connection, id): (&[u8; 32], u64),
         channel: &ChannelKeysId,
         task: &Task,
         first: &[u8],
@@ -261,13 +261,13 @@ impl Device {
         match effects.into_iter().next() {
             None => answer(Answer::Done),
             Some(Effect::SignBridge { task, htlc_signatures, .. }) => {
-                Ok(self.start(connection, id, &channel, &task, &first, None, htlc_signatures))
+                Ok(self.start((connection, id), &channel, &task, &first, None, htlc_signatures))
             }
             Some(Effect::SignHolder { number, task }) => {
-                Ok(self.start(connection, id, &channel, &task, &first, Some(number), Vec::new()))
+                Ok(self.start((connection, id), &channel, &task, &first, Some(number), Vec::new()))
             }
             Some(Effect::SignClosing(task)) => {
-                Ok(self.start(connection, id, &channel, &task, &first, None, Vec::new()))
+                Ok(self.start((connection, id), &channel, &task, &first, None, Vec::new()))
             }
             Some(Effect::HolderComplete(number)) => answer(Answer::HolderComplete { number }),
             Some(Effect::Reveal { number, secret }) => answer(Answer::Secret { number, secret }),

@@ -12,6 +12,8 @@ use farthing_node::books::OrderError;
 use farthing_node::cheques::opening::OpenError;
 use farthing_node::cheques::selling::LockError;
 use farthing_node::cheques::{Failed, Teller};
+use farthing_protocol::cheque::side::Reject;
+use farthing_protocol::cheque::{held, holder};
 use farthing_protocol::keys::KeyId;
 use farthing_protocol::{ChannelId, Msat};
 
@@ -178,6 +180,10 @@ fn key(counter: &Counter, id: ChannelId) -> Result<farthing_protocol::session::C
 fn problem(error: Failed) -> Problem {
     match &error {
         OrderError::NoChannel(_) => Problem::new(Kind::NotFound, "there is no such channel here"),
+        // The promise behind it may count in a block or two.
+        OrderError::Rejected(Reject::Holder(holder::Reject::Promises(held::Reject::NotDeep))) => {
+            Problem::new(Kind::FundingNotDeep, error).retry_after(1)
+        }
         OrderError::Rejected(_) => Problem::new(Kind::ChequeRefused, error),
         _ours => unavailable(&error),
     }

@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use farthing_http::cheques::Client;
+use farthing_http::client::ClientError;
 use farthing_http::mailbox::{self, Owner};
+use farthing_http::problem::Kind;
 use farthing_mailbox::Letter;
 use farthing_node::cheques::paper::{Paper, Presented};
 use farthing_node::cheques::selling::{Ask, Towards};
@@ -173,6 +175,7 @@ async fn sell(
     open(client, channel, wait).await?;
     let (teller, point, through) = (client.teller().clone(), presented.point, via.map(str::to_owned));
     let (_, route) = blocking(move || Ok(teller.plan_sale(&point, channel, through)?)).await?;
+    let until = Instant::now() + wait;
     let mut fees = Vec::new();
     if let Some(node) = via {
         fees.push(Msat::new(client.terms(node).await.context("the node tells no terms")?.fee_msat));
@@ -187,7 +190,7 @@ async fn sell(
         };
         let amount = amount.saturating_add(behind);
         let ask = Ask { held, point: hop.point, tweak: hop.tweak.clone(), amount, towards };
-        client.ask(&at, &ask).await.with_context(|| format!("{at} makes no lock"))?;
+        lock(client, &at, &ask, until).await.with_context(|| format!("{at} makes no lock"))?;
         held = hop.point;
         at = payer.to_owned();
     }
@@ -196,6 +199,18 @@ async fn sell(
     let paid = blocking(move || Ok(teller.cash(&point)?)).await?;
     hand_over(client, channel).await;
     Ok(paid)
+}
+
+/// Has a lock made. A cheque that was written a moment ago waits for its channel's funding, like a lock does.
+async fn lock(client: &Client, at: &str, ask: &Ask, until: Instant) -> Result<(), ClientError> {
+    loop {
+        match client.ask(at, ask).await {
+            Err(ClientError::Refused { kind: Some(Kind::FundingNotDeep), .. }) if Instant::now() < until => {
+                tokio::time::sleep(PACE).await;
+            }
+            asked => return asked,
+        }
+    }
 }
 
 /// Nothing is lost when it fails: the completed lock is stored, and can be claimed on chain.
