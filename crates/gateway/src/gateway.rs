@@ -1,7 +1,7 @@
 //! The gateway: a Lightning node, the devices that may connect, and their channels.
 //!
 //! **Locks.** LDK calls the signers with its own locks held, and they lock what is here. So nothing here calls LDK while it holds
-//! [`Gateway::books`].
+//! `Gateway::books`.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

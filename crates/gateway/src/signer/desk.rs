@@ -228,7 +228,7 @@ impl Desk {
         Ok(())
     }
 
-    /// The next order. It stays first until [`Self::done`].
+    /// The next order. It stays first until it is done.
     pub fn next(&self) -> Option<Order> {
         self.inner().orders.front().cloned()
     }
