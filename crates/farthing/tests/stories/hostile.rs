@@ -114,7 +114,8 @@ fn what_a_buyer_signs_beyond_the_rules_buys_nothing() -> Result<()> {
     story.assert_refused("a piece below its price", insufficient, story.sign(spent + piece), piece - 1)?;
     story.assert_refused("more than the channel holds", wrong, story.sign(capacity + 1), piece)?;
     story.assert_refused("as much as there can be", wrong, story.sign(u64::MAX), piece)?;
-    let other = Payment { total: Msat::new(spent + piece), ..story.sign(spent + piece - 1) };
+    // Less than a satoshi is in no commitment: the two must be further apart.
+    let other = Payment { total: Msat::new(spent + piece), ..story.sign(spent + piece - 1_000) };
     story.assert_refused("a signature for another total", wrong, other, piece)?;
     let params = story.channel.params().clone();
     let foreign = Channel::new(Params { capacity: params.capacity * 2, ..params })?;
