@@ -21,6 +21,7 @@ use lightning::ln::chan_utils::ChannelTransactionParameters;
 use lightning::ln::channel_state::ChannelDetails;
 use lightning::ln::types::ChannelId;
 use lightning::util::config::UserConfig;
+use lightning::util::errors::APIError;
 use lightning_persister::fs_store::FilesystemStore;
 use secp256k1::PublicKey;
 use tokio::sync::Notify;
@@ -98,6 +99,9 @@ pub enum OrderError {
     /// Not this device's, or not in the right stage.
     #[error("there is no such channel, or it is in another stage")]
     NoSuchChannel,
+    /// The channel is busy, or its bridge is away.
+    #[error("the Lightning node cannot do that at the moment: {0}")]
+    NotNow(String),
     /// The Lightning node.
     #[error("the Lightning node refused: {0}")]
     Lightning(String),
@@ -395,7 +399,11 @@ impl Gateway {
         let details = self.details(channel).filter(|_| is_its).ok_or(OrderError::NoSuchChannel)?;
         self.books().closing_orders.insert(channel, order);
         let closing = self.node.channels.close_channel(&details.channel_id, &details.counterparty.node_id);
-        closing.map_err(|error| OrderError::Lightning(format!("{error:?}")))?;
+        closing.map_err(|error| match error {
+            // A state is being stored, or the bridge is not connected.
+            APIError::ChannelUnavailable { err } => OrderError::NotNow(err),
+            other => OrderError::Lightning(format!("{other:?}")),
+        })?;
         self.node.peers.process_events();
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bitcoin::{Amount, BlockHash};
 use farthing_chain::{Chain, ChainError};
 use farthing_protocol::device::wire::{
-    Enrol, Hello, MOST_HEADERS, Order, Report, ToDevice, ToGateway, Welcome,
+    ChannelKeysId, Enrol, Hello, MOST_HEADERS, Order, Report, ToDevice, ToGateway, Welcome,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -18,8 +18,8 @@ use crate::records::DeviceRecord;
 
 /// A device that does not know our chain gets headers from this many blocks below where it stands.
 const BACK: u32 = 100;
-/// How long an order to open waits for a key.
-const KEY_PATIENCE: Duration = Duration::from_secs(60);
+/// How long an order waits for what it needs: opening for a key, closing until nothing of the channel is being stored.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A device's end of a connection, authenticated.
 pub struct Connection {
@@ -81,8 +81,21 @@ struct Session {
     /// The last header that the device has.
     sent: (u32, BlockHash),
     clerk: Option<JoinHandle<()>>,
-    /// Orders to open that wait for a key.
-    wanted: Vec<(u64, Amount, Instant)>,
+    /// Orders that wait for what they need.
+    wanted: Vec<Wanted>,
+}
+
+/// An order that waits.
+struct Wanted {
+    id: u64,
+    what: What,
+    until: Instant,
+}
+
+#[derive(Clone, Copy)]
+enum What {
+    Open(Amount),
+    Close(ChannelKeysId),
 }
 
 impl Drop for Session {
@@ -116,7 +129,7 @@ impl Session {
                 },
                 _ = ticks.tick() => {
                     self.headers(false)?;
-                    self.open_wanted();
+                    self.try_wanted();
                 }
             }
         }
@@ -214,8 +227,7 @@ impl Session {
                 Err(why) => refused(why),
             },
             Order::Open { capacity } => {
-                self.wanted.push((id, capacity, Instant::now() + KEY_PATIENCE));
-                self.open_wanted();
+                self.want(id, What::Open(capacity));
                 None
             }
             Order::Funding { channel, outpoint } => {
@@ -232,21 +244,31 @@ impl Session {
                 Ok(report) => Some(report),
                 Err(error) => gateway.not_paid(&invoice, &error).or_else(|| refused(error.to_string())),
             },
-            Order::Close { channel } => match gateway.close(device, channel.0, id) {
-                Ok(()) => None,
-                Err(error) => refused(error.to_string()),
-            },
+            Order::Close { channel } => {
+                self.want(id, What::Close(channel));
+                None
+            }
             Order::Status { channel } => Some(gateway.status_of(device, channel.0)),
         }
     }
 
-    /// Opens what devices asked for, as soon as there is a key.
-    fn open_wanted(&mut self) {
-        for (id, capacity, until) in std::mem::take(&mut self.wanted) {
-            match self.gateway.open_channel(self.device, capacity, id) {
+    fn want(&mut self, id: u64, what: What) {
+        self.wanted.push(Wanted { id, what, until: Instant::now() + PATIENCE });
+        self.try_wanted();
+    }
+
+    /// Carries out what waits, as soon as there is a key, or the channel rests.
+    fn try_wanted(&mut self) {
+        for wanted in std::mem::take(&mut self.wanted) {
+            let Wanted { id, what, until } = wanted;
+            let done = match what {
+                What::Open(capacity) => self.gateway.open_channel(self.device, capacity, id),
+                What::Close(channel) => self.gateway.close(self.device, channel.0, id),
+            };
+            match done {
                 Ok(()) => {}
-                Err(OrderError::NoKey) if Instant::now() < until => {
-                    self.wanted.push((id, capacity, until));
+                Err(OrderError::NoKey | OrderError::NotNow(_)) if Instant::now() < until => {
+                    self.wanted.push(wanted);
                 }
                 Err(error) => self.caller.report(id, Report::Refused { why: error.to_string() }),
             }

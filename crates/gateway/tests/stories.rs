@@ -77,7 +77,8 @@ async fn pays_less_than_dust_and_closes_together() {
     })
     .await;
     car.order(farthing_protocol::device::wire::Order::Close { channel });
-    let Report::Closed(txid) = car.report().await else { panic!("a closing") };
+    let closed = car.report().await;
+    let Report::Closed(txid) = closed else { panic!("closed, not {closed:?}") };
     let closing = world.chain.mempool_transaction(&txid).unwrap().expect("it is on its way");
     let to_owner = closing.output.iter().find(|output| output.script_pubkey == script(COLD)).unwrap();
     assert!(to_owner.value.to_sat() > 970_000, "{}", to_owner.value);
