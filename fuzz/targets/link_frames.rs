@@ -18,7 +18,8 @@ fuzz_target!(|data: &[u8]| {
     let (near, second) = Handshake::answer(&gateway, &first).expect("it is for this gateway");
     let far = handshake.finish(&second).expect("it is from this gateway");
     let mut sealed = 0;
-    let messages: Vec<Vec<u8>> = (0..3_u8).map(|mark| vec![mark; usize::from(choices.byte()) * 400]).collect();
+    let messages: Vec<Vec<u8>> =
+        (0..3_u8).map(|mark| vec![mark; usize::from(choices.byte()) * 400]).collect();
     let mut bytes = Vec::new();
     for message in &messages {
         bytes.extend(near.seal(&mut sealed, message).expect("it is short enough"));

@@ -1,4 +1,4 @@
-//! What comes by mail, and what a mailbox reads: addresses, blobs, letters, and an owner's proofs. Whatever it is, it ends in an
+//! What comes by mail, and what a mailbox reads: addresses, blobs, letters, invitations, and an owner's proofs. Whatever it is, it ends in an
 //! error or in a value that is written and read again the same; nothing opens that was not sealed, and no signature fits by
 //! chance.
 #![no_main]
@@ -8,7 +8,8 @@ use std::sync::LazyLock;
 use bitcoin::Network;
 use farthing_fuzz::Choices;
 use farthing_mailbox::address::Host;
-use farthing_mailbox::{Address, Blob, Letter, MailKey, Proof, Request, blob};
+use farthing_mailbox::{Address, Blob, Invitation, Letter, MailKey, Proof, Request, blob};
+use farthing_protocol::cheque::reverse::authorisation::Authorisation;
 use farthing_protocol::keys::{ChequeKeys, Seed};
 use libfuzzer_sys::fuzz_target;
 
@@ -28,11 +29,12 @@ static PAYEE: LazyLock<Payee> = LazyLock::new(|| {
 
 fuzz_target!(|data: &[u8]| {
     let mut choices = Choices::new(data);
-    match choices.byte() % 4 {
+    match choices.byte() % 5 {
         0 => address(choices),
         1 => sealed(choices),
         2 => letter(choices.rest()),
-        _ => proof(choices),
+        3 => proof(choices),
+        _ => invitation(choices),
     }
 });
 
@@ -93,6 +95,17 @@ fn letter(bytes: &[u8]) {
     let Ok(blob) = letter.seal(&PAYEE.address, [1; 32]) else { return };
     let opened = PAYEE.mail.open(&PAYEE.address.identity, &blob).expect("it was sealed for this payee");
     assert_eq!(Letter::from_bytes(&opened), Ok(letter));
+}
+
+/// A text as it came, or an authorisation's bytes.
+fn invitation(mut choices: Choices<'_>) {
+    if choices.byte() % 2 == 0 {
+        let Ok(invitation) = String::from_utf8_lossy(choices.rest()).parse::<Invitation>() else { return };
+        assert_eq!(invitation.to_string().parse(), Ok(invitation));
+        return;
+    }
+    let Ok(authorisation) = Authorisation::from_bytes(choices.rest()) else { return };
+    assert_eq!(Authorisation::from_bytes(&authorisation.to_bytes()), Ok(authorisation));
 }
 
 /// A header as it came, or a good one with some characters exchanged, for a request that may be another.

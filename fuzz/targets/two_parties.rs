@@ -422,7 +422,9 @@ impl World {
                     assert!(payee.page.items.values().any(|charged| *charged == cost));
                     assert!(!self.has_cosigned, "served after a closing was signed");
                 }
-                payee::Effect::Answer | payee::Effect::Spread { .. } => panic!("this channel pays for pieces"),
+                payee::Effect::Answer | payee::Effect::Spread { .. } => {
+                    panic!("this channel pays for pieces")
+                }
                 payee::Effect::Publish(publication) => {
                     let transaction = publication.commitment;
                     let paid = Channel::paid_to(&transaction, &fixture.payee.channel.params().payee);

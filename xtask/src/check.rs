@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 
 use crate::workspace::Workspace;
-use crate::{rules, step, tools};
+use crate::{rules, signer_suite, step, tools};
 
 type Step = (&'static str, fn(&Workspace) -> Result<()>);
 
@@ -33,7 +33,8 @@ pub fn check(workspace: &Workspace) -> Result<()> {
 }
 
 fn formatting(workspace: &Workspace) -> Result<()> {
-    step::run(&mut workspace.cargo(["fmt", "--all", "--check"]))
+    step::run(&mut workspace.cargo(["fmt", "--all", "--check"]))?;
+    step::run(&mut workspace.cargo(["fmt", "--check", "--manifest-path", signer_suite::MANIFEST]))
 }
 
 fn lints(workspace: &Workspace) -> Result<()> {

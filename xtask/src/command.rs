@@ -8,9 +8,10 @@ use crate::fuzz;
 pub const HELP: &str = "\
 Usage: cargo xtask COMMAND
 
-  setup                          find bitcoind, and wrk for one test, or fetch them into tools
+  setup                          find bitcoind, and wrk, LND and Electrum for tests, or get them into tools
   check                          formatting, lints, licences, documentation and the rules of the architecture
   test                           setup, every test, then each fuzz target for a short while
+  signer-suite                   LDK's exported signer tests against LNGate's signer: some minutes, so not in `test`
   fuzz [TARGET] [--seconds N]    run one fuzz target, or each, for N seconds (default 20)
   demo [ARGUMENTS...]            setup, then `farthing demo ARGUMENTS` (default: channel)
   bench WHAT [--json]            setup, then the benchmark WHAT
@@ -24,6 +25,8 @@ pub enum Command {
     Setup,
     Check,
     Test,
+    /// LDK's tests of signers only.
+    SignerSuite,
     /// Without a target: every target, one after the other.
     Fuzz {
         target: Option<String>,
@@ -54,6 +57,7 @@ impl Command {
             "setup" => without_arguments(Self::Setup),
             "check" => without_arguments(Self::Check),
             "test" => without_arguments(Self::Test),
+            "signer-suite" => without_arguments(Self::SignerSuite),
             "fuzz" => parse_fuzz(rest),
             "demo" if rest.is_empty() => Ok(Self::Demo { arguments: vec!["channel".into()] }),
             "demo" => Ok(Self::Demo { arguments: rest }),
@@ -112,6 +116,7 @@ mod tests {
             ("setup", Command::Setup),
             ("check", Command::Check),
             ("test", Command::Test),
+            ("signer-suite", Command::SignerSuite),
             ("fuzz", fuzz(None, 20)),
             ("fuzz decode", fuzz(Some("decode"), 20)),
             ("fuzz --seconds 5 decode", fuzz(Some("decode"), 5)),

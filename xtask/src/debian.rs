@@ -1,10 +1,11 @@
 //! Programs from Debian, without root and on any machine with apt.
 //!
-//! Debian unstable carries Bitcoin Knots, and wrk. They are taken from the mirror that this machine's apt is configured with,
+//! Debian unstable carries Bitcoin Knots, and wrk; Debian 12 carries Electrum, and the Python that it runs with. They are taken from the mirror that this machine's apt is configured with,
 //! checked by apt against Debian's signing keys, and unpacked beside its own libc and libraries, so that the age of the
 //! machine does not matter. apt keeps its lists, packages and state in a folder of ours: of the system only its
 //! configuration is read (sources, proxy, credentials), and nothing of it is changed.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -14,14 +15,15 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use crate::{step, tools};
 
-const SUITE: &str = "sid";
-
-/// A package, and what is kept of it.
+/// A package of Debian unstable, and what is kept of it.
 #[derive(Clone, Copy, Debug)]
 pub struct Package {
     pub name: &'static str,
     pub programs: &'static [&'static str],
 }
+
+/// What the names of the packages begin with that a program needs. The rest (debconf, a service manager) serves only an installation.
+pub const LIBRARIES: [&str; 2] = ["lib", "zlib1g"];
 
 /// Debian's signing keys. Without the file (a derivative of Debian) apt's own trusted keys decide.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
@@ -34,20 +36,27 @@ const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// libexec/bitcoind
 /// ```
 pub fn fetch(package: Package, folder: &Path) -> Result<PathBuf> {
+    let names = [package.name];
+    let unpacked = unpack("sid", &names, &LIBRARIES, folder)?;
+    let tree = folder.join("tree");
+    arrange(&unpacked, package.programs, &tree)?;
+    Ok(tree)
+}
+
+/// Fetches packages with what they need, and returns the folder below `folder` into which all were unpacked.
+pub fn unpack(suite: &str, names: &[&str], needed: &[&str], folder: &Path) -> Result<PathBuf> {
     for program in ["apt-get", "apt-cache", "dpkg", "dpkg-deb"] {
         let found = tools::on_path(program).next();
         ensure!(found.is_some(), "`{program}` is missing, this system does not use Debian's packages");
     }
     let apt = Apt::new(&folder.join("apt"))?;
-    apt.use_first_mirror_with(package.name)?;
-    let packages = apt.download(package.name)?;
+    apt.use_first_mirror_with(suite, names)?;
+    let packages = apt.download(names, needed)?;
     let unpacked = folder.join("unpacked");
     for file in packages {
         step::output(Command::new("dpkg-deb").arg("--extract").args([&file, &unpacked]))?;
     }
-    let tree = folder.join("tree");
-    arrange(&unpacked, package.programs, &tree)?;
-    Ok(tree)
+    Ok(unpacked)
 }
 
 /// apt with the system's configuration and a state of its own.
@@ -92,18 +101,18 @@ impl Apt {
         step::output(command.arg("--config-file").arg(self.folder.join("apt.conf")).args(arguments))
     }
 
-    /// Leaves this apt with the lists of the first configured mirror that has the package.
-    fn use_first_mirror_with(&self, package: &str) -> Result<()> {
+    /// Leaves this apt with the lists of the first configured mirror that has the packages.
+    fn use_first_mirror_with(&self, suite: &str, names: &[&str]) -> Result<()> {
         let architecture = step::output(Command::new("dpkg").arg("--print-architecture"))?;
         let key = if Path::new(KEYRING).exists() { format!("signed-by={KEYRING}") } else { String::new() };
         let mirrors = self.configured_mirrors()?;
         let mut refusals = String::new();
         for mirror in &mirrors {
             let source =
-                format!("deb [arch={} target=Packages {key}] {mirror} {SUITE} main\n", architecture.trim());
+                format!("deb [arch={} target=Packages {key}] {mirror} {suite} main\n", architecture.trim());
             fs::write(self.folder.join("sources.list"), source)?;
             let answer = self.run("apt-get", &["-qq", "update"]);
-            match answer.and_then(|_| self.run("apt-cache", &["show", package])) {
+            match answer.and_then(|_| self.run("apt-cache", &[&["show"], names].concat())) {
                 Ok(_) => return Ok(()),
                 Err(error) => refusals.push_str(&format!("\n{error:#}")),
             }
@@ -111,7 +120,7 @@ impl Apt {
         if mirrors.is_empty() {
             bail!("apt is configured with no package source");
         }
-        bail!("no package source of apt has {package} in Debian {SUITE}:{refusals}")
+        bail!("no package source of apt has {} in Debian {suite}:{refusals}", names.join(", "))
     }
 
     /// The configured package sources, likely mirrors of Debian first.
@@ -125,13 +134,10 @@ impl Apt {
         Ok(mirrors(&listing))
     }
 
-    /// Downloads the package and every library that it needs, and returns the files.
-    fn download(&self, package: &str) -> Result<Vec<PathBuf>> {
-        let direct = self.run("apt-cache", &["depends", "--important", package])?;
-        let direct = libraries(&direct);
-        let all = self.run("apt-cache", &[&["depends", "--important", "--recurse"], &direct[..]].concat())?;
-        let mut wanted = packages(&all);
-        wanted.push(package);
+    /// Downloads the packages and what they need, and returns the files.
+    fn download(&self, names: &[&str], needed: &[&str]) -> Result<Vec<PathBuf>> {
+        let all = self.run("apt-cache", &[&["depends", "--important", "--recurse"], names].concat())?;
+        let wanted = closure(&all, names, needed);
         self.run("apt-get", &[&["-qq", "download"], &wanted[..]].concat())?;
         files(&self.folder.join("packages"))
     }
@@ -153,48 +159,74 @@ fn mirrors(listing: &str) -> Vec<String> {
     mirrors
 }
 
-/// The libraries among the direct dependencies that `apt-cache depends` printed, of alternatives (`|`) all. The rest (debconf,
-/// a service manager) serves only an installation.
-fn libraries(depends: &str) -> Vec<&str> {
-    let dependencies = depends.lines().map(|line| line.trim().trim_start_matches('|'));
-    let names = dependencies.filter_map(|line| line.strip_prefix("Depends: "));
-    names.filter(|name| name.starts_with("lib")).collect()
-}
-
-/// The packages that `apt-cache depends --recurse` visited: flush left; virtual ones are in angle brackets.
-fn packages(depends: &str) -> Vec<&str> {
-    let mut names: Vec<&str> = depends.lines().filter(|line| !line.starts_with([' ', '<'])).collect();
-    names.sort_unstable();
-    names.dedup();
-    names
+/// The packages with these names, and, by what `apt-cache depends --recurse` printed, everything that they need whose name begins
+/// with one of `needed`: of alternatives (`|`) all, and whatever provides a virtual package, which is in angle brackets.
+fn closure<'a>(depends: &'a str, names: &[&'a str], needed: &[&str]) -> Vec<&'a str> {
+    let mut of: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut package = "";
+    for line in depends.lines() {
+        if !line.starts_with([' ', '|']) {
+            package = line;
+            continue;
+        }
+        let other = line.trim().trim_start_matches('|');
+        let name = other.strip_prefix("Depends: ").or(other.strip_prefix("PreDepends: ")).unwrap_or(other);
+        if needed.iter().any(|prefix| name.starts_with(prefix)) {
+            of.entry(package).or_default().push(name);
+        }
+    }
+    let mut wanted = BTreeSet::new();
+    let mut open = names.to_vec();
+    while let Some(package) = open.pop() {
+        if wanted.insert(package) {
+            open.extend(of.get(package).into_iter().flatten());
+        }
+    }
+    wanted.into_iter().collect()
 }
 
 /// Builds the small tree that is kept out of the unpacked packages.
 fn arrange(unpacked: &Path, programs: &[&str], tree: &Path) -> Result<()> {
-    for sub in ["bin", "lib", "libexec"] {
-        fs::create_dir_all(tree.join(sub))?;
-    }
-    let libraries = files(&unpacked.join("usr/lib"))?
-        .into_iter()
-        .find(|folder| folder.join("libc.so.6").exists())
-        .context("the packages hold no libc")?;
-    let mut loader = None;
-    for file in files(&libraries)? {
-        let name = name_of(&file);
-        if name.starts_with("ld-linux") {
-            loader = Some(name.clone());
-        }
-        if name.contains(".so") {
-            fs::rename(&file, tree.join("lib").join(&name))?;
-        }
-    }
-    let loader = loader.context("the packages hold no loader")?;
+    let loader = gather_libraries(unpacked, tree)?;
     for program in programs {
-        fs::rename(unpacked.join("usr/bin").join(program), tree.join("libexec").join(program))?;
-        let starter = tree.join("bin").join(program);
-        fs::write(&starter, starter_script(program, &loader))?;
-        fs::set_permissions(&starter, fs::Permissions::from_mode(0o755))?;
+        let libexec = tree.join("libexec");
+        fs::create_dir_all(&libexec)?;
+        fs::rename(unpacked.join("usr/bin").join(program), libexec.join(program))?;
+        start_by(tree, program, &starter_script(program, &loader))?;
     }
+    Ok(())
+}
+
+/// Moves libc, its loader and the other libraries into the tree's folder `lib`. Gives the loader's name.
+pub fn gather_libraries(unpacked: &Path, tree: &Path) -> Result<String> {
+    let kept = tree.join("lib");
+    fs::create_dir_all(&kept)?;
+    let mut loader = None;
+    // Before Debian 13, libc was in `/lib`.
+    for root in ["usr/lib", "lib"].map(|root| unpacked.join(root)).into_iter().filter(|root| root.is_dir()) {
+        for folder in files(&root)?.into_iter().filter(|folder| name_of(folder).contains("-linux-")) {
+            for file in files(&folder)? {
+                let name = name_of(&file);
+                if name.starts_with("ld-linux") {
+                    loader = Some(name.clone());
+                }
+                if name.contains(".so") {
+                    fs::rename(&file, kept.join(&name))?;
+                }
+            }
+        }
+    }
+    ensure!(kept.join("libc.so.6").exists(), "the packages hold no libc");
+    loader.context("the packages hold no loader")
+}
+
+/// Writes the script by which a program of the tree is started.
+pub fn start_by(tree: &Path, program: &str, script: &str) -> Result<()> {
+    let bin = tree.join("bin");
+    fs::create_dir_all(&bin)?;
+    let starter = bin.join(program);
+    fs::write(&starter, script)?;
+    fs::set_permissions(&starter, fs::Permissions::from_mode(0o755))?;
     Ok(())
 }
 
@@ -248,13 +280,13 @@ mod tests {
     }
 
     #[test]
-    fn only_libraries_are_followed() {
-        let direct = "bitcoin-knots\n |Depends: debconf\n  Depends: <debconf-2.0>\n    cdebconf\n  Depends: libc6\n \
-                      PreDepends: init\n |Depends: libold5\n  Depends: libzmq5\n";
-        assert_eq!(libraries(direct), ["libc6", "libold5", "libzmq5"]);
-
-        let all = "libzmq5\n  Depends: libc6\n  Depends: <virtual>\nlibc6\n<virtual>\nlibc6\n  Depends: libgcc-s1\n";
-        assert_eq!(packages(all), ["libc6", "libzmq5"]);
+    fn only_what_a_program_needs_is_followed() {
+        let depends = "bitcoin-knots\n |Depends: debconf\n  Depends: <debconf-2.0>\n    cdebconf\n  Depends: libc6\n  \
+                       PreDepends: init\n |Depends: libold5\n  Depends: libzmq5\ninit\n  Depends: libinit1\nlibzmq5\n  Depends: \
+                       libc6\n  Depends: <virtual>\n    libreal1\n  PreDepends: zlib1g\nlibc6\n  Depends: libgcc-s1\n<virtual>\n";
+        let wanted = ["bitcoin-knots", "libc6", "libgcc-s1", "libold5", "libreal1", "libzmq5", "zlib1g"];
+        assert_eq!(closure(depends, &["bitcoin-knots"], &LIBRARIES), wanted);
+        assert_eq!(closure(depends, &["init", "libold5"], &["libi"]), ["init", "libinit1", "libold5"]);
     }
 
     #[test]

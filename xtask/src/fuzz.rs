@@ -1,8 +1,11 @@
 //! Fuzzing on the stable toolchain: libFuzzer with coverage feedback and no sanitizer.
 
 use std::fs;
+use std::num::NonZero;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Mutex;
+use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -31,8 +34,18 @@ pub fn exists(workspace: &Workspace) -> bool {
     workspace.path(MANIFEST).is_file()
 }
 
-/// Builds the targets, then runs one or each of them for `seconds`. What a target finds stays in `fuzz/artifacts`.
-pub fn fuzz(workspace: &Workspace, target: Option<&str>, seconds: u32) -> Result<()> {
+/// How much of the inputs' space a run looks at.
+#[derive(Debug, Clone, Copy)]
+pub struct Effort {
+    /// For how long, in seconds, each target.
+    pub seconds: u32,
+    /// Where libFuzzer's randomness begins: with a seed, and no corpus yet, a run tries the same inputs as the run before. Each
+    /// run without one looks elsewhere.
+    pub seed: Option<u32>,
+}
+
+/// Builds the targets, then runs one or each of them. What a target finds stays in `fuzz/artifacts`.
+pub fn fuzz(workspace: &Workspace, target: Option<&str>, effort: Effort) -> Result<()> {
     ensure!(exists(workspace), "there is no {MANIFEST}, so there is nothing to fuzz");
     let metadata = workspace.metadata(MANIFEST)?;
     let targets = selected(targets(&metadata)?, target)?;
@@ -48,12 +61,7 @@ pub fn fuzz(workspace: &Workspace, target: Option<&str>, seconds: u32) -> Result
 
     let output = metadata["target_directory"].as_str().context("`cargo metadata` names no target folder")?;
     let programs = Path::new(output).join(triple).join("release");
-    let mut failed = Vec::new();
-    for target in targets {
-        if run(workspace, &programs, target, seconds)? == Outcome::Failure {
-            failed.push(target);
-        }
-    }
+    let failed = run_all(workspace, &programs, targets, effort)?;
     ensure!(
         failed.is_empty(),
         "failures found by: {}\nThe inputs are in fuzz/artifacts/TARGET; to see one fail again: {}/TARGET INPUT",
@@ -63,13 +71,39 @@ pub fn fuzz(workspace: &Workspace, target: Option<&str>, seconds: u32) -> Result
     Ok(())
 }
 
+/// One target on each core. Gives those that found something.
+fn run_all<'a>(
+    workspace: &Workspace,
+    programs: &Path,
+    targets: Vec<&'a str>,
+    effort: Effort,
+) -> Result<Vec<&'a str>> {
+    let cores = thread::available_parallelism().map_or(1, NonZero::get).min(targets.len());
+    let waiting = Mutex::new(targets.into_iter());
+    let work = || -> Result<Vec<&'a str>> {
+        let mut failed = Vec::new();
+        loop {
+            let next = waiting.lock().expect("no holder of this lock panics").next();
+            let Some(target) = next else { return Ok(failed) };
+            if run(workspace, programs, target, effort)? == Outcome::Failure {
+                failed.push(target);
+            }
+        }
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
+        let found = workers.into_iter().map(|worker| worker.join().expect("a worker does not panic"));
+        Ok(found.collect::<Result<Vec<_>>>()?.concat())
+    })
+}
+
 #[derive(PartialEq, Eq)]
 enum Outcome {
     Nothing,
     Failure,
 }
 
-fn run(workspace: &Workspace, programs: &Path, target: &str, seconds: u32) -> Result<Outcome> {
+fn run(workspace: &Workspace, programs: &Path, target: &str, effort: Effort) -> Result<Outcome> {
     let corpus = format!("fuzz/corpus/{target}");
     let artifacts = format!("fuzz/artifacts/{target}/");
     for folder in [&corpus, &artifacts] {
@@ -77,13 +111,22 @@ fn run(workspace: &Workspace, programs: &Path, target: &str, seconds: u32) -> Re
     }
     let mut command = Command::new(programs.join(target));
     command.current_dir(workspace.path(".")).arg(corpus).args([
-        format!("-max_total_time={seconds}"),
+        format!("-max_total_time={}", effort.seconds),
+        // libFuzzer takes 0 for "any".
+        format!("-seed={}", effort.seed.unwrap_or(0)),
         "-rss_limit_mb=2048".into(),
         format!("-artifact_prefix={artifacts}"),
     ]);
     step::header(&step::line(&command));
-    let status = command.status().map_err(|error| step::cannot_start(&command, &error))?;
-    Ok(if status.success() { Outcome::Nothing } else { Outcome::Failure })
+    // Several run at once: what one says is shown together, and when nothing was found only how it ended.
+    let ended = command.output().map_err(|error| step::cannot_start(&command, &error))?;
+    let said = String::from_utf8_lossy(&ended.stderr);
+    if ended.status.success() {
+        eprintln!("{target}: {}", said.lines().last().unwrap_or_default());
+        return Ok(Outcome::Nothing);
+    }
+    eprintln!("{said}");
+    Ok(Outcome::Failure)
 }
 
 /// The binary targets of the package.

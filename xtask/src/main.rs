@@ -7,9 +7,12 @@ mod bitcoind;
 mod check;
 mod command;
 mod debian;
+mod electrum;
 mod fuzz;
+mod lnd;
 mod programs;
 mod rules;
+mod signer_suite;
 mod step;
 mod tools;
 mod workspace;
@@ -46,10 +49,15 @@ fn run(command: Command) -> Result<()> {
         Command::Setup => {
             bitcoind::ensure(&workspace)?;
             wrk::find_or_fetch(&workspace)?;
+            lnd::find_or_build(&workspace)?;
+            electrum::find_or_fetch(&workspace)?;
         }
         Command::Check => check::check(&workspace)?,
         Command::Test => test(&workspace)?,
-        Command::Fuzz { target, seconds } => fuzz::fuzz(&workspace, target.as_deref(), seconds)?,
+        Command::SignerSuite => signer_suite::run(&workspace)?,
+        Command::Fuzz { target, seconds } => {
+            fuzz::fuzz(&workspace, target.as_deref(), fuzz::Effort { seconds, seed: None })?
+        }
         Command::Demo { arguments } => programs::demo(&workspace, &arguments)?,
         Command::Bench { arguments } => programs::bench(&workspace, &arguments)?,
     }
@@ -60,10 +68,23 @@ fn run(command: Command) -> Result<()> {
 fn test(workspace: &Workspace) -> Result<()> {
     let bitcoind = bitcoind::ensure(workspace)?;
     let mut tests = workspace.cargo(["test", "--workspace", "--locked"]);
+    tests.env("RUST_TEST_THREADS", threads().to_string());
     tests.env(bitcoind::VARIABLE, bitcoind).env(wrk::VARIABLE, wrk::find_or_fetch(workspace)?);
+    if let Some(lnd) = lnd::find_or_build(workspace)? {
+        tests.env(lnd::VARIABLE, lnd);
+    }
+    if let Some(electrum) = electrum::find_or_fetch(workspace)? {
+        tests.env(electrum::WALLET, electrum.wallet).env(electrum::SERVER, electrum.server);
+    }
     step::run(&mut tests)?;
     if fuzz::exists(workspace) {
-        fuzz::fuzz(workspace, None, fuzz::DEFAULT_SECONDS)?;
+        // The same inputs for the same code: whether a change passes is not left to luck.
+        fuzz::fuzz(workspace, None, fuzz::Effort { seconds: fuzz::DEFAULT_SECONDS, seed: Some(1) })?;
     }
     Ok(())
+}
+
+/// How many tests of a program run at once: two to a core, since stories wait for blocks and processes more than they compute.
+fn threads() -> usize {
+    2 * std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }

@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 
 use self::source::Source;
-use crate::step;
 use crate::workspace::Workspace;
+use crate::{signer_suite, step};
 
 /// Reads the workspace and applies every rule.
 pub fn check(workspace: &Workspace) -> Result<()> {
@@ -25,12 +25,15 @@ pub fn check(workspace: &Workspace) -> Result<()> {
     let tree = ["tree", "--package", "farthing-protocol", "--edges", "normal", "--target", "all"];
     let tree = step::output(workspace.cargo(tree).args(["--locked", "--prefix", "none", "--format", "{p}"]))?;
     let sources = sources(workspace)?;
+    let (ours, suites) = (read(workspace, "Cargo.lock")?, read(workspace, signer_suite::LOCK)?);
 
     let violations = [
         dependencies::only_where_allowed(&packages),
         dependencies::only_downwards(&packages),
         dependencies::as_listed(&tree, &read(workspace, dependencies::LIST)?),
-        lock::one_version(&read(workspace, "Cargo.lock")?),
+        lock::one_version("Cargo.lock", &ours),
+        lock::one_version(signer_suite::LOCK, &suites),
+        lock::same_versions(&ours, signer_suite::LOCK, &suites),
         purity::pure(&sources),
         size::short_enough(&sources, &read(workspace, size::LIST)?),
     ]

@@ -37,21 +37,29 @@ pub fn lock(workspace: &Workspace) -> Result<File> {
     Ok(file)
 }
 
-/// Fetches a package from Debian into the folder `tools/NAME`, which appears only when it is complete and `check` has found
-/// it to run. Whoever calls holds the lock.
+/// Fetches a package from Debian into the folder `tools/NAME`, as [`place`] does.
 pub fn from_debian(
     workspace: &Workspace,
     package: Package,
     name: &str,
     check: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<()> {
+    place(workspace, name, |partial| {
+        let tree = debian::fetch(package, partial)?;
+        check(&tree)?;
+        Ok(tree)
+    })
+}
+
+/// Makes the folder `tools/NAME` of the tree that `build` leaves in the folder that it is given: it appears only when it is complete,
+/// and `build` has found it to run. Whoever calls holds the lock.
+pub fn place(workspace: &Workspace, name: &str, build: impl FnOnce(&Path) -> Result<PathBuf>) -> Result<()> {
     let complete = workspace.tools().join(name);
     let prefix = format!("{name}.partial.");
     remove_partial(workspace, &prefix)?;
     // A name of our own: a killed run may have left an apt that still writes into its folder.
     let partial = workspace.tools().join(format!("{prefix}{}", std::process::id()));
-    let moved = debian::fetch(package, &partial).and_then(|tree| {
-        check(&tree)?;
+    let moved = build(&partial).and_then(|tree| {
         if complete.exists() {
             fs::remove_dir_all(&complete).with_context(|| format!("cannot remove {}", complete.display()))?;
         }

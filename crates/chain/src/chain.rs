@@ -5,6 +5,7 @@
 //! that arrives in between cannot produce an answer that was never true.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bitcoin::block::Header;
 use bitcoin::consensus::encode::deserialize_hex;
@@ -17,6 +18,9 @@ use crate::rpc::{ChainError, Rpc, RpcConfig, code};
 
 /// The first Bitcoin Core with version 3 policy, package replacement and package submission on every network.
 const OLDEST_NODE: u32 = 280_000;
+
+/// How long the node may go through all unspent outputs.
+const SCAN: Duration = Duration::from_secs(1_800);
 
 /// A `bitcoind`, asked over RPC. Calls block; copies share the configuration and may be used from any thread.
 #[derive(Clone, Debug)]
@@ -182,6 +186,21 @@ struct RawTransaction {
 }
 
 #[derive(Deserialize)]
+struct Scan {
+    unspents: Vec<Scanned>,
+}
+
+#[derive(Deserialize)]
+struct Scanned {
+    txid: Txid,
+    vout: u32,
+    #[serde(rename = "scriptPubKey")]
+    script: ScriptBuf,
+    #[serde(with = "bitcoin::amount::serde::as_btc")]
+    amount: Amount,
+}
+
+#[derive(Deserialize)]
 struct Entry {
     vsize: u64,
     fees: EntryFees,
@@ -298,6 +317,23 @@ impl Chain {
                 output: in_chain.output(),
             },
         })
+    }
+
+    /// The outputs in the chain that pay one of these scripts and are not spent there. The node goes through all unspent outputs
+    /// for it, which takes minutes on mainnet, and does it for one caller at a time.
+    ///
+    /// # Errors
+    /// [`ChainError::Refused`] while it does it for another; else as for every call.
+    pub fn unspent_paying(&self, scripts: &[ScriptBuf]) -> Result<Vec<(OutPoint, TxOut)>, ChainError> {
+        let wanted: Vec<String> =
+            scripts.iter().map(|script| format!("raw({})", script.to_hex_string())).collect();
+        let Scan { unspents } =
+            self.rpc.call_within(SCAN, "scantxoutset", &[json!("start"), json!(wanted)])?;
+        let output = |found: Scanned| {
+            let outpoint = OutPoint { txid: found.txid, vout: found.vout };
+            (outpoint, TxOut { value: found.amount, script_pubkey: found.script })
+        };
+        Ok(unspents.into_iter().map(output).collect())
     }
 
     /// The transaction in the mempool that spends `outpoint`, if there is one.

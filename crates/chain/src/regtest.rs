@@ -40,7 +40,7 @@ const ATTEMPTS: usize = 3;
 const FIRST_BLOCKS: u32 = 200;
 
 /// How the node differs from a mainnet one: it is small, and it stays on its own.
-const ARGUMENTS: [&str; 10] = [
+const ARGUMENTS: [&str; 11] = [
     "-regtest",
     "-connect=0",
     "-dnsseed=0",
@@ -52,6 +52,8 @@ const ARGUMENTS: [&str; 10] = [
     "-keypool=10",
     // Regtest has no estimates. 2 sat/vB.
     "-fallbackfee=0.00002",
+    // Otherwise change may be of a kind that no Lightning node takes for a funding.
+    "-changetype=bech32m",
     "-persistmempool=0",
 ];
 
@@ -192,6 +194,16 @@ impl RegtestNode {
     pub fn send(&self, address: &Address, amount: Amount) -> Result<Txid, ChainError> {
         let btc = amount.to_string_in(Denomination::Bitcoin);
         self.wallet.call("sendtoaddress", &[json!(address), json!(btc)])
+    }
+
+    /// [`Self::send`], and what was sent.
+    ///
+    /// # Errors
+    /// As for that.
+    pub fn pay(&self, address: &Address, amount: Amount) -> Result<Transaction, ChainError> {
+        let txid = self.send(address, amount)?;
+        let sent = self.chain.mempool_transaction(&txid)?;
+        sent.ok_or_else(|| ChainError::unexpected("sendtoaddress", "what was sent is not in the mempool"))
     }
 
     /// Declares a block invalid: the node goes back to its parent, and returns its transactions to the mempool. Mine

@@ -171,8 +171,18 @@ impl Rpc {
         method: &'static str,
         params: &[Value],
     ) -> Result<T, ChainError> {
+        self.call_within(TIMEOUT, method, params)
+    }
+
+    /// The same, for a method that may take longer.
+    pub(crate) fn call_within<T: DeserializeOwned>(
+        &self,
+        timeout: Duration,
+        method: &'static str,
+        params: &[Value],
+    ) -> Result<T, ChainError> {
         let params = to_raw_value(params).expect("JSON values serialise");
-        let client = jsonrpc::Client::with_transport(self.transport()?);
+        let client = jsonrpc::Client::with_transport(self.transport(timeout)?);
         client.call(method, Some(&params)).map_err(|error| self.explain(method, error))
     }
 
@@ -191,8 +201,8 @@ impl Rpc {
         }
     }
 
-    fn transport(&self) -> Result<BitreqHttpTransport, ChainError> {
-        let builder = BitreqHttpTransport::builder().timeout(TIMEOUT);
+    fn transport(&self, timeout: Duration) -> Result<BitreqHttpTransport, ChainError> {
+        let builder = BitreqHttpTransport::builder().timeout(timeout);
         let builder = builder.url(&self.config.url).expect("the builder takes any text as its address");
         let builder = match &self.config.auth {
             RpcAuth::UserPass { user, password } => builder.basic_auth(user.clone(), Some(password.clone())),

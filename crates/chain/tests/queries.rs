@@ -17,6 +17,24 @@ fn txout(amount: u64) -> TxOut {
 }
 
 #[test]
+fn what_pays_a_script_is_found_until_it_is_spent_in_a_block() {
+    let node = RegtestNode::start().unwrap();
+    let chain = node.chain();
+    let coin = confirmed_coin(&node, sat(100_000));
+    let script = address().script_pubkey();
+    let found = || chain.unspent_paying(std::slice::from_ref(&script)).unwrap();
+
+    assert_eq!(found(), [(coin, txout(100_000))]);
+    // To the same script again, with another amount.
+    let spender = spend(&[coin], &[sat(99_000)]);
+    chain.broadcast(&spender).unwrap();
+    assert_eq!(found(), [(coin, txout(100_000))], "the mempool does not count");
+    node.mine(1).unwrap();
+    assert_eq!(found(), [(output_of(&spender, 0), txout(99_000))]);
+    assert_eq!(chain.unspent_paying(&[]).unwrap(), []);
+}
+
+#[test]
 fn an_output_goes_through_its_states() {
     let node = RegtestNode::start().unwrap();
     let chain = node.chain();

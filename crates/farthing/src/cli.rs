@@ -12,7 +12,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use self::device::{DeviceCommand, Limits, OwnerCommand};
 use crate::amounts::{AmountArgument, PriceArgument, RouteArgument, SizeArgument};
 pub use crate::cli::cheques::{
-    AgentArguments, CancelArguments, CashArguments, ListArguments, WriteArguments,
+    AgentArguments, AuthoriseArguments, CancelArguments, CashArguments, ListArguments, PayArguments,
+    ReleaseArguments, WriteArguments,
 };
 pub use crate::cli::mail::{AddressArguments, ChequeCommand, MailboxCommand, ReceiptCommand, ServeArguments};
 
@@ -63,13 +64,16 @@ pub enum Command {
     /// The on-chain wallet that pays for channels and receives what they earn.
     #[command(subcommand)]
     Wallet(WalletCommand),
-    /// Sell a file piece by piece over HTTP, or put a price on another server's calls, until stopped.
+    /// Sell a file piece by piece over HTTP, or put a price on another server's calls, until stopped. Next: buyers run `farthing buy URL`
+    /// or `farthing call URL`; what they paid is in `farthing channels list`.
     Sell(Box<SellArguments>),
     /// Buy a file piece by piece. Next, if it fails: the same command again goes on where it stopped.
     Buy(BuyArguments),
-    /// Call an API that asks for a payment with each call, as curl would.
+    /// Call an API that asks for a payment with each call, as curl would. Next: more calls go through the same channel; `farthing channels
+    /// close` ends it.
     Call(Box<CallArguments>),
-    /// Listen on a local address and pay for whatever other programs call through it, until stopped.
+    /// Listen on a local address and pay for whatever other programs call through it, until stopped. Next: give your program the
+    /// address that it prints as the base URL of the API.
     Proxy(ProxyArguments),
     /// The channels of this data folder.
     #[command(subcommand)]
@@ -95,7 +99,7 @@ pub enum Command {
     /// LNGate: run a Lightning node for small devices that need not trust it, or ask one that runs.
     #[command(subcommand)]
     Gateway(GatewayCommand),
-    /// Show everything on a private chain, with real processes and a real bitcoind.
+    /// Show everything on a private chain, with real processes and a real bitcoind. Next: `farthing init`, to do it yourself.
     Demo(DemoArguments),
 }
 
@@ -115,9 +119,9 @@ pub struct InitArguments {
 pub enum WalletCommand {
     /// Print an address that was never used. Next: send coins to it and wait for a confirmation.
     Address,
-    /// Print what the wallet holds.
+    /// Print what the wallet holds. Next: `farthing buy` or `farthing sell`, once something is confirmed.
     Balance,
-    /// Send coins.
+    /// Send coins. Next: `farthing wallet balance`, where they are pending until a block has them.
     Send {
         /// To whom.
         address: String,
@@ -262,19 +266,20 @@ pub struct BuyArguments {
 /// What to do with channels.
 #[derive(Debug, Subcommand)]
 pub enum ChannelsCommand {
-    /// List all channels.
+    /// List all channels. Next: `farthing channels show CHANNEL`, with the beginning of a name.
     List,
-    /// Show one channel.
+    /// Show one channel. Next: `farthing channels close CHANNEL`, when nothing more is to be bought or sold in it.
     Show {
         /// The channel, or the beginning of its name.
         channel: String,
     },
-    /// Close a channel: as a buyer together with the seller, as a seller with the newest commitment.
+    /// Close a channel: as a buyer together with the seller, as a seller with the newest commitment. Next: `farthing wallet balance`,
+    /// once it is in a block. If the seller cannot be reached: `farthing channels refund`, after the expiry.
     Close {
         /// The channel, or the beginning of its name.
         channel: String,
     },
-    /// Take back, as a buyer, what channels hold whose expiry has passed.
+    /// Take back, as a buyer, what channels hold whose expiry has passed. Next: `farthing wallet balance`, once it is in a block.
     Refund {
         /// Only this channel, or the beginning of its name.
         channel: Option<String>,
@@ -284,17 +289,39 @@ pub enum ChannelsCommand {
 /// What to do with a gateway.
 #[derive(Debug, Subcommand)]
 pub enum GatewayCommand {
-    /// Serve devices until stopped.
+    /// Serve devices until stopped. Next: give owners of devices the address that it prints, for `farthing device enroll`.
     Run(GatewayRunArguments),
-    /// Show what the gateway that runs here does.
+    /// Show what the gateway that runs here does. Next, while it has no channel: `farthing gateway open-channel`.
     Status,
-    /// List the devices that are enrolled.
+    /// List the devices that are enrolled. Next: `farthing gateway channels`.
     Devices,
-    /// List their channels.
+    /// List their channels. Next: `farthing gateway payments`.
     Channels,
-    /// List their payments.
+    /// List their payments. Next, for what one owes: `farthing gateway devices`.
     Payments,
+    /// Open a channel of the ordinary node, which earns the service fee, and pay for it from this wallet. It needs channels that lead
+    /// on to payees, and some that lead from the bridge to it: those the other side opens, or somebody spends through yours. Next:
+    /// `farthing gateway status`, until it is usable.
+    OpenChannel {
+        /// With whom, as KEY@HOST:PORT.
+        node: String,
+        /// What it is to hold.
+        capacity: AmountArgument,
+        /// Do not tell the network of it.
+        #[arg(long)]
+        private: bool,
+    },
+    /// Close the ordinary node's channels with a node. What they leave comes to this wallet, after the other side's delay has passed if
+    /// it was closed alone. Next: `farthing gateway status`, until nothing is to be swept, then `farthing wallet balance`.
+    CloseChannel {
+        /// With whom, as KEY or KEY@HOST:PORT.
+        node: String,
+        /// Close alone: the node is gone, or does not answer.
+        #[arg(long)]
+        force: bool,
+    },
     /// Enforce a policy that an owner signed, on all of its devices: for an owner who cannot reach its device any more.
+    /// Next: `farthing gateway payments` shows what is still under way.
     Policy {
         /// What `farthing owner policy` gave.
         policy: PathBuf,
@@ -337,6 +364,9 @@ pub struct DemoArguments {
     /// How many calls `lightspeed` makes in one channel. With fewer than 20,000 there would be no rung to close with.
     #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(20_000..=10_000_000))]
     pub calls: u64,
+    /// How many tolls each of the three cars of `gateway` pays.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub tolls: u32,
 }
 
 #[cfg(test)]
@@ -348,5 +378,24 @@ mod tests {
     #[test]
     fn no_two_arguments_have_one_name() {
         Cli::command().debug_assert();
+    }
+
+    /// A newcomer who reads the help of a command learns what comes after it.
+    #[test]
+    fn every_command_says_what_to_do_next() {
+        fn silent(command: &clap::Command, name: &str, found: &mut Vec<String>) {
+            let name = format!("{name} {}", command.get_name());
+            if command.has_subcommands() {
+                command.get_subcommands().for_each(|below| silent(below, &name, found));
+                return;
+            }
+            let said = [command.get_about(), command.get_long_about()].into_iter().flatten();
+            if !said.into_iter().any(|text| text.to_string().contains("Next")) {
+                found.push(name);
+            }
+        }
+        let mut found = Vec::new();
+        silent(&Cli::command(), "", &mut found);
+        assert!(found.is_empty(), "nothing is said about what comes next by {found:#?}");
     }
 }

@@ -5,11 +5,12 @@
 
 mod sections;
 
-use std::net::ToSocketAddrs as _;
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use bitcoin::secp256k1::PublicKey;
 use bitcoin::{Amount, FeeRate, Network};
 use farthing_chain::{Chain, RpcAuth, RpcConfig};
 use farthing_gateway::gateway::Settings;
@@ -71,6 +72,7 @@ impl std::fmt::Debug for Bitcoind {
 }
 
 /// What every command works with.
+#[derive(Clone)]
 pub struct Context {
     config: Config,
     data: PathBuf,
@@ -206,6 +208,7 @@ impl Context {
             patience: sell.patience,
             finality: sell.finality,
             most_unfunded: sell.most_unfunded,
+            time_to_fund: seller::Terms::default().time_to_fund,
             most_blind: Duration::from_secs(sell.most_blind_seconds),
             durability: sell.durability.0,
             most_exposure: Msat::new(sell.most_exposure.saturating_mul(1_000)),
@@ -247,6 +250,11 @@ impl Context {
         }
     }
 
+    /// How many channels an agent may have to one node.
+    pub fn most_towards(&self) -> usize {
+        self.config.agent.most_towards
+    }
+
     /// The mailbox of a payee of cheques, and how many prekeys it is to hold.
     pub fn payee_mailbox(&self) -> (Option<&str>, u32) {
         let Cheque { mailbox, prekeys } = &self.config.cheque;
@@ -261,24 +269,29 @@ impl Context {
         Bounds { most_boxes, most_letters, most_prekeys, most_bytes: most_mib << 20, most_keep, idle }
     }
 
+    /// Where a gateway's ordinary node listens.
+    pub fn ordinary_listen(&self) -> Option<&str> {
+        self.config.gateway.ordinary_listen.as_deref()
+    }
+
     /// How a gateway serves devices, in that folder.
     pub fn gateway(&self, folder: &Path, bridge: Option<&str>) -> anyhow::Result<Settings> {
         let gateway = &self.config.gateway;
         let bridge = bridge.or(gateway.bridge.as_deref());
         let bridge =
             bridge.context("name the node at the other end of the channels: --bridge KEY@HOST:PORT")?;
-        let (key, address) = bridge.split_once('@').context("a bridge is written KEY@HOST:PORT")?;
-        let address = address.to_socket_addrs().with_context(|| format!("{address} is not found"))?.next();
+        let (bridge, bridge_address) = node_address(bridge)?;
         bounds("keys_ready in [gateway]", gateway.keys_ready as u64, (1, 32))?;
         Ok(Settings {
             folder: folder.to_owned(),
-            bridge: key.parse().context("the bridge's key")?,
-            bridge_address: address.context("the bridge's address")?,
+            bridge,
+            bridge_address,
             fee_ppm: gateway.fee_ppm,
             fee_base: Msat::new(gateway.fee_base_msat),
             invitation: gateway.invitation.clone(),
             commitment_fee_rate: FeeRate::from_sat_per_vb_u32(gateway.commitment_fee_rate),
             onchain_fee_rate: FeeRate::from_sat_per_vb_u32(gateway.onchain_fee_rate),
+            closing_margin: Amount::from_sat(gateway.closing_margin),
             bridge_delay: gateway.bridge_delay,
             keys_ready: gateway.keys_ready,
             poll: match self.config.network {
@@ -305,4 +318,12 @@ impl Context {
 
 fn fee_rates((least, most): (u32, u32)) -> (FeeRate, FeeRate) {
     (FeeRate::from_sat_per_vb_u32(least), FeeRate::from_sat_per_vb_u32(most))
+}
+
+/// A Lightning node, written KEY@HOST:PORT.
+pub fn node_address(text: &str) -> anyhow::Result<(PublicKey, SocketAddr)> {
+    let (key, address) = text.split_once('@').context("a Lightning node is written KEY@HOST:PORT")?;
+    let mut found = address.to_socket_addrs().with_context(|| format!("{address} is not found"))?;
+    let address = found.next().with_context(|| format!("{address} is not found"))?;
+    Ok((key.parse().with_context(|| format!("{key} is no key of a node"))?, address))
 }

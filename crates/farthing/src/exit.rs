@@ -6,6 +6,7 @@ use farthing_http::client::ClientError;
 use farthing_http::mailbox::{DeleteError, FetchError, OpenError, PostError, PublishError, TakeError};
 use farthing_node::buyer::{CloseError, ProposeError, SendError};
 use farthing_node::device::{ConnectionError, GiveError};
+use farthing_node::owner::NotAcknowledged;
 use farthing_node::start::StartError;
 use farthing_node::watch::WatchError;
 
@@ -62,7 +63,10 @@ impl Failure {
             if cause.is::<Unpaid>() || cause.is::<GiveError>() {
                 return Self::Payment;
             }
-            if matches!(cause.downcast_ref(), Some(ConnectionError::Link(_))) {
+            if matches!(
+                cause.downcast_ref(),
+                Some(ConnectionError::Link(_) | ConnectionError::OwnerStore(NotAcknowledged::Link(_)))
+            ) {
                 return Self::Network;
             }
             match client_error(cause) {
@@ -77,6 +81,7 @@ impl Failure {
                 }
                 Some(
                     ClientError::Network { .. }
+                    | ClientError::TooSlow(_)
                     | ClientError::BrokenOff { .. }
                     | ClientError::Watch(WatchError::Chain(_))
                     | ClientError::Propose(ProposeError::Chain(_))

@@ -33,6 +33,7 @@ async fn main() -> ExitCode {
         .without_time()
         .with_target(false)
         .init();
+    take_all_files();
     match run(cli).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -40,6 +41,18 @@ async fn main() -> ExitCode {
             eprintln!("farthing: {error:#}");
             failure.code().into()
         }
+    }
+}
+
+/// A server takes up to 2,048 connections and has a database and a bitcoind to speak to, while a shell allows a process 1,024 files at first.
+/// What the system allows on request is asked for; nothing is lost where it refuses.
+fn take_all_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::debug!(%error, "no more files may be open than before");
     }
 }
 

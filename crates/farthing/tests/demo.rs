@@ -11,7 +11,8 @@ fn report(arguments: &[&str]) -> Result<Value> {
         Command::new(env!("CARGO_BIN_EXE_farthing")).arg("demo").args(arguments).arg("--json").output()?;
     let text = String::from_utf8(output.stdout)?;
     let errors = String::from_utf8_lossy(&output.stderr);
-    let last = text.lines().last().with_context(|| format!("it printed nothing: {errors}"))?;
+    let end = || errors.trim_end().lines().last().unwrap_or_default();
+    let last = text.lines().last().with_context(|| format!("it ended with: {}\n\n{errors}", end()))?;
     ensure!(output.status.success(), "{last}\n{errors}");
     Ok(serde_json::from_str(last)?)
 }
@@ -24,15 +25,18 @@ fn number(value: &Value) -> Result<u64> {
 fn a_file_is_sold_and_every_act_ends_well() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("goods");
-    std::fs::write(&file, vec![7; 1_500_000])?;
+    std::fs::write(&file, vec![7; 7_500_000])?;
     let report = report(&["channel", "--file", file.to_str().context("a name in text")?])?;
 
     assert_eq!(
         (&report["mode"], &report["ok"], &report["sha_ok"]),
         (&json!("channel"), &json!(true), &json!(true))
     );
-    assert_eq!((&report["bytes"], &report["signatures_per_payment"]), (&json!(1_500_000), &json!(1)));
+    assert_eq!((&report["bytes"], &report["signatures_per_payment"]), (&json!(7_500_000), &json!(1)));
     assert_eq!(report["pieces"], report["payments"]);
+    // What is prepaid covers the first pieces, 5.6 MB, with one signature.
+    let (signatures, payments) = (number(&report["signatures"])?, number(&report["payments"])?);
+    ensure!((2..payments).contains(&signatures), "{signatures} signatures for {payments} payments");
     assert!(number(&report["pieces"])? > 10);
     let moved = |side: &str, from: &str, to: &str| -> Result<u64> {
         let (from, to) = (number(&report[side][from])?, number(&report[side][to])?);
@@ -94,10 +98,31 @@ fn cheques_are_cashed_while_their_payer_is_off_and_every_act_ends_well() -> Resu
         );
     }
     assert_eq!((&report["routed"]["hops"], &report["routed"]["linkable"]), (&json!(2), &json!(false)));
-    for act in ["agent_gone", "overwritten", "bounced", "expired"] {
+    assert_eq!(report["reverse"]["paid_sat"], 4_000);
+    for act in ["agent_gone", "payee_gone", "overwritten", "bounced", "expired"] {
         assert_eq!(report["acts"][act], true, "{act}");
     }
-    // Not built, or not played: said so, and not claimed.
-    assert!(report["reverse"].is_null() && report["acts"]["payee_gone"].is_null());
+    Ok(())
+}
+
+#[test]
+fn cars_pay_tolls_through_a_gateway_and_every_act_ends_well() -> Result<()> {
+    let report = report(&["gateway", "--tolls", "5"])?;
+    assert_eq!((&report["mode"], &report["ok"]), (&json!("gateway"), &json!(true)));
+    assert_eq!((&report["payments"], &report["failed"]), (&json!(15), &json!(0)));
+    // Five per cent of what they paid, in the acts as well.
+    ensure!(number(&report["fee_sat"])? >= 15 * 2_000 / 20, "{report}");
+    ensure!(report["p50_ms"].as_f64() <= report["p99_ms"].as_f64(), "{report}");
+    ensure!(number(&report["bytes_per_payment"])? > 0, "{report}");
+    let acts = [
+        "gateway_gone_force_close",
+        "revoked_state_refused",
+        "collusion_refused",
+        "device_offline_resume",
+        "stolen_device",
+    ];
+    for act in acts {
+        assert_eq!(report["acts"][act], true, "{act}");
+    }
     Ok(())
 }

@@ -1,28 +1,57 @@
 //! What the operator can ask a running gateway: over loopback TCP, with a token out of a file that only the operator can read.
 //!
-//! One line each way: the token and a word (`status`, `devices`, `channels`, `payments`, or `policy` and an owner's signed policy);
-//! then JSON.
+//! One line each way: the token and a word (`status`, `devices`, `channels`, `payments`; `policy` and an owner's signed policy; `open` and
+//! a channel for the ordinary node, `close` and whose of its channels); then JSON.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bitcoin::Amount;
 use bitcoin::hex::DisplayHex as _;
 use farthing_node::entropy;
+use secp256k1::PublicKey;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
 
 use crate::gateway::Gateway;
 use crate::records::{Outcome, Stage};
 
 /// The longest question: a policy with a list of payees.
 const MOST_BYTES: u64 = 1 << 16;
-/// How long a question may take.
+/// How long a question may take to arrive. What it asks for has limits of its own.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+const NO_ORDINARY_NODE: &str = "the ordinary node does not run: set ordinary_listen in [gateway]";
+
+/// A channel that the ordinary node is to open.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct OpenChannel {
+    /// With whom.
+    pub peer: PublicKey,
+    /// Where that is.
+    pub address: SocketAddr,
+    /// What the operator's wallet puts into it.
+    pub capacity_sat: u64,
+    /// Whether the network is told of it.
+    pub is_public: bool,
+}
+
+/// Channels of the ordinary node that are to be closed.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct CloseChannel {
+    /// Those with this peer.
+    pub peer: PublicKey,
+    /// Without asking the peer.
+    pub is_alone: bool,
+}
 
 /// Why the gateway could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -62,11 +91,11 @@ impl Gateway {
             loop {
                 let Ok((stream, _)) = listener.accept().await else { continue };
                 let (gateway, token) = (gateway.clone(), token.clone());
-                tokio::spawn(tokio::time::timeout(PATIENCE, async move {
+                tokio::spawn(async move {
                     if let Err(error) = gateway.tell(stream, &token).await {
                         tracing::debug!(%error, "a question of the operator's was cut off");
                     }
-                }));
+                });
             }
         });
         Ok(())
@@ -75,20 +104,49 @@ impl Gateway {
     async fn tell(&self, stream: TcpStream, token: &str) -> Result<(), io::Error> {
         let mut stream = BufReader::new(stream);
         let mut line = String::new();
-        (&mut stream).take(MOST_BYTES).read_line(&mut line).await?;
+        timeout(PATIENCE, (&mut stream).take(MOST_BYTES).read_line(&mut line)).await??;
         let (given, word) = line.trim().split_once(' ').unwrap_or_default();
         let answer = match (is_equal(given.as_bytes(), token.as_bytes()), word) {
             (true, "status") => self.status(),
             (true, "devices") => self.devices(),
             (true, "channels") => self.channels(),
             (true, "payments") => self.payments(),
-            (true, word) => match word.strip_prefix("policy ").map(serde_json::from_str) {
-                Some(Ok(policy)) => json!({ "devices": self.owners_policy(&policy) }),
-                Some(Err(_)) | None => return Ok(()),
+            (true, word) => match word.split_once(' ') {
+                Some(("policy", policy)) => match serde_json::from_str(policy) {
+                    Ok(policy) => json!({ "devices": self.owners_policy(&policy) }),
+                    Err(_unreadable) => return Ok(()),
+                },
+                Some(("open", wanted)) => match serde_json::from_str(wanted) {
+                    Ok(wanted) => self.open_for_operator(wanted).await,
+                    Err(_unreadable) => return Ok(()),
+                },
+                Some(("close", wanted)) => match serde_json::from_str(wanted) {
+                    Ok(wanted) => self.close_for_operator(&wanted),
+                    Err(_unreadable) => return Ok(()),
+                },
+                Some(_) | None => return Ok(()),
             },
             (false, _) => return Ok(()),
         };
         stream.write_all(format!("{answer}\n").as_bytes()).await
+    }
+
+    fn close_for_operator(&self, wanted: &CloseChannel) -> Value {
+        let Some(operator) = self.operator() else { return json!({ "error": NO_ORDINARY_NODE }) };
+        match operator.close_channels(&wanted.peer, wanted.is_alone) {
+            Ok(count) => json!({ "closing": count }),
+            Err(error) => json!({ "error": error.to_string() }),
+        }
+    }
+
+    async fn open_for_operator(&self, wanted: OpenChannel) -> Value {
+        let Some(operator) = self.operator() else { return json!({ "error": NO_ORDINARY_NODE }) };
+        let OpenChannel { peer, address, capacity_sat, is_public } = wanted;
+        let opened = operator.open_channel(peer, address, Amount::from_sat(capacity_sat), is_public).await;
+        match opened {
+            Ok(txid) => json!({ "funding": txid.to_string() }),
+            Err(error) => json!({ "error": error.to_string() }),
+        }
     }
 
     fn status(&self) -> Value {
@@ -110,6 +168,7 @@ impl Gateway {
             "link_bytes": tally.link_bytes,
             "link_messages": tally.link_messages,
             "fee_ppm": self.settings.fee_ppm,
+            "ordinary": self.operator().map(|operator| operator.status()),
         })
     }
 
@@ -121,6 +180,7 @@ impl Gateway {
                 "name": record.enrol.name,
                 "online": books.sessions.contains_key(key),
                 "keys_and_channels": record.channels.len(),
+                "owed_msat": books.arrears.of(key).get(),
             })
         });
         devices.collect()

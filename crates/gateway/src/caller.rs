@@ -1,8 +1,8 @@
 //! Asks a device over its connection: numbers requests, matches answers, and takes the gateway's part in joint rounds.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use farthing_protocol::device::Finisher;
 use farthing_protocol::device::bolt3::{CommitmentNumber, Digest};
@@ -10,7 +10,7 @@ use farthing_protocol::device::joint::{Failure, GatewayShare as _, JointSignatur
 use farthing_protocol::device::wire::{Answer, ChannelKeysId, Report, Request, ToDevice, round_id};
 use farthing_threshold::{Gateway, KeyGeneration, KeyGenerationStep, Share};
 use secp256k1::ecdsa;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use crate::records::ChannelKeys;
 
@@ -59,28 +59,34 @@ pub enum Reply {
     Round(Vec<Vec<u8>>),
 }
 
+/// Who waits for replies, by the number of the request.
+type Waiting = Arc<Mutex<HashMap<u64, mpsc::UnboundedSender<Reply>>>>;
+
 /// One connection to a device.
 pub struct Caller {
     out: mpsc::UnboundedSender<ToDevice>,
     connection: [u8; 32],
     next: AtomicU64,
-    waiting: Mutex<HashMap<u64, mpsc::UnboundedSender<Reply>>>,
+    waiting: Waiting,
+    is_over: AtomicBool,
+    over: Notify,
 }
 
 /// A request that was sent.
-struct Pending<'a> {
-    caller: &'a Caller,
+pub struct Pending {
+    out: mpsc::UnboundedSender<ToDevice>,
+    waiting: Waiting,
     id: u64,
     replies: mpsc::UnboundedReceiver<Reply>,
 }
 
-impl Drop for Pending<'_> {
+impl Drop for Pending {
     fn drop(&mut self) {
-        self.caller.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
     }
 }
 
-impl Pending<'_> {
+impl Pending {
     async fn reply(&mut self) -> Result<Reply, CallError> {
         match self.replies.recv().await {
             Some(Reply::Answer(Answer::Refused { rule, why })) => Err(CallError::Refused { rule, why }),
@@ -90,7 +96,11 @@ impl Pending<'_> {
         }
     }
 
-    async fn answer(&mut self) -> Result<Answer, CallError> {
+    /// Waits for the answer. May be cancelled at any time: an answer that came is not lost.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn answer(&mut self) -> Result<Answer, CallError> {
         match self.reply().await? {
             Reply::Answer(answer) => Ok(answer),
             Reply::Round(_) => Err(CallError::OutOfTurn),
@@ -105,14 +115,15 @@ impl Pending<'_> {
     }
 
     fn send_round(&self, messages: Vec<Vec<u8>>) -> Result<(), CallError> {
-        self.caller.send(ToDevice::Round { id: self.id, messages })
+        self.out.send(ToDevice::Round { id: self.id, messages }).map_err(|_| CallError::Gone)
     }
 }
 
 impl Caller {
     /// Over that connection, whose handshake has that hash.
     pub fn new(out: mpsc::UnboundedSender<ToDevice>, connection: [u8; 32]) -> Self {
-        Self { out, connection, next: AtomicU64::new(1), waiting: Mutex::default() }
+        let (next, waiting) = (AtomicU64::new(1), Waiting::default());
+        Self { out, connection, next, waiting, is_over: AtomicBool::new(false), over: Notify::new() }
     }
 
     /// Sends a message.
@@ -120,6 +131,9 @@ impl Caller {
     /// # Errors
     /// When the connection is gone.
     pub fn send(&self, message: ToDevice) -> Result<(), CallError> {
+        if self.is_over.load(Ordering::SeqCst) {
+            return Err(CallError::Gone);
+        }
         self.out.send(message).map_err(|_| CallError::Gone)
     }
 
@@ -137,19 +151,32 @@ impl Caller {
         }
     }
 
-    /// The connection has ended: nobody waits any longer.
+    /// The connection is over, be it that it ended or that the device has a newer one: nothing is asked over it any more, nobody waits any
+    /// longer, and no round over it goes on. Else a device could bring rounds of one share to the same point on many connections, and
+    /// cheat in all of them before the first is seen to be a cheat.
     pub fn hang_up(&self) {
+        self.is_over.store(true, Ordering::SeqCst);
+        self.over.notify_one();
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    fn begin(&self) -> Pending<'_> {
-        let id = self.next.fetch_add(1, Ordering::SeqCst);
-        let (sender, replies) = mpsc::unbounded_channel();
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(id, sender);
-        Pending { caller: self, id, replies }
+    /// Waits until [`Self::hang_up`]. For the session alone.
+    pub(crate) async fn ended(&self) {
+        self.over.notified().await;
     }
 
-    fn request(&self, pending: &Pending<'_>, channel: [u8; 32], request: Request) -> Result<(), CallError> {
+    fn begin(&self) -> Pending {
+        let id = self.next.fetch_add(1, Ordering::SeqCst);
+        let (sender, replies) = mpsc::unbounded_channel();
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.is_over.load(Ordering::SeqCst) {
+            waiting.insert(id, sender);
+        }
+        drop(waiting);
+        Pending { out: self.out.clone(), waiting: self.waiting.clone(), id, replies }
+    }
+
+    fn request(&self, pending: &Pending, channel: [u8; 32], request: Request) -> Result<(), CallError> {
         self.send(ToDevice::Request { id: pending.id, channel: ChannelKeysId(channel), request })
     }
 
@@ -158,9 +185,17 @@ impl Caller {
     /// # Errors
     /// See [`CallError`].
     pub async fn ask(&self, channel: [u8; 32], request: Request) -> Result<Answer, CallError> {
-        let mut pending = self.begin();
+        self.begin_to_ask(channel, request)?.answer().await
+    }
+
+    /// The same, but the answer is waited for later. The device carries out what it is asked for in order.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub fn begin_to_ask(&self, channel: [u8; 32], request: Request) -> Result<Pending, CallError> {
+        let pending = self.begin();
         self.request(&pending, channel, request)?;
-        pending.answer().await
+        Ok(pending)
     }
 
     /// Has something signed that the gateway finishes. Gives the joint signature and the device's own.
@@ -178,9 +213,10 @@ impl Caller {
         let id = round_id(&self.connection, pending.id);
         let (round, first) = share.start(id, digest.to_bytes(), Finisher::Gateway)?;
         self.request(&pending, channel, request(first))?;
-        let (htlc_signatures, [one, two]) = signing(pending.answer().await?)?;
+        let (htlc_signatures, one) = signing(pending.answer().await?)?;
         let Step::Send(round, second) = round.next(&one)? else { return Err(CallError::OutOfTurn) };
         pending.send_round(vec![second])?;
+        let [two] = pending.round().await?;
         let Step::Wait(round) = round.next(&two)? else { return Err(CallError::OutOfTurn) };
         let [three] = pending.round().await?;
         match round.next(&three)? {
@@ -189,7 +225,9 @@ impl Caller {
         }
     }
 
-    /// Helps the device to complete a holder commitment. The gateway never has the signature.
+    /// Helps the device to complete a holder commitment. The gateway never has the signature. What may be asked for next goes right
+    /// behind the last messages of the round, without waiting for the word that it is complete: the device takes one after the other,
+    /// and refuses what is asked too early. Gives the answer to it.
     ///
     /// # Errors
     /// See [`CallError`].
@@ -200,23 +238,33 @@ impl Caller {
         digest: Digest,
         number: CommitmentNumber,
         request: impl FnOnce(Vec<u8>) -> Request,
-    ) -> Result<(), CallError> {
+        then: Option<Request>,
+    ) -> Result<Option<Answer>, CallError> {
         let mut pending = self.begin();
         let id = round_id(&self.connection, pending.id);
         let (round, first) = share.start(id, digest.to_bytes(), Finisher::Device)?;
         self.request(&pending, channel, request(first))?;
-        let messages = match pending.answer().await? {
+        let ask_then = || then.map(|then| self.begin_to_ask(channel, then)).transpose();
+        let following = match pending.answer().await? {
             // It was complete already.
-            Answer::HolderComplete { number: got } if got == number => return Ok(()),
-            other => signing(other)?.1,
+            Answer::HolderComplete { number: got } if got == number => ask_then()?,
+            other => {
+                let (_, one) = signing(other)?;
+                let Step::Send(round, second) = round.next(&one)? else { return Err(CallError::OutOfTurn) };
+                pending.send_round(vec![second])?;
+                let [two] = pending.round().await?;
+                let Step::SendLast(third) = round.next(&two)? else { return Err(CallError::OutOfTurn) };
+                pending.send_round(vec![third])?;
+                let following = ask_then()?;
+                match pending.answer().await? {
+                    Answer::HolderComplete { number: got } if got == number => following,
+                    _other => return Err(CallError::OutOfTurn),
+                }
+            }
         };
-        let [one, two] = messages;
-        let Step::Send(round, second) = round.next(&one)? else { return Err(CallError::OutOfTurn) };
-        let Step::SendLast(third) = round.next(&two)? else { return Err(CallError::OutOfTurn) };
-        pending.send_round(vec![second, third])?;
-        match pending.answer().await? {
-            Answer::HolderComplete { number: got } if got == number => Ok(()),
-            _other => Err(CallError::OutOfTurn),
+        match following {
+            Some(mut following) => following.answer().await.map(Some),
+            None => Ok(None),
         }
     }
 
@@ -247,12 +295,10 @@ impl Caller {
     }
 }
 
-fn signing(answer: Answer) -> Result<(Vec<ecdsa::Signature>, [Vec<u8>; 2]), CallError> {
+/// The device's signatures on second stages, and its first message of the round.
+fn signing(answer: Answer) -> Result<(Vec<ecdsa::Signature>, Vec<u8>), CallError> {
     match answer {
-        Answer::Signing { htlc_signatures, messages } => {
-            let messages = messages.try_into().map_err(|_| CallError::OutOfTurn)?;
-            Ok((htlc_signatures, messages))
-        }
+        Answer::Signing { htlc_signatures, first } => Ok((htlc_signatures, first)),
         _other => Err(CallError::OutOfTurn),
     }
 }

@@ -1,8 +1,11 @@
 //! Carries orders from the desks to a device that is here, one after the other, and lets LDK go on.
 //!
+//! On a slow link every answer that is waited for costs a round trip. The device carries out what it is asked for in order, so the
+//! bridge's secret is not waited for, nor the word that a commitment is complete before the one before it is given up.
+//!
 //! What the device refuses stays on the desk and the channel stands still: nothing is lost by it, and the operator sees why.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,8 +16,13 @@ use farthing_protocol::device::bolt3::{
     Commitment, CommitmentNumber, Contents, Digest, Htlc, PaymentHash, Side, Terms,
 };
 use farthing_protocol::device::wire::{Answer, ChannelKeysId, MOST_POINTS, Report, Request, Standing};
+use farthing_threshold::{Gateway as GatewaySide, Share};
+use lightning::chain::transaction::OutPoint;
+use lightning::ln::types::ChannelId;
+use secp256k1::PublicKey;
+use tokio::sync::Notify;
 
-use crate::caller::{CallError, Caller};
+use crate::caller::{CallError, Caller, Pending};
 use crate::gateway::Gateway;
 use crate::ledger::{NoSuchState, Outline};
 use crate::records::{ChannelRecord, Stage};
@@ -42,6 +50,11 @@ pub enum ClerkError {
     /// A value of the device's that cannot be right.
     #[error("the device gave {0}")]
     Wrong(&'static str),
+    /// The device cheated in a round of this channel.
+    #[error(
+        "the device cheated ({0}): no state of this channel is signed any more, close it alone at the device"
+    )]
+    Banned(String),
     /// The channel is in no stage for this.
     #[error("the channel has no terms yet")]
     NoTerms,
@@ -56,6 +69,15 @@ pub struct Clerk {
     opened: HashSet<[u8; 32]>,
     /// Channels that stand still since the device refused something.
     stuck: HashSet<[u8; 32]>,
+    /// Secrets of the bridge's that the device was told and has not confirmed yet, oldest first.
+    told: VecDeque<Told>,
+}
+
+/// A secret of the bridge's on its way to the device.
+struct Told {
+    channel: [u8; 32],
+    number: CommitmentNumber,
+    pending: Pending,
 }
 
 impl Clerk {
@@ -72,7 +94,7 @@ impl Clerk {
         };
         let opened = standings.iter().filter(|(_, standing)| has_terms(standing));
         let opened = opened.map(|(channel, _)| channel.0).collect();
-        Self { gateway, device, caller, opened, stuck: HashSet::new() }
+        Self { gateway, device, caller, opened, stuck: HashSet::new(), told: VecDeque::new() }
     }
 
     /// Works until the connection ends.
@@ -81,13 +103,37 @@ impl Clerk {
         loop {
             match self.round().await {
                 Ok(true) => {}
-                Ok(false) => bell.notified().await,
+                Ok(false) => match self.wait(&bell).await {
+                    Ok(()) => {}
+                    Err(ClerkError::Call(CallError::Gone)) => return,
+                    Err(error) => pause(&error).await,
+                },
                 Err(ClerkError::Call(CallError::Gone)) => return,
-                Err(error) => {
-                    tracing::warn!(%error, "an order of a channel waits");
-                    tokio::time::sleep(PAUSE).await;
-                }
+                Err(error) => pause(&error).await,
             }
+        }
+    }
+
+    /// Waits for an order, or for the device to confirm what it was told.
+    async fn wait(&mut self, bell: &Notify) -> Result<(), ClerkError> {
+        let Some(oldest) = self.told.front_mut() else {
+            bell.notified().await;
+            return Ok(());
+        };
+        let answer = tokio::select! {
+            () = bell.notified() => return Ok(()),
+            answer = oldest.pending.answer() => answer,
+        };
+        let Some(Told { channel, number, .. }) = self.told.pop_front() else { return Ok(()) };
+        match answer {
+            Ok(Answer::Done) => {
+                if let Some(desk) = self.gateway.desk(&channel) {
+                    desk.took_bridge_secret(number);
+                }
+                Ok(())
+            }
+            Ok(_other) => self.fail(channel, CallError::OutOfTurn.into()),
+            Err(error) => self.fail(channel, error.into()),
         }
     }
 
@@ -114,10 +160,19 @@ impl Clerk {
 
     fn fail(&mut self, channel: [u8; 32], error: ClerkError) -> Result<(), ClerkError> {
         match error {
+            ClerkError::Call(CallError::Cheated(why)) => {
+                // Nothing else is said to this device before the ban is on the disk.
+                let stored = self.gateway.bans.ban(channel, &why);
+                let error = ClerkError::Banned(why);
+                tracing::error!(%error, "a channel is banned");
+                self.gateway.books().trouble.insert(channel, error.to_string());
+                Ok(stored?)
+            }
             ClerkError::Call(CallError::Gone | CallError::Interrupted(_)) | ClerkError::Shelf(_) => {
                 Err(error)
             }
-            ClerkError::Call(CallError::Refused { .. } | CallError::Cheated(_) | CallError::OutOfTurn)
+            ClerkError::Call(CallError::Refused { .. } | CallError::OutOfTurn)
+            | ClerkError::Banned(_)
             | ClerkError::State(_)
             | ClerkError::Wrong(_)
             | ClerkError::NoTerms => {
@@ -167,22 +222,27 @@ impl Clerk {
             self.more_points(&desk).await?;
             did = true;
         }
-        while let Some(order) = desk.next() {
+        while let Some(order) = self.next(&desk) {
             if order == Order::CloseAlone {
                 self.close_alone(&desk).await?;
                 continue;
             }
-            let (record, terms) = self.record(channel)?;
-            self.tell_terms(channel, &record).await?;
+            let terms = self.record(channel);
+            if let Ok((record, _)) = &terms {
+                self.tell_terms(channel, record).await?;
+            }
+            // Also for a channel that is over, whose terms only the device has: its bridge may have published what it revoked.
+            if let Order::BridgeRevoked(number, secret) = order {
+                let request = Request::BridgeRevoked { number, secret };
+                let pending = self.caller.begin_to_ask(channel, request)?;
+                self.told.push_back(Told { channel, number, pending });
+                did = true;
+                continue;
+            }
+            let (_, terms) = terms?;
             match order {
                 Order::SignBridge(outline) => self.sign_bridge(&desk, &terms, &outline).await?,
                 Order::Revoke(number) => self.revoke(&desk, &terms, number).await?,
-                Order::BridgeRevoked(number, secret) => {
-                    let request = Request::BridgeRevoked { number, secret };
-                    self.done(channel, request).await?;
-                    desk.took_bridge_secret(number);
-                    continue;
-                }
                 Order::CloseTogether(settlement, txid) => {
                     let closing = Closing::build(&terms, &settlement);
                     if closing.txid() != txid {
@@ -192,12 +252,32 @@ impl Clerk {
                     let (signature, _) = self.sign(channel, closing.digest(), request).await?;
                     desk.closed(txid, signature);
                 }
-                Order::CloseAlone => continue,
+                Order::BridgeRevoked(..) | Order::CloseAlone => continue,
             }
             self.unblock(channel);
             did = true;
         }
+        if self.gateway.bans.of(&channel).is_some() {
+            return Ok(did);
+        }
         Ok(did | self.fund(channel, &desk).await?)
+    }
+
+    /// The first order that the device does not know yet; of a channel that is banned or over, that needs no round.
+    fn next(&self, desk: &Desk) -> Option<Order> {
+        let channel = desk.channel();
+        let is_over = || match self.gateway.books().channels.get(&channel) {
+            Some(record) => matches!(record.stage, Stage::Over(_)),
+            None => false,
+        };
+        let is_silent = self.gateway.bans.of(&channel).is_some() || is_over();
+        desk.next(|order| match order {
+            Order::BridgeRevoked(number, _) => {
+                !self.told.iter().any(|told| (told.channel, told.number) == (channel, *number))
+            }
+            Order::SignBridge(_) | Order::Revoke(_) | Order::CloseTogether(..) => !is_silent,
+            Order::CloseAlone => true,
+        })
     }
 
     fn record(&self, channel: [u8; 32]) -> Result<(ChannelRecord, Terms), ClerkError> {
@@ -223,13 +303,21 @@ impl Clerk {
         }
     }
 
+    /// The share that a round needs. Nothing else gives it out.
+    fn share(&self, channel: [u8; 32]) -> Result<Arc<Share<GatewaySide>>, ClerkError> {
+        if let Some(why) = self.gateway.bans.of(&channel) {
+            return Err(ClerkError::Banned(why));
+        }
+        self.gateway.books().shares.get(&channel).cloned().ok_or(ClerkError::NoTerms)
+    }
+
     async fn sign(
         &self,
         channel: [u8; 32],
         digest: Digest,
         request: impl FnOnce(Vec<u8>) -> Request,
     ) -> Result<(secp256k1::ecdsa::Signature, Vec<secp256k1::ecdsa::Signature>), ClerkError> {
-        let share = self.gateway.books().shares.get(&channel).cloned().ok_or(ClerkError::NoTerms)?;
+        let share = self.share(channel)?;
         let signed = self.caller.sign(channel, &share, digest, request).await?;
         self.gateway.books().tally.joint_signatures += 1;
         Ok(signed)
@@ -248,10 +336,17 @@ impl Clerk {
         Ok(())
     }
 
-    /// Has every commitment of ours up to that one completed.
-    async fn validate(&self, desk: &Desk, terms: &Terms, up_to: CommitmentNumber) -> Result<(), ClerkError> {
+    /// Has every commitment of ours up to that one completed, then asks for what that allows.
+    async fn validate(
+        &self,
+        desk: &Desk,
+        terms: &Terms,
+        up_to: CommitmentNumber,
+        then: Request,
+    ) -> Result<Answer, ClerkError> {
         let channel = desk.channel();
-        for ToValidate { outline, signature, htlc_signatures } in desk.unvalidated(up_to) {
+        let (mut unvalidated, mut then) = (desk.unvalidated(up_to).into_iter().peekable(), Some(then));
+        while let Some(ToValidate { outline, signature, htlc_signatures }) = unvalidated.next() {
             let number = outline.number;
             let newest = self.gateway.holder_state(channel).map(|(_, newest)| newest.number);
             if newest.is_some_and(|newest| newest > number) {
@@ -261,20 +356,26 @@ impl Clerk {
             }
             let proposal = self.propose(channel, terms, Side::Holder, &outline)?;
             let digest = digest_of(terms, Side::Holder, &proposal, &outline);
-            let share = self.gateway.books().shares.get(&channel).cloned().ok_or(ClerkError::NoTerms)?;
+            let share = self.share(channel)?;
             let request = |first| Request::ValidateHolder { proposal, signature, htlc_signatures, first };
-            self.caller.complete(channel, &share, digest, number, request).await?;
+            let following = if unvalidated.peek().is_none() { then.take() } else { None };
+            let answer = self.caller.complete(channel, &share, digest, number, request, following).await?;
             self.gateway.books().tally.joint_signatures += 1;
             desk.validated(number);
+            if let Some(answer) = answer {
+                return Ok(answer);
+            }
         }
-        Ok(())
+        let then = then.expect("it goes with the last commitment only, whose answer was returned");
+        Ok(self.caller.ask(channel, then).await?)
     }
 
     async fn revoke(&self, desk: &Desk, terms: &Terms, number: CommitmentNumber) -> Result<(), ClerkError> {
-        if let Some(next) = number.next() {
-            self.validate(desk, terms, next).await?;
-        }
-        let answer = self.caller.ask(desk.channel(), Request::Revoke { number }).await?;
+        let request = Request::Revoke { number };
+        let answer = match number.next() {
+            Some(next) => self.validate(desk, terms, next, request).await?,
+            None => self.caller.ask(desk.channel(), request).await?,
+        };
         let Answer::Secret { number: got, secret } = answer else { return Err(CallError::OutOfTurn.into()) };
         if got != number || secret.point() != desk.point(number) {
             return Err(ClerkError::Wrong("a secret that does not fit its point"));
@@ -301,8 +402,8 @@ impl Clerk {
     async fn fund(&mut self, channel: [u8; 32], desk: &Desk) -> Result<bool, ClerkError> {
         let Ok((record, terms)) = self.record(channel) else { return Ok(false) };
         let Stage::Agreed { is_signed: true, is_funded: false, .. } = record.stage else { return Ok(false) };
-        self.validate(desk, &terms, CommitmentNumber::FIRST).await?;
-        let Answer::Fund(statement) = self.caller.ask(channel, Request::Fund).await? else {
+        let answer = self.validate(desk, &terms, CommitmentNumber::FIRST, Request::Fund).await?;
+        let Answer::Fund(statement) = answer else {
             return Err(CallError::OutOfTurn.into());
         };
         if statement.outpoint != terms.funding {
@@ -329,10 +430,12 @@ impl Clerk {
         outline: &Outline,
     ) -> Result<Proposal, ClerkError> {
         let small = self.small_htlcs(channel);
-        let mut books = self.gateway.books();
-        let ledger = books.ledgers.entry(channel).or_default();
+        // Others' channels go on meanwhile. Nobody else writes this one.
+        let mut ledger = self.gateway.books().ledgers.get(&channel).cloned().unwrap_or_default();
         let proposal = ledger.propose(terms, side, outline, &small)?;
-        self.gateway.channel_shelf.put(&channel, "ledger", ledger)?;
+        self.gateway.channel_shelf.put(&channel, "ledger", &ledger)?;
+        let mut books = self.gateway.books();
+        books.ledgers.insert(channel, ledger);
         books.tally.commitments += 1;
         books.tally.with_htlcs += u64::from(!outline.htlcs.is_empty());
         Ok(proposal)
@@ -359,11 +462,30 @@ impl Clerk {
     }
 
     fn unblock(&self, channel: [u8; 32]) {
-        match self.gateway.details(channel) {
-            Some(details) => self.gateway.node.unblock(details.counterparty.node_id, details.channel_id),
+        match self.name_at_ldk(channel) {
+            Some((bridge, name)) => self.gateway.node.unblock(bridge, name),
             None => self.gateway.node.unblock_all(),
         }
     }
+
+    /// The bridge, and LDK's name for a channel. Of one that is funded it follows from the funding (BOLT 2), without asking LDK, which
+    /// would look at all channels.
+    fn name_at_ldk(&self, channel: [u8; 32]) -> Option<(PublicKey, ChannelId)> {
+        let stage = self.gateway.books().channels.get(&channel).map(|record| record.stage.clone());
+        if let Some(Stage::Agreed { bridge, terms, is_funded: true, .. }) = stage
+            && let Ok(index) = u16::try_from(terms.funding.vout)
+        {
+            let funding = OutPoint { txid: terms.funding.txid, index };
+            return Some((bridge, ChannelId::v1_from_funding_outpoint(funding)));
+        }
+        let details = self.gateway.details(channel)?;
+        Some((details.counterparty.node_id, details.channel_id))
+    }
+}
+
+async fn pause(error: &ClerkError) {
+    tracing::warn!(%error, "an order of a channel waits");
+    tokio::time::sleep(PAUSE).await;
 }
 
 /// What both sides sign, by our own building.

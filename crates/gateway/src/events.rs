@@ -1,13 +1,14 @@
 //! What LDK reports, and what the gateway does about it.
 
-use bitcoin::Amount;
+use bitcoin::{Amount, ScriptBuf};
 use farthing_protocol::Msat;
 use farthing_protocol::device::bolt3::{PaymentHash, Preimage};
-use farthing_protocol::device::wire::Report;
+use farthing_protocol::device::wire::{ChannelKeysId, Report};
 use lightning::events::{ClosureReason, Event};
+use lightning::ln::types::ChannelId;
 
 use crate::gateway::Gateway;
-use crate::records::{Outcome, Stage};
+use crate::records::{Outcome, PaymentRecord, Stage};
 
 impl Gateway {
     /// Handles an event. It may come again after a restart.
@@ -68,6 +69,25 @@ impl Gateway {
         }
     }
 
+    fn funding_wanted(
+        &self,
+        user_channel_id: u128,
+        temporary: ChannelId,
+        script: ScriptBuf,
+        capacity: Amount,
+    ) {
+        let mut books = self.books();
+        let Some(channel) = books.by_user_channel_id(user_channel_id) else { return };
+        books.temporary.insert(channel, temporary);
+        let device = books.channels.get(&channel).map(|record| record.device);
+        let order = books.opening_orders.get(&channel).copied();
+        drop(books);
+        if let (Some(device), Some(order)) = (device, order) {
+            let channel = ChannelKeysId(channel);
+            self.report(device, order, Report::FundingWanted { channel, script, capacity });
+        }
+    }
+
     fn closed(&self, user_channel_id: u128, reason: &ClosureReason) {
         let Some(channel) = self.books().by_user_channel_id(user_channel_id) else { return };
         tracing::info!(%reason, "a channel is closed");
@@ -79,7 +99,8 @@ impl Gateway {
         let (device, order) = {
             let mut books = self.books();
             let device = books.channels.get(&channel).map(|record| record.device);
-            (device, books.closing_orders.remove(&channel))
+            let opening = books.opening_orders.remove(&channel);
+            (device, books.closing_orders.remove(&channel).or(opening))
         };
         let desk = self.desk(&channel);
         let txid = desk.as_ref().and_then(|desk| desk.last_closing());
@@ -102,10 +123,10 @@ impl Gateway {
 
     fn settle(&self, hash: PaymentHash, outcome: Outcome) {
         let mut books = self.books();
-        let Some(record) = books.payments.get_mut(&hash) else { return };
-        record.outcome = outcome.clone();
-        let record = record.clone();
+        let Some(before) = books.payments.get(&hash) else { return };
+        let record = PaymentRecord { outcome: outcome.clone(), ..before.clone() };
         let device = books.channels.get(&record.channel).map(|channel| channel.device);
+        books.note(record.clone());
         let order = books.payment_orders.remove(&hash);
         if let Err(error) = self.payment_shelf.put(&hash.0, "record", &record) {
             // LDK tells again after a restart.

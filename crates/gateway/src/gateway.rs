@@ -3,39 +3,43 @@
 //! **Locks.** LDK calls the signers with its own locks held, and they lock what is here. So nothing here calls LDK while it holds
 //! `Gateway::books`.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bitcoin::{Amount, FeeRate, OutPoint};
 use farthing_chain::Chain;
+use farthing_node::cabinet::Cabinet;
 use farthing_node::entropy;
+use farthing_node::store::StoreError;
 use farthing_protocol::Msat;
-use farthing_protocol::device::bolt3::{Basepoints, Contents, PartyTerms, PaymentHash, Side, Terms};
-use farthing_protocol::device::wire::{ChannelKeysId, OpenTerms, Report};
+use farthing_protocol::device::bolt3::{Basepoints, Contents, PartyTerms, Side, Terms};
+use farthing_protocol::device::wire::{OpenTerms, Report};
 use farthing_threshold::{Gateway as GatewaySide, Share};
 use lightning::chain::transaction::OutPoint as LdkOutPoint;
 use lightning::ln::chan_utils::ChannelTransactionParameters;
 use lightning::ln::channel_state::ChannelDetails;
-use lightning::ln::types::ChannelId;
 use lightning::util::config::UserConfig;
 use lightning::util::errors::APIError;
-use lightning_persister::fs_store::FilesystemStore;
 use secp256k1::PublicKey;
-use tokio::sync::Notify;
+use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
-use crate::caller::Caller;
+use crate::bans::Bans;
+use crate::books::Books;
+pub use crate::books::Tally;
+use crate::clerk::ClerkError;
 use crate::ldk::fees::FeeRates;
 use crate::ldk::{Node, Setup, StartError};
-use crate::ledger::Ledger;
+use crate::operator::Operator;
 use crate::records::{ChannelKeys, ChannelRecord, DeviceRecord, PaymentRecord, Stage};
 use crate::shelf::{Shelf, ShelfError};
 use crate::signer::desk::Desk;
 use crate::signer::provider::JointProvider;
 
+/// For so many devices at once the bitcoind is asked for headers.
+const HEADER_READERS: usize = 4;
 /// LDK's dust limit for its own side.
 const DUST_LIMIT: Amount = Amount::from_sat(354);
 
@@ -58,6 +62,8 @@ pub struct Settings {
     pub commitment_fee_rate: FeeRate,
     /// What else pays to miners.
     pub onchain_fee_rate: FeeRate,
+    /// What a closing together may cost above the commitment's fee rate, for a bridge that wants more. Some bridges (LDK) take all of it.
+    pub closing_margin: Amount,
     /// How many blocks a bridge waits for its money after it published a commitment.
     pub bridge_delay: u16,
     /// How many keys are kept ready for each device.
@@ -73,6 +79,9 @@ pub enum OpenError {
     /// Its Lightning node.
     #[error(transparent)]
     Node(#[from] StartError),
+    /// The database of devices and channels.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// What it stored of devices and channels.
     #[error(transparent)]
     Shelf(#[from] ShelfError),
@@ -122,53 +131,10 @@ pub struct Gateway {
     pub(crate) device_shelf: Shelf,
     pub(crate) payment_shelf: Shelf,
     pub(crate) books: Mutex<Books>,
-}
-
-/// What was done since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// Joint signatures, those that devices finished included.
-    pub joint_signatures: u64,
-    /// Commitments that LDK and the device's own building agreed on, by transaction id.
-    pub commitments: u64,
-    /// Those of them that had an HTLC's output.
-    pub with_htlcs: u64,
-    /// Bytes on devices' links, both ways.
-    pub link_bytes: u64,
-    /// Messages on devices' links, both ways.
-    pub link_messages: u64,
-}
-
-/// What the gateway knows of devices and channels. Everything but sessions and what waits is stored.
-#[derive(Default)]
-pub(crate) struct Books {
-    pub devices: HashMap<[u8; 32], DeviceRecord>,
-    pub channels: HashMap<[u8; 32], ChannelRecord>,
-    pub shares: HashMap<[u8; 32], Arc<Share<GatewaySide>>>,
-    pub ledgers: HashMap<[u8; 32], Ledger>,
-    pub payments: HashMap<PaymentHash, PaymentRecord>,
-    /// The connections of devices that are here.
-    pub sessions: HashMap<[u8; 32], Arc<Caller>>,
-    pub bells: HashMap<[u8; 32], Arc<Notify>>,
-    /// The device's order to open a channel, close it, and LDK's name for it before it is funded.
-    pub opening_orders: HashMap<[u8; 32], u64>,
-    pub closing_orders: HashMap<[u8; 32], u64>,
-    pub temporary: HashMap<[u8; 32], ChannelId>,
-    pub payment_orders: HashMap<PaymentHash, u64>,
-    /// Why channels stand still.
-    pub trouble: HashMap<[u8; 32], String>,
-    pub tally: Tally,
-}
-
-impl Books {
-    pub fn bell(&mut self, device: [u8; 32]) -> Arc<Notify> {
-        self.bells.entry(device).or_default().clone()
-    }
-
-    pub fn by_user_channel_id(&self, user_channel_id: u128) -> Option<[u8; 32]> {
-        let mut channels = self.channels.iter();
-        channels.find_map(|(id, record)| (record.user_channel_id() == Some(user_channel_id)).then_some(*id))
-    }
+    /// Channels whose device cheated.
+    pub(crate) bans: Bans,
+    pub(crate) header_readers: Arc<Semaphore>,
+    operator: OnceLock<Arc<Operator>>,
 }
 
 impl Gateway {
@@ -177,9 +143,9 @@ impl Gateway {
     /// # Errors
     /// See [`OpenError`].
     pub fn open(settings: Settings, seed: [u8; 32], chain: Chain) -> Result<Arc<Self>, OpenError> {
-        let store = Arc::new(FilesystemStore::new(settings.folder.join("devices")));
+        let cabinet = open_cabinet(&settings.folder)?;
         let [channel_shelf, device_shelf, payment_shelf] =
-            ["channel", "device", "payment"].map(|room| Shelf::new(store.clone(), room));
+            ["channel", "device", "payment"].map(|room| Shelf::new(cabinet.clone(), room));
         let provider = Arc::new(JointProvider::default());
         let this: Arc<OnceLock<Weak<Self>>> = Arc::default();
         let told = this.clone();
@@ -189,6 +155,7 @@ impl Gateway {
             }
         }));
 
+        let bans = Bans::open(channel_shelf.clone())?;
         let mut books = Books::default();
         for device in device_shelf.owners()? {
             if let Some(record) = device_shelf.get(&device, "record")? {
@@ -207,12 +174,15 @@ impl Gateway {
                 books.ledgers.insert(channel, ledger);
             }
             let bell = books.bell(record.device);
+            if let Some(why) = bans.of(&channel) {
+                books.trouble.insert(channel, ClerkError::Banned(why).to_string());
+            }
             provider.add(record.keys.clone(), Desk::open(channel, channel_shelf.clone(), bell)?);
             books.channels.insert(channel, record);
         }
         for payment in payment_shelf.owners()? {
             if let Some(record) = payment_shelf.get::<PaymentRecord>(&payment, "record")? {
-                books.payments.insert(PaymentHash(payment), record);
+                books.note(record);
             }
         }
 
@@ -222,6 +192,7 @@ impl Gateway {
         handshake.announce_for_forwarding = false;
         handshake.our_to_self_delay = settings.bridge_delay;
         handshake.commit_upfront_shutdown_pubkey = true;
+        config.channel_config.force_close_avoidance_max_fee_satoshis = settings.closing_margin.to_sat();
         config.manually_accept_inbound_channels = true;
         config.reject_inbound_splices = true;
         let fees = FeeRates { commitment: settings.commitment_fee_rate, onchain: settings.onchain_fee_rate };
@@ -244,6 +215,9 @@ impl Gateway {
             device_shelf,
             payment_shelf,
             books: Mutex::new(books),
+            bans,
+            header_readers: Arc::new(Semaphore::new(HEADER_READERS)),
+            operator: OnceLock::new(),
         });
         this.get_or_init(|| Arc::downgrade(&gateway));
         let handler = Arc::downgrade(&gateway);
@@ -251,14 +225,28 @@ impl Gateway {
             if let Some(gateway) = handler.upgrade() {
                 gateway.event(event);
             }
+            Ok(())
         })?;
         gateway.node.keep_connected(gateway.settings.bridge, gateway.settings.bridge_address);
         Ok(gateway)
     }
 
-    /// Ends the Lightning node.
+    /// From now on payments go through the operator's ordinary node where they can.
+    pub fn earn_through(&self, operator: Arc<Operator>) {
+        let _the_first_stays = self.operator.set(operator);
+    }
+
+    /// The operator's ordinary node, if there is one.
+    pub(crate) fn operator(&self) -> Option<&Arc<Operator>> {
+        self.operator.get()
+    }
+
+    /// Ends the Lightning nodes.
     pub fn stop(&self) {
         self.node.stop();
+        if let Some(operator) = self.operator() {
+            operator.node.stop();
+        }
     }
 
     /// What was done since the start.
@@ -282,8 +270,7 @@ impl Gateway {
     }
 
     pub(crate) fn save_device(&self, device: [u8; 32], record: &DeviceRecord) -> Result<(), ShelfError> {
-        self.device_shelf.put(&device, "record", record)?;
-        self.device_shelf.add_owner(&device)
+        self.device_shelf.put_first(&device, "record", record)
     }
 
     pub(crate) fn save_channel(&self, record: &ChannelRecord) -> Result<(), ShelfError> {
@@ -300,8 +287,7 @@ impl Gateway {
         let channel = keys.channel;
         let record = ChannelRecord { device, keys: keys.clone(), stage: Stage::Ready };
         self.channel_shelf.put(&channel, "share", &share.to_bytes())?;
-        self.save_channel(&record)?;
-        self.channel_shelf.add_owner(&channel)?;
+        self.channel_shelf.put_first(&channel, "record", &record)?;
         let mut books = self.books();
         let bell = books.bell(device);
         self.provider.add(keys, Desk::open(channel, self.channel_shelf.clone(), bell)?);
@@ -461,25 +447,11 @@ impl Gateway {
             session.report(order, report);
         }
     }
+}
 
-    pub(crate) fn funding_wanted(
-        &self,
-        user_channel_id: u128,
-        temporary: ChannelId,
-        script: bitcoin::ScriptBuf,
-        capacity: Amount,
-    ) {
-        let mut books = self.books();
-        let Some(channel) = books.by_user_channel_id(user_channel_id) else { return };
-        books.temporary.insert(channel, temporary);
-        let device = books.channels.get(&channel).map(|record| record.device);
-        let order = books.opening_orders.get(&channel).copied();
-        drop(books);
-        if let (Some(device), Some(order)) = (device, order) {
-            let channel = ChannelKeysId(channel);
-            self.report(device, order, Report::FundingWanted { channel, script, capacity });
-        }
-    }
+/// Where devices, channels and payments are stored.
+pub(crate) fn open_cabinet(folder: &Path) -> Result<Arc<Cabinet>, StoreError> {
+    Ok(Arc::new(Cabinet::open(&folder.join("devices.sqlite"))?))
 }
 
 /// Seconds since 1970.

@@ -4,7 +4,8 @@
 //! |---|---|
 //! | `secret` | what the Lightning node's key and the link's key come from, mode 0600, in hex |
 //! | `lightning/` | what LDK keeps |
-//! | `devices/` | devices, channels, shares, payments; shares are secret, so the folder is for its owner alone |
+//! | `ordinary/` | what LDK keeps of the ordinary node |
+//! | `devices.sqlite` | devices, channels, shares, payments; shares are secret, so the folder is for its owner alone |
 //! | `admin` | where and with which token the operator's commands reach the process |
 //! | `lock` | held while a process runs |
 
@@ -14,6 +15,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use bitcoin::Network;
+use bitcoin::hashes::{Hash as _, HashEngine as _, Hmac, HmacEngine, sha256};
 use bitcoin::hex::{DisplayHex as _, FromHex as _};
 use farthing_node::entropy;
 use farthing_node::home::Home;
@@ -38,6 +40,13 @@ pub enum HomeError {
     /// The secret is not what it was.
     #[error("{} holds no secret of this program", .0.display())]
     Secret(PathBuf),
+}
+
+/// The ordinary node's secret: its own, from the gateway's.
+pub fn ordinary_seed(seed: &[u8; 32]) -> Zeroizing<[u8; 32]> {
+    let mut engine = HmacEngine::<sha256::Hash>::new(seed);
+    engine.input(b"farthing/gateway/ordinary");
+    Zeroizing::new(Hmac::from_engine(engine).to_byte_array())
 }
 
 /// The gateway's folder, locked.

@@ -16,27 +16,38 @@
 //! | [`ledger`] | from LDK's view of a commitment to the device's |
 //! | [`caller`] | requests to a device, and the gateway's part in joint rounds |
 //! | [`clerk`] | carries orders from desks to a device |
-//! | [`session`], [`listen`] | a device's connection |
-//! | [`gateway`], [`payments`] | devices, channels, payments |
+//! | [`session`], [`listen`], `greeting`, `headers` | a device's connection, how it begins, and the headers that it gets |
+//! | [`gateway`], `books`, [`payments`] | devices, channels, payments |
+//! | `bans` | channels whose device cheated |
 //! | [`records`], [`shelf`], [`home`] | what is stored, and where |
 //! | [`stored`] | the same, of a gateway that does not run |
 //! | [`admin`] | what the operator can ask |
-//! | [`ordinary`] | an ordinary Lightning node beside it |
+//! | [`ordinary`], [`operator`] | an ordinary Lightning node beside it, and who pays for its channels |
+//! | `sweeps` | brings what its closed channels left to the operator's wallet |
+//! | `service`, `arrears` | routes through that node, which earn the service fee, and what devices owe where there was none |
 
 pub mod admin;
+mod arrears;
+mod bans;
+mod books;
 pub mod caller;
 pub mod clerk;
 mod events;
 pub mod gateway;
+mod greeting;
+mod headers;
 pub mod home;
 pub mod ldk;
 pub mod ledger;
 pub mod listen;
+pub mod operator;
 pub mod ordinary;
 mod owners;
 pub mod payments;
 pub mod records;
+mod service;
 pub mod session;
 pub mod shelf;
 pub mod signer;
 pub mod stored;
+mod sweeps;

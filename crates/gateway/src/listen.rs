@@ -1,15 +1,21 @@
-//! Takes devices' connections: Noise over TCP, then messages.
+//! Takes devices' connections: Noise over TCP, then messages. How long each part may take is in the link (the handshake) and in
+//! [`crate::session`] (the first message, and enrolling).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use farthing_node::link::{Link, LinkError, StaticKey};
+use farthing_node::seats::Seats;
 use farthing_protocol::device::wire::{BadMessage, ToGateway};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use crate::gateway::Gateway;
 use crate::session::{Connection, SessionError};
+
+/// How many connections there may be at once, and how many from one address: many devices may come from behind one of a mobile network.
+const CONNECTIONS: usize = 2_048;
+const OF_ONE_PEER: usize = 512;
 
 /// Why a device's connection ended.
 #[derive(Debug, thiserror::Error)]
@@ -40,13 +46,15 @@ impl Gateway {
         let address = listener.local_addr()?;
         let (gateway, key) = (self.clone(), Arc::new(key));
         tokio::spawn(async move {
+            let seats = Seats::new(CONNECTIONS, OF_ONE_PEER);
             loop {
-                let Ok((stream, from)) = listener.accept().await else { continue };
+                let (stream, from, seat) = seats.accept(&listener).await;
                 let (gateway, key) = (gateway.clone(), key.clone());
                 tokio::spawn(async move {
                     if let Err(error) = gateway.welcome(stream, &key).await {
                         tracing::info!(%from, %error, "a device's connection ended");
                     }
+                    drop(seat);
                 });
             }
         });
@@ -54,8 +62,6 @@ impl Gateway {
     }
 
     async fn welcome(self: &Arc<Self>, stream: TcpStream, key: &StaticKey) -> Result<(), ConnectionError> {
-        // The messages of a round are short conversations: waiting to fill packets would only delay them.
-        stream.set_nodelay(true).map_err(LinkError::from)?;
         let link = Link::accept(stream, key).await?;
         self.serve_link(link).await
     }

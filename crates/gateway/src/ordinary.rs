@@ -2,15 +2,22 @@
 //! forwarding; demo and tests run others as bridge and destination.
 
 use std::collections::HashSet;
+use std::fmt::Debug;
 use std::net::SocketAddr;
+use std::str::FromStr as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use bitcoin::{Amount, FeeRate, ScriptBuf, Transaction};
-use lightning::events::Event;
-use lightning::ln::channelmanager::Bolt11InvoiceParameters;
-use lightning::ln::types::ChannelId;
-use lightning::sign::KeysManager;
+use bitcoin::{Amount, FeeRate, ScriptBuf, Transaction, Txid};
+use farthing_protocol::device::bolt3::{PaymentHash, Preimage};
+use lightning::bolt11_invoice::Bolt11Invoice;
+use lightning::events::{Event, FundingInfo, ReplayEvent};
+use lightning::ln::channelmanager::{Bolt11InvoiceParameters, PaymentId, RecipientOnionFields};
+pub use lightning::ln::types::ChannelId;
+use lightning::routing::router::{PaymentParameters, RouteParameters, Router as _};
+use lightning::sign::{KeysManager, SpendableOutputDescriptor};
+use lightning::types::payment::{PaymentHash as LdkPaymentHash, PaymentPreimage};
 use lightning::util::config::UserConfig;
 use secp256k1::PublicKey;
 use tokio::sync::mpsc;
@@ -23,6 +30,8 @@ use crate::ldk::{Node, Setup, StartError};
 pub enum News {
     /// A peer agreed to a channel: make a signed transaction with this output.
     FundingWanted {
+        /// The number that the opening was given.
+        opening: u128,
         /// The channel, for now.
         temporary: ChannelId,
         /// The peer.
@@ -32,19 +41,39 @@ pub enum News {
         /// What it holds.
         capacity: Amount,
     },
+    /// A channel is signed and stored: its funding may be mined.
+    Signed {
+        /// The number that the opening was given.
+        opening: u128,
+        /// The funding.
+        funding: Txid,
+    },
+    /// A funding was given and will never be sent.
+    Discarded(Txid),
     /// A channel can be used.
     Ready(ChannelId),
+    /// A payment of its own arrived. By payment hash.
+    Paid([u8; 32]),
+    /// A payment of its own did not arrive, and nothing is under way for it any more. By payment hash, and why.
+    NotPaid([u8; 32], String),
+    /// A payment for an invoice of [`Ordinary::hold_invoice`] is here.
+    Waiting(PaymentHash),
     /// Somebody paid one of its invoices.
     Received(u64),
     /// A payment was forwarded, and this was earned (millisatoshi).
     Forwarded(u64),
-    /// A channel is closed.
-    Closed(ChannelId, String),
+    /// A channel is closed, or was never opened.
+    Closed {
+        /// The number that the opening was given; 0 when the peer opened it.
+        opening: u128,
+        /// What is known of it.
+        why: String,
+    },
 }
 
 /// An ordinary node.
 pub struct Ordinary {
-    node: Arc<Node<KeysManager>>,
+    pub(crate) node: Arc<Node<KeysManager>>,
     earned: Arc<AtomicU64>,
     /// Peers with whom a channel is signed, and stored.
     signed: Arc<Mutex<HashSet<PublicKey>>>,
@@ -57,6 +86,9 @@ pub enum OrdinaryError {
     /// LDK refused.
     #[error("the Lightning node refused: {0}")]
     Refused(String),
+    /// Nothing to close.
+    #[error("the ordinary node has no channel with {0}")]
+    NoChannel(PublicKey),
 }
 
 /// LDK's defaults, but it forwards to private channels, for that fee in millionths.
@@ -74,12 +106,23 @@ pub fn low_fees() -> FeeRates {
 }
 
 impl Ordinary {
-    /// Starts one. What it has to say comes through `news`.
+    /// Starts one. What it has to say comes through `news`. What its closed channels leave in the chain stays there: for demo and tests.
     ///
     /// # Errors
     /// See [`StartError`].
     pub fn start(setup: Setup, news: mpsc::UnboundedSender<News>) -> Result<Self, StartError> {
-        let keys = Arc::new(KeysManager::new(&setup.seed, 1, 1, true));
+        Self::start_keeping(setup, news, |_left_in_the_chain| Ok(()))
+    }
+
+    /// The same. `keep` stores what closed channels left in the chain; LDK names it again when that failed.
+    pub(crate) fn start_keeping(
+        setup: Setup,
+        news: mpsc::UnboundedSender<News>,
+        keep: impl Fn(&[SpendableOutputDescriptor]) -> Result<(), ReplayEvent> + Send + 'static,
+    ) -> Result<Self, StartError> {
+        // The time makes keys of new channels differ from those of every earlier start.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let keys = Arc::new(KeysManager::new(&setup.seed, now.as_secs(), now.subsec_nanos(), true));
         let path = setup.folder.clone();
         let node = Node::open(setup, keys)?;
         let earned = Arc::new(AtomicU64::new(0));
@@ -93,23 +136,35 @@ impl Ordinary {
                     counterparty_node_id,
                     channel_value_satoshis,
                     output_script,
-                    ..
+                    user_channel_id,
                 } => News::FundingWanted {
+                    opening: user_channel_id,
                     temporary: temporary_channel_id,
                     peer: counterparty_node_id,
                     script: output_script,
                     capacity: Amount::from_sat(channel_value_satoshis),
                 },
-                Event::ChannelPending { counterparty_node_id, .. } => {
+                Event::ChannelPending { counterparty_node_id, funding_txo, user_channel_id, .. } => {
                     signed_with.lock().unwrap_or_else(PoisonError::into_inner).insert(counterparty_node_id);
-                    return;
+                    News::Signed { opening: user_channel_id, funding: funding_txo.txid }
                 }
-                Event::PaymentClaimable { purpose, .. } => {
-                    if let (Some(node), Some(preimage)) = (claiming.upgrade(), purpose.preimage()) {
-                        node.channels.claim_funds(preimage);
+                Event::DiscardFunding { funding_info, .. } => News::Discarded(match funding_info {
+                    FundingInfo::Tx { transaction } => transaction.compute_txid(),
+                    FundingInfo::OutPoint { outpoint } => outpoint.txid,
+                }),
+                Event::PaymentSent { payment_hash, .. } => News::Paid(payment_hash.0),
+                Event::PaymentFailed { payment_hash: Some(payment_hash), reason, .. } => {
+                    News::NotPaid(payment_hash.0, format!("{reason:?}"))
+                }
+                Event::PaymentClaimable { payment_hash, purpose, .. } => match purpose.preimage() {
+                    Some(preimage) => {
+                        if let Some(node) = claiming.upgrade() {
+                            node.channels.claim_funds(preimage);
+                        }
+                        return Ok(());
                     }
-                    return;
-                }
+                    None => News::Waiting(PaymentHash(payment_hash.0)),
+                },
                 Event::PaymentClaimed { amount_msat, .. } => News::Received(amount_msat),
                 Event::PaymentForwarded { total_fee_earned_msat, .. } => {
                     let earned = total_fee_earned_msat.unwrap_or_default();
@@ -117,13 +172,15 @@ impl Ordinary {
                     News::Forwarded(earned)
                 }
                 Event::ChannelReady { channel_id, .. } => News::Ready(channel_id),
-                Event::ChannelClosed { channel_id, reason, .. } => {
-                    News::Closed(channel_id, reason.to_string())
+                Event::ChannelClosed { user_channel_id, reason, .. } => {
+                    News::Closed { opening: user_channel_id, why: reason.to_string() }
                 }
+                Event::SpendableOutputs { outputs, .. } => return keep(&outputs),
                 // The rest needs nobody.
-                _other => return,
+                _other => return Ok(()),
             };
             let _nobody = news.send(told);
+            Ok(())
         });
         running.map_err(|source| StartError::File { path, source })?;
         Ok(Self { node, earned, signed })
@@ -152,19 +209,21 @@ impl Ordinary {
         self.node.peers.peer_by_node_id(peer).is_some()
     }
 
-    /// Asks a peer for a channel, to be announced or not.
+    /// Asks a peer for a channel, to be announced or not. What becomes of it is told with the opening's number.
     ///
     /// # Errors
     /// When LDK refuses.
     pub fn open_channel(
         &self,
+        opening: u128,
         peer: PublicKey,
         capacity: Amount,
         is_public: bool,
     ) -> Result<(), OrdinaryError> {
         let mut config = self.node.channels.get_current_config();
         config.channel_handshake_config.announce_for_forwarding = is_public;
-        let asked = self.node.channels.create_channel(peer, capacity.to_sat(), 0, 1, None, Some(config));
+        let asked =
+            self.node.channels.create_channel(peer, capacity.to_sat(), 0, opening, None, Some(config));
         asked.map_err(|error| OrdinaryError::Refused(format!("{error:?}")))?;
         self.node.peers.process_events();
         Ok(())
@@ -191,6 +250,12 @@ impl Ordinary {
         self.node.channels.list_usable_channels().len()
     }
 
+    /// How many of its channels others can be told the way through: their peers have said what they ask for forwarding to it.
+    pub fn reachable(&self) -> usize {
+        let channels = self.node.channels.list_usable_channels();
+        channels.iter().filter(|details| details.counterparty.forwarding_info.is_some()).count()
+    }
+
     /// Whether a channel with a peer is signed and stored: its funding may be mined.
     pub fn is_funded(&self, peer: &PublicKey) -> bool {
         self.signed.lock().unwrap_or_else(PoisonError::into_inner).contains(peer)
@@ -204,6 +269,63 @@ impl Ordinary {
         let parameters = Bolt11InvoiceParameters { amount_msats: Some(msat), ..Default::default() };
         let invoice = self.node.channels.create_bolt11_invoice(parameters);
         Ok(invoice.map_err(|error| OrdinaryError::Refused(format!("{error:?}")))?.to_string())
+    }
+
+    /// Pays an invoice out of a channel of its own, in one part, and says by which payment hash it will be known.
+    ///
+    /// # Errors
+    /// When the invoice cannot be read, there is no way to the payee, or LDK refuses. Then nothing is under way.
+    pub fn pay(&self, from: ChannelId, invoice: &str) -> Result<[u8; 32], OrdinaryError> {
+        let refused = |why: &dyn Debug| OrdinaryError::Refused(format!("{why:?}"));
+        let invoice = Bolt11Invoice::from_str(invoice).map_err(|error| refused(&error))?;
+        let hash = *AsRef::<[u8; 32]>::as_ref(invoice.payment_hash());
+        let amount =
+            invoice.amount_milli_satoshis().ok_or_else(|| refused(&"the invoice names no amount"))?;
+        let all = self.node.channels.list_usable_channels();
+        let first = all.iter().find(|details| details.channel_id == from);
+        let first = first.ok_or_else(|| refused(&"the channel cannot be used now"))?;
+        let parameters = PaymentParameters::from_bolt11_invoice(&invoice).with_max_path_count(1);
+        let wanted = RouteParameters::from_payment_params_and_value(parameters, amount);
+        let in_flight = self.node.channels.compute_inflight_htlcs();
+        let route = self.node.router.find_route(&self.node.id(), &wanted, Some(&[first]), in_flight);
+        let route = route.map_err(|why| refused(&why))?;
+        let mut onion = RecipientOnionFields::secret_only(*invoice.payment_secret());
+        onion.payment_metadata = invoice.payment_metadata().cloned();
+        let sent =
+            self.node.channels.send_payment_with_route(route, LdkPaymentHash(hash), onion, PaymentId(hash));
+        sent.map_err(|error| refused(&error))?;
+        self.node.peers.process_events();
+        Ok(hash)
+    }
+
+    /// The height of the newest block that it knows.
+    pub fn height(&self) -> u32 {
+        self.node.channels.current_best_block().height
+    }
+
+    /// An invoice of whose payment hash only the caller knows the preimage: what is paid for it waits until [`Self::claim`], or goes
+    /// back when it expires.
+    ///
+    /// # Errors
+    /// When LDK refuses.
+    pub fn hold_invoice(&self, msat: u64, hash: PaymentHash) -> Result<String, OrdinaryError> {
+        let payment_hash = Some(LdkPaymentHash(hash.0));
+        let parameters =
+            Bolt11InvoiceParameters { amount_msats: Some(msat), payment_hash, ..Default::default() };
+        let invoice = self.node.channels.create_bolt11_invoice(parameters);
+        Ok(invoice.map_err(|error| OrdinaryError::Refused(format!("{error:?}")))?.to_string())
+    }
+
+    /// Gives back what waits for this hash.
+    pub fn give_back(&self, hash: &PaymentHash) {
+        self.node.channels.fail_htlc_backwards(&LdkPaymentHash(hash.0));
+        self.node.peers.process_events();
+    }
+
+    /// Takes what waits for this preimage.
+    pub fn claim(&self, preimage: &Preimage) {
+        self.node.channels.claim_funds(PaymentPreimage(preimage.0));
+        self.node.peers.process_events();
     }
 
     /// What forwarding earned since the start, in millisatoshi.
@@ -237,6 +359,11 @@ impl Ordinary {
         }
         self.node.peers.process_events();
         Ok(())
+    }
+
+    /// How many channels there are with a peer.
+    pub fn channels_with(&self, peer: &PublicKey) -> usize {
+        self.node.channels.list_channels_with_counterparty(peer).len()
     }
 
     /// Ends it.

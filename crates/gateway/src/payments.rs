@@ -8,12 +8,14 @@ use farthing_protocol::device::payments::{Payments, Source};
 use farthing_protocol::device::wire::Report;
 use farthing_protocol::device::{Invoice, Policy, Reject, Tip};
 use lightning::bolt11_invoice::Bolt11Invoice;
+use lightning::ln::channel_state::ChannelDetails;
 use lightning::ln::channelmanager::{PaymentId, RecentPaymentDetails, RecipientOnionFields};
-use lightning::routing::router::{PaymentParameters, RouteParameters, Router as _};
+use lightning::routing::router::{PaymentParameters, Route, RouteParameters, Router as _};
 use lightning::types::payment::PaymentHash as LdkPaymentHash;
 
 use crate::gateway::{Gateway, now};
 use crate::records::{Outcome, PaymentRecord};
+use crate::service::Through;
 use crate::shelf::ShelfError;
 
 /// Why a payment was not made. Nothing is under way for it.
@@ -29,6 +31,9 @@ pub enum PayError {
     /// It ran out.
     #[error("the invoice has expired")]
     Expired,
+    /// Its proof of payment, and the news of it, belong to whoever ordered it.
+    #[error("another device pays this invoice, or has paid it")]
+    Others,
     /// The channel cannot be used now.
     #[error("the channel cannot be used now")]
     NotUsable,
@@ -68,7 +73,7 @@ impl Gateway {
         let invoice = Bolt11Invoice::from_str(text).map_err(|error| PayError::Invoice(error.to_string()))?;
         let hash = PaymentHash(*AsRef::<[u8; 32]>::as_ref(invoice.payment_hash()));
         let amount = Msat::new(invoice.amount_milli_satoshis().ok_or(PayError::NoAmount)?);
-        if let Some(known) = self.known(hash, order) {
+        if let Some(known) = self.known(device, hash, order)? {
             return Ok(known);
         }
         let expires_at = invoice.duration_since_epoch().saturating_add(invoice.expiry_time()).as_secs();
@@ -81,29 +86,35 @@ impl Gateway {
         let policy = self.policy(device).ok_or_else(|| PayError::Policy("there is none".into()))?;
         self.allow(device, &policy, text)?;
 
-        let parameters = PaymentParameters::from_bolt11_invoice(&invoice)
-            .with_max_path_count(1)
-            .with_max_total_cltv_expiry_delta(policy.most_expiry_delta.saturating_sub(1));
-        let mut wanted = RouteParameters::from_payment_params_and_value(parameters, amount.get());
-        wanted.max_total_routing_fee_msat = Some(policy.most_routing_fee(amount).get());
-        let in_flight = self.node.channels.compute_inflight_htlcs();
-        let route = self.node.router.find_route(&self.node.id(), &wanted, Some(&[&details]), in_flight);
-        let route = route.map_err(|why| PayError::NoRoute(why.to_owned()))?;
-
-        let record = PaymentRecord {
+        let mut record = PaymentRecord {
             channel,
             payment_hash: hash,
             amount,
             ordered_at: now(),
+            service_due: Msat::ZERO,
+            arrears: Msat::ZERO,
             outcome: Outcome::Pending,
         };
-        self.payment_shelf.put(&hash.0, "record", &record)?;
-        self.payment_shelf.add_owner(&hash.0)?;
-        {
-            let mut books = self.books();
-            books.payments.insert(hash, record.clone());
-            books.payment_orders.insert(hash, order);
-        }
+        let owed = self.books().arrears.of(&device);
+        let operator = self.operator();
+        let through =
+            operator.and_then(|operator| self.through(&operator.node, &details, &invoice, &policy, owed));
+        let route = match through {
+            Some(Through { route, arrears }) => {
+                record.arrears = arrears;
+                route
+            }
+            None => {
+                if operator.is_some() {
+                    tracing::info!("no route through the ordinary node: the service fee is owed");
+                    record.service_due = self.service_fee(amount);
+                }
+                self.direct(&details, &invoice, amount, &policy)?
+            }
+        };
+        self.payment_shelf.put_first(&hash.0, "record", &record)?;
+        self.books().note(record.clone());
+        self.books().payment_orders.insert(hash, order);
         let mut onion = RecipientOnionFields::secret_only(*invoice.payment_secret());
         onion.payment_metadata = invoice.payment_metadata().cloned();
         let channels = &self.node.channels;
@@ -112,17 +123,43 @@ impl Gateway {
             let why = format!("{error:?}");
             let record = PaymentRecord { outcome: Outcome::Failed(why.clone()), ..record };
             self.payment_shelf.put(&hash.0, "record", &record)?;
-            self.books().payments.insert(hash, record);
+            self.books().note(record);
             return Err(PayError::NotSent(why));
         }
         self.node.peers.process_events();
         Ok(Report::Paying(hash))
     }
 
+    /// The cheapest route, through whomever.
+    fn direct(
+        &self,
+        first: &ChannelDetails,
+        invoice: &Bolt11Invoice,
+        amount: Msat,
+        policy: &Policy,
+    ) -> Result<Route, PayError> {
+        let parameters = PaymentParameters::from_bolt11_invoice(invoice)
+            .with_max_path_count(1)
+            .with_max_total_cltv_expiry_delta(policy.most_expiry_delta.saturating_sub(1));
+        let mut wanted = RouteParameters::from_payment_params_and_value(parameters, amount.get());
+        wanted.max_total_routing_fee_msat = Some(policy.most_routing_fee(amount).get());
+        let in_flight = self.node.channels.compute_inflight_htlcs();
+        let route = self.node.router.find_route(&self.node.id(), &wanted, Some(&[first]), in_flight);
+        route.map_err(|why| PayError::NoRoute(why.to_owned()))
+    }
+
     /// What is known of a payment that was ordered before; `None` for one that failed, which may be tried again.
-    fn known(&self, hash: PaymentHash, order: u64) -> Option<Report> {
-        let outcome = self.books().payments.get(&hash)?.outcome.clone();
-        match outcome {
+    fn known(&self, device: [u8; 32], hash: PaymentHash, order: u64) -> Result<Option<Report>, PayError> {
+        let (outcome, is_its) = {
+            let books = self.books();
+            let Some(record) = books.payments.get(&hash) else { return Ok(None) };
+            let payer = books.channels.get(&record.channel).map(|channel| channel.device);
+            (record.outcome.clone(), payer == Some(device))
+        };
+        if !is_its && !matches!(outcome, Outcome::Failed(_)) {
+            return Err(PayError::Others);
+        }
+        Ok(match outcome {
             Outcome::Failed(_) => None,
             Outcome::Pending => {
                 // It was stored before LDK had it: after a crash in between it is not under way.
@@ -136,13 +173,13 @@ impl Gateway {
                     id == PaymentId(hash.0)
                 });
                 if !is_under_way {
-                    return None;
+                    return Ok(None);
                 }
                 self.books().payment_orders.insert(hash, order);
                 Some(report(hash, &outcome))
             }
             Outcome::Paid { .. } => Some(report(hash, &outcome)),
-        }
+        })
     }
 
     /// Keeps the same books about a device as the device does, under the gateway's own copy of the owner's policy: a thief who has the

@@ -113,6 +113,10 @@ pub struct PaymentRecord {
     pub amount: Msat,
     /// When it was ordered, seconds since 1970.
     pub ordered_at: u64,
+    /// What its device owes for it once it has arrived: zero when it pays the service fee itself.
+    pub service_due: Msat,
+    /// What it pays of what its device owed before.
+    pub arrears: Msat,
     /// What became of it.
     pub outcome: Outcome,
 }

@@ -3,21 +3,25 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bitcoin::{Amount, BlockHash};
-use farthing_chain::{Chain, ChainError};
+use bitcoin::Amount;
+use bitcoin::block::Header;
+use farthing_chain::ChainError;
 use farthing_protocol::device::wire::{
-    ChannelKeysId, Enrol, Hello, MOST_HEADERS, Order, Report, ToDevice, ToGateway, Welcome,
+    ChannelKeysId, Enrol, Hello, Order, Report, ToDevice, ToGateway, Welcome,
 };
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle, JoinSet, spawn_blocking};
 
 use crate::caller::{Caller, Reply};
 use crate::clerk::Clerk;
 use crate::gateway::{Gateway, OrderError};
-use crate::records::DeviceRecord;
+use crate::greeting;
+pub use crate::greeting::NoHello;
+use crate::headers::{Page, Position};
+use crate::records::{ChannelRecord, DeviceRecord, Stage};
 
-/// A device that does not know our chain gets headers from this many blocks below where it stands.
-const BACK: u32 = 100;
+/// How long somebody who is not enrolled is listened to. A device enrols right after the greeting.
+const STRANGER: Duration = Duration::from_secs(60);
 /// How long an order waits for what it needs: opening for a key, closing until nothing of the channel is being stored.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -37,15 +41,21 @@ pub struct Connection {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SessionError {
-    /// The device began with something else.
-    #[error("the device did not begin with a hello")]
-    NoHello,
+    /// The device did not say hello.
+    #[error(transparent)]
+    NoHello(#[from] NoHello),
+    /// It stayed a stranger.
+    #[error("nobody enrolled this device within {} seconds", STRANGER.as_secs())]
+    Stranger,
     /// It is on another chain.
     #[error("the device is on another network")]
     Network,
     /// The bitcoind.
     #[error(transparent)]
     Chain(#[from] ChainError),
+    /// The process ends.
+    #[error("the work on headers was given up: {0}")]
+    Work(#[from] JoinError),
 }
 
 impl Gateway {
@@ -55,7 +65,7 @@ impl Gateway {
     /// See [`SessionError`].
     pub async fn serve(self: &Arc<Self>, connection: Connection) -> Result<(), SessionError> {
         let Connection { device, hash, mut incoming, outgoing } = connection;
-        let Some(ToGateway::Hello(hello)) = incoming.recv().await else { return Err(SessionError::NoHello) };
+        let hello = greeting::hear(&mut incoming, greeting::PATIENCE).await?;
         if hello.network != self.chain.network() {
             return Err(SessionError::Network);
         }
@@ -63,13 +73,14 @@ impl Gateway {
         let mut session = Session {
             gateway: self.clone(),
             device,
-            sent: start_of_headers(&self.chain, &hello)?,
             caller,
             hello,
+            sent: None,
+            reading: JoinSet::new(),
             clerk: None,
             wanted: Vec::new(),
         };
-        session.run(&mut incoming).await
+        session.run(&mut incoming, STRANGER).await
     }
 }
 
@@ -78,8 +89,10 @@ struct Session {
     device: [u8; 32],
     caller: Arc<Caller>,
     hello: Hello,
-    /// The last header that the device has.
-    sent: (u32, BlockHash),
+    /// The last header that was sent; `None` before the first page.
+    sent: Option<Position>,
+    /// The page that is read for the device, one at a time. It is not read any more when the connection has ended before its turn.
+    reading: JoinSet<Result<Page, SessionError>>,
     clerk: Option<JoinHandle<()>>,
     /// Orders that wait for what they need.
     wanted: Vec<Wanted>,
@@ -114,23 +127,35 @@ impl Drop for Session {
 }
 
 impl Session {
-    async fn run(&mut self, incoming: &mut mpsc::UnboundedReceiver<ToGateway>) -> Result<(), SessionError> {
+    async fn run(
+        &mut self,
+        incoming: &mut mpsc::UnboundedReceiver<ToGateway>,
+        patience: Duration,
+    ) -> Result<(), SessionError> {
         self.welcome();
         // One comes even when nothing is new: the device waits for it before it decides by the chain's time.
-        let is_first = true;
-        self.headers(is_first)?;
+        self.read_on();
+        match self.reading.join_next().await {
+            Some(page) => self.send(page??),
+            None => self.send_headers(Vec::new()),
+        }
         self.attend();
         let mut ticks = tokio::time::interval(self.gateway.settings.poll.max(Duration::from_millis(50)));
+        let mut stranger = std::pin::pin!(tokio::time::sleep(patience));
         loop {
             tokio::select! {
                 message = incoming.recv() => match message {
                     Some(message) => self.take(message),
                     None => return Ok(()),
                 },
+                Some(page) = self.reading.join_next() => self.send(page??),
+                // The device has a newer connection.
+                () = self.caller.ended() => return Ok(()),
                 _ = ticks.tick() => {
-                    self.headers(false)?;
+                    self.read_on();
                     self.try_wanted();
                 }
+                () = &mut stranger, if self.clerk.is_none() => return Err(SessionError::Stranger),
             }
         }
     }
@@ -143,37 +168,43 @@ impl Session {
         let _gone = self.caller.send(ToDevice::Welcome(welcome));
     }
 
-    /// Sends what is new in the chain.
-    fn headers(&mut self, is_first: bool) -> Result<(), SessionError> {
-        let chain = &self.gateway.chain;
-        let (mut height, mut hash) = self.sent;
-        // Back to where the device's chain is still the node's.
-        while chain.block_hash(height)? != Some(hash) {
-            hash = chain.header(&hash)?.prev_blockhash;
-            height = height.saturating_sub(1);
+    /// Has the next page of headers read, if there is anything new for the device.
+    fn read_on(&mut self) {
+        // Whoever may connect would cost the bitcoind whatever they like.
+        let is_enrolled = self.gateway.books().devices.contains_key(&self.device);
+        if !is_enrolled || !self.reading.is_empty() {
+            return;
         }
-        loop {
-            let mut headers = Vec::new();
-            while headers.len() < MOST_HEADERS {
-                let Some(next) = chain.block_hash(height + 1)? else { break };
-                let header = chain.header(&next)?;
-                if header.prev_blockhash != hash {
-                    break;
-                }
-                headers.push(header);
-                (height, hash) = (height + 1, next);
-            }
-            let is_new = self.sent != (height, hash);
-            self.sent = (height, hash);
-            if is_new || is_first {
-                let is_last = headers.len() < MOST_HEADERS;
-                let _gone = self.caller.send(ToDevice::Headers(headers));
-                if !is_last {
-                    continue;
-                }
-            }
-            return Ok(());
+        // The node looks for blocks anyway: a device that waits costs the bitcoind nothing.
+        let newest = self.gateway.node.channels.current_best_block().block_hash;
+        if self.sent.is_some_and(|(_, hash)| hash == newest) {
+            return;
         }
+        let (gateway, sent, said) = (self.gateway.clone(), self.sent, self.hello.tip);
+        self.reading.spawn(async move {
+            let turn = gateway.header_readers.clone().acquire_owned().await;
+            let read = move || {
+                let page = Page::read(&gateway.chain, sent, said);
+                drop(turn);
+                page
+            };
+            Ok(spawn_blocking(read).await??)
+        });
+    }
+
+    fn send(&mut self, page: Page) {
+        let is_first = self.sent.replace(page.up_to).is_none();
+        let is_full = page.is_full();
+        if is_first || !page.headers.is_empty() {
+            self.send_headers(page.headers);
+        }
+        if is_full {
+            self.read_on();
+        }
+    }
+
+    fn send_headers(&self, headers: Vec<Header>) {
+        let _gone = self.caller.send(ToDevice::Headers(headers));
     }
 
     /// Begins to serve the device's channels, if it is enrolled. A device has one connection: an older one is over.
@@ -187,9 +218,28 @@ impl Session {
                 older.hang_up();
             }
         }
+        self.forget_keys();
         let (gateway, caller) = (self.gateway.clone(), self.caller.clone());
         let clerk = Clerk::new(gateway, self.device, caller, &self.hello.channels);
         self.clerk = Some(tokio::spawn(clerk.work()));
+    }
+
+    /// A device that came back from its owner's backup has none of the keys that were kept ready. Channels over them could not be opened.
+    fn forget_keys(&self) {
+        let has = |id: &[u8; 32]| self.hello.channels.iter().any(|(channel, _)| channel.0 == *id);
+        let lost: Vec<[u8; 32]> = {
+            let books = self.gateway.books();
+            let is_lost = |(id, record): &(&[u8; 32], &ChannelRecord)| {
+                record.device == self.device && record.stage == Stage::Ready && !has(id)
+            };
+            books.channels.iter().filter(is_lost).map(|(id, _)| *id).collect()
+        };
+        for id in lost {
+            let over = Stage::Over("the device does not have this key".into());
+            if let Err(error) = self.gateway.set_stage(id, |stage| *stage = over) {
+                tracing::error!(%error, "a key that the device lost was not stored as lost");
+            }
+        }
     }
 
     fn take(&mut self, message: ToGateway) {
@@ -218,6 +268,7 @@ impl Session {
             Order::Enrol(enrol) => match self.enrol(enrol) {
                 Ok(()) => {
                     self.attend();
+                    self.read_on();
                     Some(Report::Done)
                 }
                 Err(why) => refused(why),
@@ -231,7 +282,12 @@ impl Session {
                 None
             }
             Order::Funding { channel, outpoint } => {
-                gateway.books().opening_orders.insert(channel.0, id);
+                {
+                    let mut books = gateway.books();
+                    if books.channels.get(&channel.0).is_some_and(|record| record.device == device) {
+                        books.opening_orders.insert(channel.0, id);
+                    }
+                }
                 match gateway.funding(device, channel.0, outpoint) {
                     Ok(()) => {
                         gateway.ask_again(channel.0);
@@ -296,15 +352,4 @@ impl Session {
         self.gateway.books().devices.insert(self.device, record);
         Ok(())
     }
-}
-
-/// The last header that both know, or one well below.
-fn start_of_headers(chain: &Chain, hello: &Hello) -> Result<(u32, BlockHash), ChainError> {
-    let (height, hash) = hello.tip;
-    if chain.block_hash(height)? == Some(hash) {
-        return Ok((height, hash));
-    }
-    let back = height.min(chain.tip()?.height).saturating_sub(BACK);
-    let hash = chain.block_hash(back)?.unwrap_or(hash);
-    Ok((back, hash))
 }

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use lightning::io::ErrorKind;
-use lightning::util::persist::KVStoreSync as _;
-use lightning_persister::fs_store::FilesystemStore;
+use farthing_node::cabinet::{Cabinet, Change, Place};
+use farthing_node::store::StoreError;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
@@ -16,15 +15,15 @@ const OWNERS: &str = "owners";
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ShelfError {
-    /// A file.
+    /// The database.
     #[error("{drawer}/{name}: {source}")]
-    File {
+    Store {
         /// What it belongs to.
         drawer: String,
         /// Which.
         name: String,
         /// Why.
-        source: lightning::io::Error,
+        source: StoreError,
     },
     /// What is there is not what it should be.
     #[error("{drawer}/{name} cannot be read: {source}")]
@@ -41,14 +40,14 @@ pub enum ShelfError {
 /// Values by owner and name. A value is on the disk when `put` returns.
 #[derive(Clone)]
 pub struct Shelf {
-    store: Arc<FilesystemStore>,
+    cabinet: Arc<Cabinet>,
     room: &'static str,
 }
 
 impl Shelf {
-    /// In that store, which LDK may use too; `room` keeps apart what has the same owner and name.
-    pub fn new(store: Arc<FilesystemStore>, room: &'static str) -> Self {
-        Self { store, room }
+    /// In that cabinet; `room` keeps apart what has the same owner and name.
+    pub fn new(cabinet: Arc<Cabinet>, room: &'static str) -> Self {
+        Self { cabinet, room }
     }
 
     /// A value, if there is one.
@@ -57,15 +56,11 @@ impl Shelf {
     /// See [`ShelfError`].
     pub fn get<T: DeserializeOwned>(&self, owner: &[u8; 32], name: &str) -> Result<Option<T>, ShelfError> {
         let drawer = hex(owner);
-        match self.store.read(self.room, &drawer, name) {
-            Ok(bytes) => {
-                let bytes = Zeroizing::new(bytes);
-                let read = postcard::from_bytes(&bytes);
-                read.map(Some).map_err(|source| ShelfError::Unreadable { drawer, name: name.into(), source })
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(ShelfError::File { drawer, name: name.into(), source }),
-        }
+        let value = self.cabinet.get(&Place::new(self.room, &drawer, name));
+        let value = value.map_err(|source| failed(&drawer, name, source))?;
+        let Some(bytes) = value.map(Zeroizing::new) else { return Ok(None) };
+        let read = postcard::from_bytes(&bytes);
+        read.map(Some).map_err(|source| ShelfError::Unreadable { drawer, name: name.into(), source })
     }
 
     /// Writes a value.
@@ -73,10 +68,23 @@ impl Shelf {
     /// # Errors
     /// See [`ShelfError`].
     pub fn put<T: Serialize>(&self, owner: &[u8; 32], name: &str, value: &T) -> Result<(), ShelfError> {
-        let drawer = hex(owner);
+        let written = self.cabinet.put(vec![self.change(owner, name, value)]);
+        written.map_err(|source| failed(&hex(owner), name, source))
+    }
+
+    /// Writes a value, and makes whose it is an owner in the same write.
+    ///
+    /// # Errors
+    /// See [`ShelfError`].
+    pub fn put_first<T: Serialize>(&self, owner: &[u8; 32], name: &str, value: &T) -> Result<(), ShelfError> {
+        let listed = (Place::new(self.room, OWNERS, &hex(owner)), Some(vec![1]));
+        let written = self.cabinet.put(vec![self.change(owner, name, value), listed]);
+        written.map_err(|source| failed(&hex(owner), name, source))
+    }
+
+    fn change<T: Serialize>(&self, owner: &[u8; 32], name: &str, value: &T) -> Change {
         let bytes = postcard::to_stdvec(value).expect("values of ours can be encoded into memory");
-        let written = self.store.write(self.room, &drawer, name, bytes);
-        written.map_err(|source| ShelfError::File { drawer, name: name.into(), source })
+        (Place::new(self.room, &hex(owner), name), Some(bytes))
     }
 
     /// Who has values here.
@@ -84,23 +92,14 @@ impl Shelf {
     /// # Errors
     /// See [`ShelfError`].
     pub fn owners(&self) -> Result<Vec<[u8; 32]>, ShelfError> {
-        let list = self.store.list(self.room, OWNERS).map_err(|source| ShelfError::File {
-            drawer: self.room.into(),
-            name: String::new(),
-            source,
-        })?;
-        Ok(list.iter().filter_map(|name| unhex(name)).collect())
+        let names = self.cabinet.names(self.room, OWNERS);
+        let names = names.map_err(|source| failed(self.room, OWNERS, source))?;
+        Ok(names.iter().filter_map(|name| unhex(name)).collect())
     }
+}
 
-    /// Makes somebody an owner.
-    ///
-    /// # Errors
-    /// See [`ShelfError`].
-    pub fn add_owner(&self, owner: &[u8; 32]) -> Result<(), ShelfError> {
-        let name = hex(owner);
-        let written = self.store.write(self.room, OWNERS, &name, vec![1]);
-        written.map_err(|source| ShelfError::File { drawer: self.room.into(), name, source })
-    }
+fn failed(drawer: &str, name: &str, source: StoreError) -> ShelfError {
+    ShelfError::Store { drawer: drawer.into(), name: name.into(), source }
 }
 
 fn hex(bytes: &[u8; 32]) -> String {

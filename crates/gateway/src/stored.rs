@@ -2,12 +2,11 @@
 //! cheats with all that the real one had.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use farthing_protocol::device::bolt3::Terms;
 use farthing_protocol::device::wire::ChannelKeysId;
-use lightning_persister::fs_store::FilesystemStore;
 
+use crate::gateway::open_cabinet;
 use crate::ledger::Ledger;
 use crate::records::ChannelRecord;
 use crate::shelf::{Shelf, ShelfError};
@@ -26,9 +25,15 @@ pub struct StoredChannel {
 /// All channels that have terms and states.
 ///
 /// # Errors
-/// When a file cannot be read.
+/// When the database cannot be read.
 pub fn stored_channels(folder: &Path) -> Result<Vec<StoredChannel>, ShelfError> {
-    let shelf = Shelf::new(Arc::new(FilesystemStore::new(folder.join("devices"))), "channel");
+    const ROOM: &str = "channel";
+    let cabinet = open_cabinet(folder).map_err(|source| ShelfError::Store {
+        drawer: ROOM.into(),
+        name: String::new(),
+        source,
+    })?;
+    let shelf = Shelf::new(cabinet, ROOM);
     let mut channels = Vec::new();
     for channel in shelf.owners()? {
         let record = shelf.get::<ChannelRecord>(&channel, "record")?;

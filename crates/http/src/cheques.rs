@@ -9,6 +9,7 @@
 //! | `POST …/cheques/channels/ID/accepted` | its payee | 204: the funding is broadcast |
 //! | `POST …/cheques/channels/ID/answer` | its payee | the newest update, after what the payee says was heard ([`UpdateBody`]) |
 //! | `POST …/cheques/asks` | a payee | 204 once the lock is made ([`AskBody`]) |
+//! | `POST …/cheques/sales` | a payer that a payee has authorised ([`SaleBody`]) | the agent's signature, open but for a secret ([`OfferBody`]) |
 //!
 //! `…` is `/.well-known/farthing`, `ID` a channel's 64 hexadecimal digits, amounts are in millisatoshi unless a name says
 //! satoshi, points and secrets are hexadecimal. No body is longer than 64 KiB. To write, to cancel and to fetch receipts is all
@@ -29,6 +30,6 @@ mod wire;
 pub use self::client::{CarryError, Client};
 pub use self::server::Counter;
 pub use self::wire::{
-    AcceptanceBody, AnswerBody, AskBody, BadAnswer, OpenBody, ProposalBody, RequestBody, TermsBody,
-    TowardsBody, UpdateBody,
+    AcceptanceBody, AnswerBody, AskBody, BadAnswer, OfferBody, OpenBody, ProposalBody, RequestBody, SaleBody,
+    TermsBody, TowardsBody, UpdateBody,
 };

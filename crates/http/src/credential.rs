@@ -1,6 +1,10 @@
 //! What a buyer sends with each request, `Authorization: Payment …`, and the receipt it gets, `Payment-Receipt`
 //! (draft-httpauth-payment, sections 5.2 and 5.3).
 
+use std::io::Write as _;
+
+use axum::http::HeaderValue;
+use bytes::Bytes;
 use farthing_protocol::{ChannelId, Msat, Payment};
 use jiff::Timestamp;
 use secp256k1::schnorr;
@@ -81,6 +85,9 @@ impl Credential {
     }
 }
 
+/// The most bytes that a receipt has before it is encoded.
+const MOST_RECEIPT: usize = 256;
+
 /// What a seller says of a payment it took. For people and logs: a buyer adds up for itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipt {
@@ -114,14 +121,22 @@ impl Receipt {
         encoding::encode(self)
     }
 
-    /// [`Self::to_header`] of [`Self::new`], written in one go: every paid answer carries one.
-    pub fn header(channel: ChannelId, cost: Msat, now: Timestamp) -> String {
+    /// [`Self::to_header`] of [`Self::new`], written in one go: every paid answer carries one. `now` as a timestamp reads.
+    pub fn header(channel: ChannelId, cost: Msat, now: &str) -> HeaderValue {
+        let mut reference = [0; 64];
+        for (digits, byte) in reference.as_chunks_mut().0.iter_mut().zip(channel.as_bytes()) {
+            *digits = [byte >> 4, byte & 15].map(|digit| b"0123456789abcdef"[usize::from(digit)]);
+        }
         // Canonical: the keys in their order, and no character that JSON escapes.
-        let json = format!(
-            r#"{{"cost":"{}","method":"{METHOD}","reference":"{channel}","status":"success","timestamp":"{now}"}}"#,
-            cost.get()
-        );
-        encoding::encode_bytes(json.as_bytes())
+        let mut json = [0; MOST_RECEIPT];
+        let mut rest = json.as_mut_slice();
+        let written = write!(rest, r#"{{"cost":"{}","method":"{METHOD}","reference":""#, cost.get())
+            .and_then(|()| rest.write_all(&reference))
+            .and_then(|()| write!(rest, r#"","status":"success","timestamp":"{now}"}}"#));
+        written.expect("a number, 64 digits and a time fit");
+        let left = rest.len();
+        let header = encoding::encode_bytes(&json[..MOST_RECEIPT - left]);
+        HeaderValue::from_maybe_shared(Bytes::from(header)).expect("base64url is visible ASCII")
     }
 
     /// Reads a header's value.
@@ -163,7 +178,10 @@ mod tests {
     fn a_receipt_written_in_one_go_is_the_canonical_one() {
         let (channel, now) = (ChannelId::from_bytes([0xAB; 32]), Timestamp::UNIX_EPOCH);
         for cost in [0, 10, u64::MAX].map(Msat::new) {
-            assert_eq!(Receipt::header(channel, cost, now), Receipt::new(channel, cost, now).to_header());
+            for now in [now, Timestamp::MAX, Timestamp::MIN] {
+                let header = Receipt::header(channel, cost, &now.to_string());
+                assert_eq!(header, Receipt::new(channel, cost, now).to_header());
+            }
         }
     }
 

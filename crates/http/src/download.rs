@@ -7,13 +7,14 @@
 //! The file grows in `OUT.part`. After an interruption the pieces that are there are recognised by their hashes; `OUT`
 //! appears only when it is whole and on disk.
 
+mod allowance;
+mod part;
 mod writer;
 
-use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
+use std::collections::{BTreeSet, VecDeque};
+use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -29,6 +30,9 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::client::{self, Client, ClientError, Quote, Terms};
 use crate::credential::{Credential, Payload};
+use crate::download::allowance::Allowance;
+pub use crate::download::part::part_path;
+use crate::download::part::{finish, prepare};
 use crate::download::writer::Writer;
 use crate::manifest::{Manifest, PieceCheck, Pieces, WrongPiece};
 use crate::problem::Kind;
@@ -37,15 +41,22 @@ use crate::wire;
 /// How often a seller may send wrong bytes for one piece.
 const WRONG_TRIES: u32 = 2;
 
+/// How long it waits before it asks again, the first time.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+
 /// How long a funding may take to be as deep as the seller wants it. Its fee may have been too low for the market.
 const DEPTH_PATIENCE: Duration = Duration::from_secs(24 * 3_600);
+
+/// How slow a seller may be, in bytes a second: below it, it counts as one that keeps silent.
+pub const LEAST_RATE: u64 = 1024;
 
 /// How a download goes.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
     /// How many pieces may be paid for and not yet here.
     pub in_flight: usize,
-    /// How long the seller may fail before the download gives up.
+    /// How long the seller may fail before the download gives up. A piece may take that long, and what its bytes take at
+    /// [`LEAST_RATE`].
     pub patience: Duration,
     /// The most bytes to fetch in a second; `None` for no limit.
     pub bytes_per_second: Option<u64>,
@@ -74,8 +85,10 @@ pub enum Progress {
 pub struct Report {
     /// Pieces that were fetched.
     pub pieces: u64,
-    /// Payments that were made: each with one signature of the payer.
+    /// Pieces that were paid for.
     pub payments: u64,
+    /// Signatures that were made for them: one each, but none while what is prepaid covers the next piece.
+    pub signatures: u64,
     /// What was paid for them.
     pub cost: Msat,
     /// Pieces that had been paid for before and were asked for again, free.
@@ -91,6 +104,22 @@ struct Means {
     key: CallKey,
     terms: Mutex<Terms>,
     authority: String,
+    /// The newest total that was signed before this download.
+    before: Option<Msat>,
+    /// The totals that pieces were paid with since.
+    totals: Mutex<BTreeSet<Msat>>,
+}
+
+impl Means {
+    fn paid_with(&self, total: Msat) {
+        self.totals.lock().expect("no holder of this lock panics").insert(total);
+    }
+
+    /// A total is signed once; while what is prepaid covers the next piece, no other is.
+    fn signatures(&self) -> u64 {
+        let totals = self.totals.lock().expect("no holder of this lock panics");
+        totals.iter().filter(|total| Some(**total) != self.before).count() as u64
+    }
 }
 
 /// Buys `quote`'s file into `out`, through `channel` unless it is free.
@@ -123,7 +152,11 @@ pub async fn download(
                 .call_key(channel)
                 .ok_or(ClientError::Order(farthing_node::books::OrderError::NoChannel(channel)))?;
             let authority = client::authority(&quote.url);
-            Some(Means { channel, key, terms: Mutex::new(terms.clone()), authority })
+            let channels = client.buyer().channels().await?;
+            let ledger = channels.iter().find(|entry| entry.id == channel).map(|entry| entry.state.ledger());
+            let before = ledger.and_then(|ledger| ledger.newest).map(|newest| newest.total);
+            let (terms, totals) = (Mutex::new(terms.clone()), Mutex::default());
+            Some(Means { channel, key, terms, authority, before, totals })
         }
         (None, _) | (_, None) => None,
     };
@@ -139,6 +172,7 @@ pub async fn download(
         progress: &progress,
         started,
         fetched,
+        turn: tokio::sync::Mutex::default(),
     };
     let report = fetch.all(missing).await?;
     let (part, out) = (part.clone(), out.to_owned());
@@ -158,6 +192,9 @@ struct Fetch<'a, P: Fn(Progress)> {
     started: Mutex<Instant>,
     /// Bytes since then.
     fetched: AtomicU64,
+    /// Whose answer is read. Answers that were read side by side would end together, and the payments for what follows them would be
+    /// stored while nothing flows.
+    turn: tokio::sync::Mutex<()>,
 }
 
 impl<P: Fn(Progress)> Fetch<'_, P> {
@@ -172,6 +209,7 @@ impl<P: Fn(Progress)> Fetch<'_, P> {
             }
             let Some(fetched) = running.next().await else {
                 report.transfer = self.started().elapsed();
+                report.signatures = self.means.as_ref().map_or(0, Means::signatures);
                 return Ok(report);
             };
             let Fetched { cost, again, payment, .. } = fetched?;
@@ -184,11 +222,11 @@ impl<P: Fn(Progress)> Fetch<'_, P> {
 
     /// Fetches one piece, however often it takes.
     async fn piece(&self, piece: u64) -> Result<Fetched, ClientError> {
-        let mut fetched = Fetched { cost: Msat::ZERO, again: false, payment: false, made_up: false };
+        let mut fetched = Fetched::default();
         let mut wrong = 0;
         let began = Instant::now();
         let mut deadline = began + self.pace.patience;
-        let mut pause = Duration::from_millis(50);
+        let mut pause = FIRST_PAUSE;
         loop {
             let error = match self.attempt(piece, &mut fetched).await {
                 Ok(()) => {
@@ -204,6 +242,11 @@ impl<P: Fn(Progress)> Fetch<'_, P> {
                 }
                 Err(Attempt::Client(error)) => error,
             };
+            // A seller need not keep an answer that nobody reads, so the time that one waited for its turn is none of its failures.
+            deadline += fetched.queued;
+            if fetched.queued >= self.pace.patience {
+                pause = FIRST_PAUSE;
+            }
             let error = match error {
                 ClientError::Refused { kind: Some(Kind::InvalidChallenge), .. }
                     if Instant::now() < deadline =>
@@ -239,15 +282,20 @@ impl<P: Fn(Progress)> Fetch<'_, P> {
     }
 
     async fn attempt(&self, piece: u64, fetched: &mut Fetched) -> Result<(), Attempt> {
+        fetched.queued = Duration::ZERO;
         let span = self.pieces.manifest().span(piece).expect("the piece is one of the file's");
         let credential = match &self.means {
             Some(means) => Some(self.pay(means, piece, span.1, fetched).await?),
             None => None,
         };
-        let response = self.client.piece(self.url, span, credential).await?;
+        let mut allowance = Allowance::of(span.1, self.pace.patience);
+        let response = allowance.wait(self.client.piece(self.url, span, credential)).await??;
+        let arrived = Instant::now();
+        let _turn = self.turn.lock().await;
+        fetched.queued = arrived.elapsed();
         let mut check = self.pieces.check(piece).expect("the piece is one of the file's");
         let mut writer = Writer::new(self.target.clone(), span.0);
-        let received = self.receive(response, &mut check, &mut writer).await;
+        let received = self.receive(response, allowance, &mut check, &mut writer).await;
         // Also after a failure: nothing of this attempt may be written after bytes of the next one.
         let written = writer.finish().await;
         received?;
@@ -258,11 +306,12 @@ impl<P: Fn(Progress)> Fetch<'_, P> {
     async fn receive(
         &self,
         mut response: Response,
+        mut allowance: Allowance,
         check: &mut PieceCheck,
         writer: &mut Writer,
     ) -> Result<(), Attempt> {
         let lost = |source| Attempt::Client(client::network(self.url, source));
-        while let Some(bytes) = response.chunk().await.map_err(lost)? {
+        while let Some(bytes) = allowance.wait(response.chunk()).await?.map_err(lost)? {
             check.update(&bytes).map_err(Attempt::Wrong)?;
             let length = bytes.len() as u64;
             writer.push(bytes).await?;
@@ -303,12 +352,14 @@ impl<P: Fn(Progress)> Fetch<'_, P> {
         let terms = means.terms.lock().expect("no holder of this lock panics").clone();
         let cost = terms.price.of(length);
         let cost = cost.ok_or_else(|| ClientError::Nonsense("the price overflows".to_owned()))?;
-        let item = Item { id: wire::piece_item(&self.pieces.manifest().blake3, piece), cost };
+        let manifest = self.pieces.manifest();
+        let item = Item { id: wire::piece_item(&manifest.blake3, manifest.piece, piece), cost };
         let mut bought = self.client.buyer().buy(means.channel, item).await?;
         if bought.again {
             fetched.again |= !fetched.payment;
         } else {
             (fetched.cost, fetched.payment) = (bought.cost, true);
+            means.paid_with(bought.payment.total);
             (self.progress)(Progress::Paid { cost: bought.cost });
         }
         if let Some(missing) = cost.checked_sub(bought.cost).filter(|_| fetched.made_up) {
@@ -316,6 +367,7 @@ impl<P: Fn(Progress)> Fetch<'_, P> {
             let more = self.client.buyer().buy(means.channel, rest).await?;
             if !more.again {
                 (fetched.cost, fetched.payment) = (missing, true);
+                means.paid_with(more.payment.total);
                 (self.progress)(Progress::Paid { cost: missing });
             }
             bought = Bought { cost, ..more };
@@ -357,7 +409,10 @@ impl<P: Fn(Progress)> Fetch<'_, P> {
     }
 }
 
+#[derive(Default)]
 struct Fetched {
+    /// How long the newest answer waited for its turn.
+    queued: Duration,
     cost: Msat,
     again: bool,
     payment: bool,
@@ -385,55 +440,9 @@ pub async fn bought_before(
     channel: ChannelId,
     manifest: &Manifest,
 ) -> Result<Msat, ClientError> {
-    let items = (0..manifest.pieces()).map(|piece| wire::piece_item(&manifest.blake3, piece)).collect();
+    let item = |piece| wire::piece_item(&manifest.blake3, manifest.piece, piece);
+    let items = (0..manifest.pieces()).map(item).collect();
     Ok(client.buyer().bought(channel, items).await?)
-}
-
-/// Where a file grows until it is whole.
-pub fn part_path(out: &Path) -> PathBuf {
-    let mut name = out.as_os_str().to_owned();
-    name.push(".part");
-    PathBuf::from(name)
-}
-
-/// Opens the growing file and finds what is missing in it.
-fn prepare(part: &Path, pieces: &Pieces) -> Result<(Arc<File>, VecDeque<u64>), ClientError> {
-    let manifest = pieces.manifest();
-    let failed = |source| ClientError::File { path: part.display().to_string(), source };
-    let fresh = !part.exists();
-    let file =
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(part).map_err(failed)?;
-    file.set_len(manifest.size).map_err(failed)?;
-    let mut missing = VecDeque::new();
-    for piece in 0..manifest.pieces() {
-        if fresh || !is_present(&file, pieces, manifest, piece).map_err(failed)? {
-            missing.push_back(piece);
-        }
-    }
-    Ok((Arc::new(file), missing))
-}
-
-fn is_present(file: &File, pieces: &Pieces, manifest: &Manifest, piece: u64) -> io::Result<bool> {
-    let (Some((start, length)), Some(mut check)) = (manifest.span(piece), pieces.check(piece)) else {
-        return Ok(false);
-    };
-    let mut buffer = vec![0; 1 << 16];
-    let mut at = start;
-    while at < start + length {
-        let size = (start + length - at).min(buffer.len() as u64) as usize;
-        file.read_exact_at(&mut buffer[..size], at)?;
-        if check.update(&buffer[..size]).is_err() {
-            return Ok(false);
-        }
-        at += size as u64;
-    }
-    Ok(check.finish().is_ok())
-}
-
-fn finish(file: &File, part: &Path, out: &Path) -> Result<(), ClientError> {
-    let failed = |source| ClientError::File { path: out.display().to_string(), source };
-    file.sync_all().map_err(failed)?;
-    std::fs::rename(part, out).map_err(failed)
 }
 
 /// Whether a file has that BLAKE3 hash.

@@ -48,6 +48,14 @@ pub fn decode_bytes(text: &str) -> Result<Vec<u8>, DecodeError> {
     Ok(URL_SAFE_NO_PAD.decode(text)?)
 }
 
+/// Reads raw bytes in base64url into `room`, and gives how many they are.
+///
+/// # Errors
+/// When it is not base64url without padding, or there may be more of it than `room` holds.
+pub fn decode_into(text: &str, room: &mut [u8]) -> Result<usize, base64::DecodeSliceError> {
+    URL_SAFE_NO_PAD.decode_slice(text, room)
+}
+
 /// Hexadecimal text for byte arrays in JSON.
 pub mod hex_array {
     use bitcoin::hex::{DisplayHex as _, FromHex};

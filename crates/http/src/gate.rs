@@ -20,22 +20,26 @@ use std::time::Duration;
 
 use axum::body::{self, Body, HttpBody as _};
 use axum::extract::Request;
+use axum::http::request::Parts;
+use axum::http::response::Parts as ResponseParts;
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::{Json, Router};
 use bitcoin::hashes::{Hash as _, sha256};
+use bytes::Bytes;
 use farthing_node::books::OrderError;
 use farthing_node::seller::Seller;
-use farthing_node::tabs::Ended;
+use farthing_node::tabs::{Admission, Ended};
 use farthing_protocol::lightspeed::CallNumber;
 use farthing_protocol::{ChannelId, Msat};
-use jiff::Timestamp;
+use tokio::time::error::Elapsed;
 use tower::{Layer, Service, ServiceExt as _};
 
 use crate::answers::{Answer, Answers};
+use crate::clock::Clock;
 use crate::credential::Receipt;
 use crate::meter::{Meter, Meters};
-use crate::outlive::Outlive;
+use crate::outlive::{Outlive, Panicked};
 use crate::problem::{Kind, Problem};
 use crate::tariff::{CallPrice, Tariff};
 use crate::till::{Till, authority};
@@ -43,6 +47,7 @@ use crate::wire::{self, TopUpAnswer, TopUpBody};
 
 static LIGHTSPEED: HeaderName = HeaderName::from_static(wire::LIGHTSPEED);
 pub(crate) static RECEIPT: HeaderName = HeaderName::from_static(wire::RECEIPT);
+static EPOCH: HeaderName = HeaderName::from_static(wire::EPOCH);
 
 /// How a gate behaves, beside its prices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +94,7 @@ pub(crate) struct Shared {
     pub(crate) manner: Manner,
     pub(crate) answers: Answers,
     pub(crate) meters: Meters,
+    clock: Clock,
 }
 
 impl fmt::Debug for Gate {
@@ -108,7 +114,8 @@ impl Gate {
         let till = Arc::new(Till::new(seller));
         let routes = till.clone().routes();
         let (answers, meters) = (Answers::new(manner.most_answers), Meters::default());
-        Self(Arc::new(Shared { till, routes, tariff, manner, answers, meters }))
+        let clock = Clock::default();
+        Self(Arc::new(Shared { till, routes, tariff, manner, answers, meters, clock }))
     }
 }
 
@@ -138,22 +145,86 @@ where
     S: Service<Request, Response = Response<B>> + Clone + Send + 'static,
     S::Error: fmt::Display + Send,
     S::Future: Send,
-    B: body::HttpBody<Data = bytes::Bytes> + Send + 'static,
+    B: body::HttpBody<Data = Bytes> + Send + 'static,
     B::Error: Into<axum::BoxError>,
 {
     type Response = Response;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+    type Future = Answering;
 
     fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         // The service behind is asked to be ready for each call, once it is paid.
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request) -> Self::Future {
-        let (inner, shared) = (self.inner.clone(), self.shared.clone());
-        Box::pin(async move { Ok(shared.answer(inner, request).await) })
+    fn call(&mut self, mut request: Request) -> Answering {
+        let (inner, shared) = (self.inner.clone(), &self.shared);
+        if request.uri().path().starts_with(wire::ROOT) {
+            return Answering::later(shared.clone().own(request));
+        }
+        let header = request.headers_mut().remove(&LIGHTSPEED);
+        let (parts, body) = request.into_parts();
+        if shared.tariff.is_ambiguous(admission::asked(&parts).path()) {
+            let detail = "this path can be read in two ways, which may have two prices: send it without dot segments, empty \
+                          segments, backslashes or encoded slashes";
+            return Answering::later(async move { Problem::new(Kind::BadRequest, detail).into_response() });
+        }
+        let price = shared.price(&parts);
+        // A call that its payer thought to be dearer is served as any other, and charged nothing: so a retry is no second call.
+        let call = header.as_ref().and_then(|header| admission::read_call(header).ok());
+        if price.is_free() && call.is_none() {
+            let answer = inner.oneshot(Request::from_parts(parts, body));
+            return Answering::later(async { own_words(answer.await) });
+        }
+        let admitted = call.as_ref().and_then(|call| shared.admit_now(call, &parts, &body, price));
+        match (call, admitted) {
+            (Some(_), Some(Ok((admitted, admission)))) => {
+                let running = Running::new(shared.clone(), admitted, admission);
+                Answering(Inside::Works(running.serve(inner, Request::from_parts(parts, body))))
+            }
+            (Some((call, mac)), Some(Err(error))) => {
+                let (shared, authority) = (shared.clone(), authority(&parts.headers, &parts.uri).to_owned());
+                Answering::later(async move {
+                    let stop = shared.not_admitted(&call, &mac, error).await;
+                    shared.stop(stop, price, &authority)
+                })
+            }
+            (_, None) | (None, _) => {
+                Answering::later(shared.clone().answer(inner, header, parts, body, price))
+            }
+        }
     }
+}
+
+/// An answer of a [`Gated`] service that is on its way.
+pub struct Answering(Inside);
+
+enum Inside {
+    /// The call was admitted, and the service works on it.
+    Works(Outlive<Response>),
+    /// Everything else.
+    Later(Pin<Box<dyn Future<Output = Response> + Send>>),
+}
+
+impl Answering {
+    fn later(answer: impl Future<Output = Response> + Send + 'static) -> Self {
+        Self(Inside::Later(Box::pin(answer)))
+    }
+}
+
+impl Future for Answering {
+    type Output = Result<Response, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.0 {
+            Inside::Works(work) => Pin::new(work).poll(context).map(|done| Ok(unless_panicked(done))),
+            Inside::Later(answer) => answer.as_mut().poll(context).map(Ok),
+        }
+    }
+}
+
+fn unless_panicked(done: Result<Response, Panicked>) -> Response {
+    done.unwrap_or_else(|error| outcome(Problem::new(Kind::Unavailable, error).into_response(), wire::OPEN))
 }
 
 /// What a call is charged and how it is found again.
@@ -171,73 +242,75 @@ pub(crate) struct Admitted {
 pub(crate) struct Running {
     pub(crate) shared: Arc<Shared>,
     pub(crate) admitted: Admitted,
-    has_ended: bool,
+    /// Until it has ended.
+    admission: Option<Admission>,
 }
 
 impl Running {
-    fn new(shared: Arc<Shared>, admitted: Admitted) -> Self {
-        Self { shared, admitted, has_ended: false }
+    fn new(shared: Arc<Shared>, admitted: Admitted, admission: Admission) -> Self {
+        Self { shared, admitted, admission: Some(admission) }
     }
 
     /// It was served for `charged`. Its answer leaves once this is stored.
     pub(crate) fn served(mut self, charged: Msat) -> Ended {
-        self.end(Some(charged))
-    }
-
-    fn end(&mut self, charged: Option<Msat>) -> Ended {
-        self.has_ended = true;
-        self.shared.till.seller().end(self.admitted.channel, self.admitted.number, charged)
+        let admission = self.admission.take().expect("a call that runs has not ended");
+        self.shared.till.seller().end(admission, Some(charged))
     }
 
     /// What the payer hears of a call that failed: it is free.
-    fn failed(mut self, response: Response) -> Response {
-        let _nothing_to_store = self.end(None);
+    fn failed(self, response: Response) -> Response {
+        drop(self);
         outcome(response, wire::FREE)
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if !self.has_ended {
-            let _nothing_to_store = self.end(None);
+        if let Some(admission) = self.admission.take() {
+            let _nothing_to_store = self.shared.till.seller().end(admission, None);
         }
     }
 }
 
 impl Shared {
-    async fn answer<S, B>(self: Arc<Self>, inner: S, mut request: Request) -> Response
+    /// The receipt for a call.
+    pub(crate) fn receipt(&self, channel: ChannelId, cost: Msat) -> HeaderValue {
+        self.clock.tell(|now| Receipt::header(channel, cost, now))
+    }
+
+    /// What a request costs here.
+    fn price(&self, parts: &Parts) -> CallPrice {
+        let price = self.tariff.price(parts, admission::asked(parts).path());
+        if self.manner.shadow && !price.is_free() {
+            tracing::info!(method = %parts.method, path = parts.uri.path(), %price, "not charged: shadow mode");
+            return CallPrice::default();
+        }
+        price
+    }
+
+    /// The answer to a request for which something has to be waited for before it is known whether it is paid for.
+    async fn answer<S, B>(
+        self: Arc<Self>,
+        inner: S,
+        header: Option<HeaderValue>,
+        parts: Parts,
+        body: Body,
+        price: CallPrice,
+    ) -> Response
     where
         S: Service<Request, Response = Response<B>> + Send + 'static,
         S::Error: fmt::Display + Send,
         S::Future: Send,
-        B: body::HttpBody<Data = bytes::Bytes> + Send + 'static,
+        B: body::HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<axum::BoxError>,
     {
-        if request.uri().path().starts_with(wire::ROOT) {
-            return self.own(request).await;
-        }
-        let header = request.headers_mut().remove(&LIGHTSPEED);
-        let (parts, body) = request.into_parts();
-        let mut price = self.tariff.price(&parts, admission::asked(&parts).path());
-        if self.manner.shadow && !price.is_free() {
-            tracing::info!(method = %parts.method, path = parts.uri.path(), %price, "not charged: shadow mode");
-            price = CallPrice::default();
-        }
-        // A call that its payer thought to be dearer is served as any other, and charged nothing: so a retry is no second call.
-        let is_call = header.as_ref().is_some_and(|header| admission::read_call(header).is_ok());
-        if price.is_free() && !is_call {
-            return respond(inner, Request::from_parts(parts, body)).await;
-        }
-        let authority = authority(&parts.headers, &parts.uri);
-        let (admitted, request) = match self.admit(header, parts, body, price, &authority).await {
-            Ok(admitted) => admitted,
-            Err(stop) => return self.stop(stop, price, &authority),
-        };
-        let running = Running::new(self, admitted);
-        // It goes on when the client leaves and this future is dropped.
-        match Outlive::new(running.serve(inner, request)).await {
-            Ok(response) => response,
-            Err(error) => outcome(Problem::new(Kind::Unavailable, error).into_response(), wire::OPEN),
+        let authority = authority(&parts.headers, &parts.uri).to_owned();
+        match self.admit(header, parts, body, price).await {
+            Ok(((admitted, admission), request)) => {
+                let running = Running::new(self, admitted, admission);
+                unless_panicked(running.serve(inner, request).await)
+            }
+            Err(stop) => self.stop(stop, price, &authority),
         }
     }
 
@@ -267,13 +340,13 @@ impl Shared {
     async fn top_up(self: Arc<Self>, mut request: Request) -> Response {
         let header = request.headers_mut().remove(&LIGHTSPEED);
         let (parts, body) = request.into_parts();
-        let authority = authority(&parts.headers, &parts.uri);
+        let authority = authority(&parts.headers, &parts.uri).to_owned();
         let free = CallPrice::default();
-        let (admitted, request) = match self.admit(header, parts, body, free, &authority).await {
+        let ((admitted, admission), request) = match self.admit(header, parts, body, free).await {
             Ok(admitted) => admitted,
             Err(stop) => return self.stop(stop, free, &authority),
         };
-        let running = Running::new(self.clone(), admitted);
+        let running = Running::new(self.clone(), admitted, admission);
         let body = body::to_bytes(request.into_body(), self.manner.most_body).await.unwrap_or_default();
         let asked: TopUpBody = match serde_json::from_slice(&body) {
             Ok(asked) => asked,
@@ -291,62 +364,79 @@ impl Shared {
         self.till.seller().charge_so_far(admitted.channel, asked.number, used);
         let ended = running.served(Msat::ZERO);
         let mut response = Json(TopUpAnswer { aside_msat: aside.get() }).into_response();
-        let receipt = receipt(admitted.channel, Msat::ZERO);
-        response.headers_mut().extend(receipt.map(|value| (RECEIPT.clone(), value)));
+        response.headers_mut().insert(RECEIPT.clone(), self.receipt(admitted.channel, Msat::ZERO));
         once_stored(ended, response).await
     }
 }
 
 impl Running {
-    /// Has the service answer, and charges for it.
-    async fn serve<S, B>(self, inner: S, request: Request) -> Response
+    /// Has the service answer, and charges for it. This goes on when the client leaves and nobody waits for it any more.
+    fn serve<S, B>(self, inner: S, request: Request) -> Outlive<Response>
     where
-        S: Service<Request, Response = Response<B>> + Send,
-        S::Error: fmt::Display,
+        S: Service<Request, Response = Response<B>> + Send + 'static,
+        S::Error: fmt::Display + Send,
         S::Future: Send,
-        B: body::HttpBody<Data = bytes::Bytes> + Send + 'static,
+        B: body::HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<axum::BoxError>,
     {
-        let manner = self.shared.manner;
-        let until = tokio::time::Instant::now() + manner.patience;
-        let Ok(response) = tokio::time::timeout_at(until, respond(inner, request)).await else {
+        let until = tokio::time::Instant::now() + self.shared.manner.patience;
+        Outlive::new(self.work(until, tokio::time::timeout_at(until, inner.oneshot(request))))
+    }
+
+    async fn work<B, E>(
+        self,
+        until: tokio::time::Instant,
+        answering: impl Future<Output = Result<Result<Response<B>, E>, Elapsed>> + Send,
+    ) -> Response
+    where
+        E: fmt::Display + Send,
+        B: body::HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<axum::BoxError>,
+    {
+        let Ok(answer) = answering.await else {
             return self.failed(too_slow());
         };
+        let response = own_words(answer);
         if response.status().as_u16() >= 400 {
             return self.failed(response);
         }
         if self.admitted.price.is_metered() {
             return Meter::start(self, response);
         }
-        let (mut parts, body) = response.into_parts();
-        let is_short = body.size_hint().upper().is_some_and(|size| size <= manner.most_answer as u64);
+        let (parts, body) = response.into_parts();
+        let most = self.shared.manner.most_answer;
+        let is_short = body.size_hint().upper().is_some_and(|size| size <= most as u64);
         // A short answer is read to its end before anything is charged for it, and kept.
-        let body = if is_short {
-            match tokio::time::timeout_at(until, body::to_bytes(body, manner.most_answer)).await {
-                Ok(Ok(bytes)) => Ok(bytes),
+        let (ended, response) = if is_short {
+            match tokio::time::timeout_at(until, body::to_bytes(body, most)).await {
+                Ok(Ok(bytes)) => self.charge_and_keep(parts, bytes),
                 Ok(Err(error)) => {
                     return self.failed(Problem::new(Kind::Unavailable, error).into_response());
                 }
                 Err(_elapsed) => return self.failed(too_slow()),
             }
         } else {
-            Err(body)
-        };
-        let shared = self.shared.clone();
-        let Admitted { channel, number, mac, price, .. } = self.admitted;
-        let ended = self.served(price.call);
-        parts.headers.extend(receipt(channel, ended.charged).map(|value| (RECEIPT.clone(), value)));
-        parts.headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("private"));
-        let response = match body {
-            Ok(bytes) => {
-                let answer =
-                    Answer { mac, status: parts.status, headers: parts.headers.clone(), body: bytes.clone() };
-                shared.answers.keep(channel, number, answer);
-                Response::from_parts(parts, Body::from(bytes))
-            }
-            Err(streaming) => Response::from_parts(parts, streaming),
+            let (ended, parts) = self.charge(parts);
+            (ended, Response::from_parts(parts, body))
         };
         once_stored(ended, response).await
+    }
+
+    /// Charges for an answer, and puts the receipt into it.
+    fn charge(self, mut parts: ResponseParts) -> (Ended, ResponseParts) {
+        let (shared, Admitted { channel, price, .. }) = (self.shared.clone(), self.admitted);
+        let ended = self.served(price.call);
+        parts.headers.insert(RECEIPT.clone(), shared.receipt(channel, ended.charged));
+        parts.headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("private"));
+        (ended, parts)
+    }
+
+    fn charge_and_keep(self, parts: ResponseParts, body: Bytes) -> (Ended, Response) {
+        let (shared, Admitted { channel, number, mac, .. }) = (self.shared.clone(), self.admitted);
+        let (ended, parts) = self.charge(parts);
+        let answer = Answer { mac: &mac, status: parts.status, headers: &parts.headers, body: &body };
+        shared.answers.keep(channel, number, answer);
+        (ended, Response::from_parts(parts, Body::from(body)))
     }
 }
 
@@ -380,23 +470,17 @@ pub(crate) fn digest(body: &[u8]) -> [u8; 32] {
     sha256::Hash::hash(body).to_byte_array()
 }
 
-pub(crate) fn receipt(channel: ChannelId, cost: Msat) -> Option<HeaderValue> {
-    HeaderValue::try_from(Receipt::header(channel, cost, Timestamp::now())).ok()
-}
-
-/// The service's answer, or what came in its place.
-async fn respond<S, B>(inner: S, request: Request) -> Response
+/// The service's answer, or what came in its place. What is said of a payment is the gate's.
+fn own_words<B, E>(answer: Result<Response<B>, E>) -> Response
 where
-    S: Service<Request, Response = Response<B>>,
-    S::Error: fmt::Display,
-    B: body::HttpBody<Data = bytes::Bytes> + Send + 'static,
+    E: fmt::Display,
+    B: body::HttpBody<Data = Bytes> + Send + 'static,
     B::Error: Into<axum::BoxError>,
 {
-    match inner.oneshot(request).await {
+    match answer {
         Ok(response) => {
             let mut response = response.map(Body::new);
-            // What is said of a payment is the gate's.
-            for name in [wire::LIGHTSPEED, wire::RECEIPT, wire::EPOCH] {
+            for name in [&LIGHTSPEED, &RECEIPT, &EPOCH] {
                 response.headers_mut().remove(name);
             }
             response

@@ -12,7 +12,7 @@
 //! | [`manifest`] | a file's size, BLAKE3 root and pieces |
 //! | [`wire`] | the bodies of opening and closing |
 //! | [`till`] | the seller's routes for money, whatever is sold |
-//! | [`server`] | sells a file |
+//! | [`server`], [`span`] | sells a file, and which part of it is asked for |
 //! | [`client`], [`download`] | buy it |
 //! | [`tariff`] | what calls cost |
 //! | [`gate`], [`answers`] | a tower layer that puts a price on a service, and the answers it keeps for retries |
@@ -30,6 +30,7 @@ pub mod caller;
 pub mod challenge;
 pub mod cheques;
 pub mod client;
+mod clock;
 pub mod credential;
 pub mod download;
 pub mod encoding;
@@ -44,6 +45,7 @@ mod outlive;
 pub mod problem;
 pub mod proxy;
 pub mod server;
+pub mod span;
 pub mod tariff;
 pub mod till;
 pub mod upstream;

@@ -1,21 +1,23 @@
 //! Listening: how many connections there may be, and how long a request may take to arrive.
 //!
 //! Whoever connects and says nothing costs a seat, for [`Bounds::head_patience`] at most; whoever connects again and again
-//! costs no more than its own seats. A full house leaves newcomers in the kernel's queue.
+//! costs no more than its own seats. Whoever asks and does not read the answer costs a seat for [`Bounds::write_patience`]. A full
+//! house leaves newcomers in the kernel's queue.
 
-use std::collections::HashMap;
+mod patient;
+
 use std::io;
-use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use axum::Router;
+use farthing_node::seats::Seats;
 use hyper::server::conn::http1::Builder;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::net::TcpListener;
+
+use crate::listening::patient::Patient;
 
 /// What peers may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +30,8 @@ pub struct Bounds {
     pub head_patience: Duration,
     /// The largest head of a request, in bytes, and what is buffered of a connection at most.
     pub head: usize,
+    /// How long a peer may leave an answer lying without taking a byte of it.
+    pub write_patience: Duration,
     /// How long answers may go on after the server was told to stop.
     pub stop_patience: Duration,
 }
@@ -39,6 +43,8 @@ impl Default for Bounds {
             of_one_peer: 512,
             head_patience: Duration::from_secs(30),
             head: 64 << 10,
+            // Not less: a buyer reads its answers one after the other, and a slow one has the next wait until a piece is there.
+            write_patience: Duration::from_secs(120),
             stop_patience: Duration::from_secs(30),
         }
     }
@@ -55,34 +61,28 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
 ) -> io::Result<()> {
     listener.local_addr()?;
-    let (seats, all, graceful) =
-        (Arc::new(Seats::default()), Arc::new(Semaphore::new(bounds.connections)), GracefulShutdown::new());
+    let (seats, graceful) = (Seats::new(bounds.connections, bounds.of_one_peer), GracefulShutdown::new());
     let mut stop = std::pin::pin!(stop);
     loop {
-        let arrival = async {
-            let seat = all.clone().acquire_owned().await.expect("nobody closes this semaphore");
-            (seat, accept(&listener).await)
-        };
-        let (seat, (stream, peer)) = tokio::select! {
-            arrival = arrival => arrival,
+        let (stream, _from, seat) = tokio::select! {
+            arrival = seats.accept(&listener) => arrival,
             () = &mut stop => break,
-        };
-        let Some(own_seat) = Seats::take(&seats, peer, bounds.of_one_peer) else {
-            tracing::debug!(most = bounds.of_one_peer, "a peer with too many connections was turned away");
-            continue;
         };
         let connection = Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(bounds.head_patience)
             .max_buf_size(bounds.head)
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(app.clone()));
+            .serve_connection(
+                TokioIo::new(Patient::new(stream, bounds.write_patience)),
+                TowerToHyperService::new(app.clone()),
+            );
         let watched = graceful.watch(connection);
         tokio::spawn(async move {
             // A peer that goes away, or speaks no HTTP, is nobody's fault here.
             if let Err(error) = watched.await {
                 tracing::debug!(%error, "a connection ended");
             }
-            drop((seat, own_seat));
+            drop(seat);
         });
     }
     drop(listener);
@@ -92,83 +92,14 @@ pub async fn serve(
     Ok(())
 }
 
-async fn accept(listener: &TcpListener) -> (TcpStream, IpAddr) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, address)) => {
-                // Small answers must not wait for the acknowledgement of the ones before (RFC 1122, section 4.2.3.4).
-                if stream.set_nodelay(true).is_ok() {
-                    return (stream, address.ip());
-                }
-            }
-            Err(error) if is_of_the_peer(&error) => {}
-            Err(error) => {
-                // Mostly no file descriptor is left. Some connection will end.
-                tracing::warn!(%error, "cannot take connections for a moment");
-                tokio::time::sleep(Duration::from_millis(200)).await;
-            }
-        }
-    }
-}
-
-fn is_of_the_peer(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
-}
-
-/// Who is connected, how often.
-#[derive(Debug, Default)]
-struct Seats(Mutex<HashMap<IpAddr, usize>>);
-
-/// One connection of a peer.
-struct Seat {
-    seats: Arc<Seats>,
-    peer: IpAddr,
-}
-
-impl Seats {
-    /// A seat for one more connection, if the peer may have it.
-    fn take(seats: &Arc<Self>, peer: IpAddr, most: usize) -> Option<Seat> {
-        let peer = network(peer);
-        let mut taken = seats.taken();
-        let count = taken.entry(peer).or_insert(0);
-        if *count >= most {
-            return None;
-        }
-        *count += 1;
-        drop(taken);
-        Some(Seat { seats: seats.clone(), peer })
-    }
-
-    fn taken(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
-        self.0.lock().expect("no holder of this lock panics")
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut taken = self.seats.taken();
-        if let Some(count) = taken.get_mut(&self.peer) {
-            *count -= 1;
-            if *count == 0 {
-                taken.remove(&self.peer);
-            }
-        }
-    }
-}
-
-/// One customer of a provider has 2^64 addresses of IPv6 (RFC 6177).
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(address) => address.into(),
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use axum::body::Body;
     use axum::routing::get;
+    use bytes::Bytes;
+    use futures_util::stream;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
     use tokio::sync::oneshot;
 
     use super::*;
@@ -183,10 +114,15 @@ mod tests {
         let (stop, stopped) = oneshot::channel();
         let app = Router::new()
             .route("/", get(|| async { "here" }))
-            .route("/never", get(|| async { std::future::pending::<&str>().await }));
+            .route("/never", get(|| async { std::future::pending::<&str>().await }))
+            .route("/endless", get(|| async { Body::from_stream(stream::repeat_with(block)) }));
         let stopped = async move { drop(stopped.await) };
         let serving = tokio::spawn(async move { serve(listener, app, bounds, stopped).await });
         (address, stop, serving)
+    }
+
+    fn block() -> io::Result<Bytes> {
+        Ok(Bytes::from_static(&[0; 1 << 16]))
     }
 
     /// All that the server says until it closes.
@@ -259,6 +195,16 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_answer_that_nobody_reads_gives_its_seat_back() {
+        let bounds =
+            Bounds { connections: 1, write_patience: Duration::from_millis(50), ..Bounds::default() };
+        let (address, _stop, _serving) = start(bounds).await;
+        let mut idler = TcpStream::connect(address).await.unwrap();
+        ask(&mut idler, "/endless").await;
+        assert!(is_served(&mut TcpStream::connect(address).await.unwrap()).await);
+    }
+
+    #[tokio::test]
     async fn a_head_of_a_mebibyte_is_refused() {
         let (address, _stop, _serving) = start(Bounds::default()).await;
         let mut stream = TcpStream::connect(address).await.unwrap();
@@ -280,14 +226,5 @@ mod tests {
         assert!(is_served(&mut idle).await);
         stop.send(()).unwrap();
         tokio::time::timeout(DEADLINE, serving).await.expect("it stops").unwrap().unwrap();
-    }
-
-    #[test]
-    fn one_network_of_ipv6_is_one_peer() {
-        let address = |text: &str| network(text.parse().unwrap());
-        assert_eq!(address("2001:db8:0:1::1"), address("2001:db8:0:1:ffff::2"));
-        assert_ne!(address("2001:db8:0:1::1"), address("2001:db8:0:2::1"));
-        assert_eq!(address("::ffff:192.0.2.1"), address("192.0.2.1"));
-        assert_ne!(address("192.0.2.2"), address("192.0.2.1"));
     }
 }

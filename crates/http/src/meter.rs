@@ -22,7 +22,7 @@ use futures_util::{Stream, StreamExt as _, stream};
 use tokio::sync::watch;
 
 use crate::answers::Answer;
-use crate::gate::{Admitted, RECEIPT, Running, receipt};
+use crate::gate::{Admitted, RECEIPT, Running};
 use crate::tariff::CallPrice;
 use crate::wire;
 
@@ -184,10 +184,11 @@ impl Meter {
         let ended = running.served(self.flowed.cost(&self.call.price));
         shared.meters.forget(&self.call);
         // What the payer gets who sends the call again: the receipt, without the answer.
-        let receipt = receipt(self.call.channel, ended.charged);
-        let headers: HeaderMap = receipt.map(|value| (RECEIPT.clone(), value)).into_iter().collect();
-        let (mac, status, body) = (self.call.mac, StatusCode::NO_CONTENT, Bytes::new());
-        shared.answers.keep(self.call.channel, self.call.number, Answer { mac, status, headers, body });
+        let receipt = shared.receipt(self.call.channel, ended.charged);
+        let headers = HeaderMap::from_iter([(RECEIPT.clone(), receipt)]);
+        let answer =
+            Answer { mac: &self.call.mac, status: StatusCode::NO_CONTENT, headers: &headers, body: &[] };
+        shared.answers.keep(self.call.channel, self.call.number, answer);
         ended
     }
 }

@@ -37,6 +37,7 @@ use crate::challenge::{Challenge, Price, Request};
 use crate::credential::{Credential, Payload, Receipt};
 use crate::manifest::{HashError, Manifest, Pieces};
 use crate::problem::{Kind, Problem};
+use crate::span::Span;
 use crate::till::{Till, authority};
 use crate::wire;
 
@@ -190,9 +191,9 @@ async fn piece(
         return Problem::new(Kind::NotFound, format!("there is no file {name} here")).into_response();
     }
     let authority = authority(&headers, &uri);
-    match serve(&shop, &method, &uri, &headers, &authority).await {
+    match serve(&shop, &method, &uri, &headers, authority).await {
         Ok(response) => response,
-        Err(problem) => refuse(&shop, problem, &authority),
+        Err(problem) => refuse(&shop, problem, authority),
     }
 }
 
@@ -212,9 +213,9 @@ async fn serve(
 ) -> Result<Response, Problem> {
     let manifest = *shop.manifest();
     let credential = headers.get(header::AUTHORIZATION);
-    let span = range(headers, &manifest);
+    let span = span(headers, &manifest);
     if shop.price.amount == Msat::ZERO {
-        let (start, length) = span?.unwrap_or((0, manifest.size));
+        let Span { start, length } = span?.unwrap_or(Span { start: 0, length: manifest.size });
         return Ok(content(shop, method, start, length));
     }
     let Some(credential) = credential else {
@@ -226,12 +227,12 @@ async fn serve(
         .map_err(|error| Problem::new(Kind::MalformedCredential, error))?;
     let one_piece =
         || Problem::new(Kind::BadRequest, format!("ask for one piece: a Range of {} bytes", manifest.piece));
-    let (start, length) = span?.ok_or_else(one_piece)?;
+    let Span { start, length } = span?.ok_or_else(one_piece)?;
     let piece = manifest.piece_at(start, length).ok_or_else(one_piece)?;
     let cost = shop.agreed_cost(&challenge, authority, length)?;
     let call = Call {
         channel: payload.channel,
-        item: wire::piece_item(&manifest.blake3, piece),
+        item: wire::piece_item(&manifest.blake3, manifest.piece, piece),
         cost: payload.cost,
         total: payload.total,
         method: method.as_str(),
@@ -265,16 +266,11 @@ fn content(shop: &Shop, method: &Method, start: u64, length: u64) -> Response {
     response
 }
 
-/// The first byte and the length that a `Range` of one span asks for (RFC 9110, section 14).
-fn range(headers: &HeaderMap, manifest: &Manifest) -> Result<Option<(u64, u64)>, Problem> {
+/// What a `Range` asks for; `None` without one.
+fn span(headers: &HeaderMap, manifest: &Manifest) -> Result<Option<Span>, Problem> {
     let Some(range) = headers.get(header::RANGE) else { return Ok(None) };
-    let bad = || Problem::new(Kind::BadRequest, "the Range is not one span of bytes within the file");
-    let span = range.to_str().ok().and_then(|range| range.strip_prefix("bytes=")).ok_or_else(bad)?;
-    let (first, last) = span.split_once('-').ok_or_else(bad)?;
-    let first: u64 = first.parse().map_err(|_| bad())?;
-    let last: u64 = if last.is_empty() { manifest.size - 1 } else { last.parse().map_err(|_| bad())? };
-    let last = last.min(manifest.size - 1);
-    if first > last { Err(bad()) } else { Ok(Some((first, last - first + 1))) }
+    let span = Span::parse(range.to_str().unwrap_or_default(), manifest.size);
+    span.map(Some).map_err(|error| Problem::new(Kind::BadRequest, error))
 }
 
 fn charge_problem(error: OrderError<Reject>) -> Problem {

@@ -1,11 +1,13 @@
 //! What calls cost.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
 use axum::http::Method;
 use axum::http::request::Parts;
 use farthing_protocol::Msat;
+use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 
 use crate::encoding::msat_text;
@@ -81,7 +83,7 @@ pub struct Rule {
     /// Only requests of this method; all without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
-    /// Only requests of this path; one that ends with `*` fits everything that begins so.
+    /// Only requests of this path, percent-encoding undone; one that ends with `*` fits everything that begins so.
     pub path: String,
     /// What a call costs.
     pub price: CallPrice,
@@ -110,9 +112,31 @@ pub struct PriceList {
 impl PriceList {
     /// What a request costs.
     pub fn price(&self, method: &str, path: &str) -> CallPrice {
-        let rule = self.rules.iter().find(|rule| rule.fits(method, path));
+        let path = decoded(path);
+        let rule = self.rules.iter().find(|rule| rule.fits(method, &path));
         rule.map_or(self.otherwise, |rule| rule.price)
     }
+
+    /// Whether the service may take a path for another than the list does: whoever asks for `/free/../dear` would choose its own price.
+    /// Services differ in what they make of dot segments, empty segments, backslashes, and what is encoded twice (RFC 3986,
+    /// section 6.2.2); without rules it does not matter.
+    pub fn is_ambiguous(&self, path: &str) -> bool {
+        if self.rules.is_empty() {
+            return false;
+        }
+        let plain = decoded(path);
+        let slashes = |path: &str| path.bytes().filter(|byte| *byte == b'/').count();
+        let is_odd = |segment: &str| matches!(segment, "." | "..");
+        plain.split('/').any(is_odd)
+            || plain.contains("//")
+            || plain.contains(['\\', '%'])
+            || plain.contains(char::is_control)
+            || slashes(&plain) != slashes(path)
+    }
+}
+
+fn decoded(path: &str) -> Cow<'_, str> {
+    percent_decode_str(path).decode_utf8_lossy()
 }
 
 type Pricing = dyn Fn(&Parts) -> CallPrice + Send + Sync;
@@ -151,6 +175,15 @@ impl Tariff {
         Self::Function(Arc::new(price))
     }
 
+    /// Whether the price of a path could be that of another.
+    pub(crate) fn is_ambiguous(&self, path: &str) -> bool {
+        match self {
+            Self::List(list) => list.is_ambiguous(path),
+            // What the function makes of a path is its own business.
+            Self::Function(_) => false,
+        }
+    }
+
     /// What a request costs. A request for the head of a resource costs as much as one for all of it.
     pub fn price(&self, parts: &Parts, path: &str) -> CallPrice {
         match self {
@@ -184,6 +217,41 @@ mod tests {
         assert_eq!(price("post", "/v1/a"), 50);
         assert_eq!(price("GET", "/v1/a"), 10);
         assert_eq!(price("GET", "/"), 1);
+    }
+
+    #[test]
+    fn a_path_that_a_service_may_read_otherwise_has_no_price() {
+        let rule = |path: &str| Rule { method: None, path: path.to_owned(), price: CallPrice::default() };
+        let otherwise = CallPrice::per_call(Msat::new(1));
+        let list = PriceList { rules: vec![rule("/free/*"), rule("/a b")], otherwise };
+        for path in [
+            "/free/../dear",
+            "/free/%2e%2e/dear",
+            "/free/.%2E/dear",
+            "/free/./x",
+            "/free/..",
+            "//free/x",
+            "/free//x",
+            "/free%2fx",
+            "/free/..%2fdear",
+            "/free/\\..\\dear",
+            "/free/%5c..%5cdear",
+            "/%2566ree/x",
+            "/free/%00",
+            "/free/%0a",
+        ] {
+            assert!(list.is_ambiguous(path), "{path}");
+        }
+        for path in
+            ["/", "/free/x", "/free/", "/free/...", "/free/.x", "/a%20b", "/%66ree/x", "/%C3%A4", "/a+b;c=d"]
+        {
+            assert!(!list.is_ambiguous(path), "{path}");
+        }
+        assert!(list.price("GET", "/%66ree/x").is_free());
+        assert!(list.price("GET", "/a%20b").is_free());
+        assert!(!list.price("GET", "/%64ear").is_free());
+        let uniform = PriceList { rules: Vec::new(), otherwise };
+        assert!(!uniform.is_ambiguous("/a//../b"), "all paths cost the same");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{DefaultBodyLimit, Path as UrlPath, State};
+use axum::extract::{DefaultBodyLimit, FromRequest as _, Path as UrlPath, Request, State};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
@@ -28,6 +28,7 @@ use farthing_protocol::lightspeed::tab::BadPay;
 use farthing_protocol::session::{Call, CallKey};
 use farthing_protocol::{ChannelId, Msat, Payment};
 use jiff::Timestamp;
+use serde::de::DeserializeOwned;
 
 use crate::problem::{Kind, Problem};
 use crate::wire::{
@@ -35,10 +36,14 @@ use crate::wire::{
     StandingAnswer, StandingBody,
 };
 
-/// The largest body that is read, in bytes.
-const MOST_BODY: usize = 64 * 1024;
+/// The largest body of an opening, or of a finished closing, in bytes: a challenge of at most 16 KiB, and the opening.
+const MOST_OPENING: usize = 24 * 1024;
+/// The largest body of a request to close, or of a question, in bytes: a few numbers, a nonce and a MAC.
+const MOST_REQUEST: usize = 4 * 1024;
 /// The largest announcement of a chain, in bytes: 4,096 rungs in base64.
 const MOST_CHAIN: usize = 640 * 1024;
+/// How long a body may take to arrive.
+const BODY_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a close waits for the calls that run.
 const DRAIN: Duration = Duration::from_secs(20);
 
@@ -82,14 +87,24 @@ impl Till {
         let chains = post(chain).layer(DefaultBodyLimit::max(MOST_CHAIN));
         let batches = post(batch).layer(DefaultBodyLimit::max(MOST_CHAIN));
         Router::new()
-            .route(wire::CHANNELS, post(open))
             .route(&below("standing"), post(standing))
             .route(&below("close"), post(close))
-            .route(&below("closed"), post(closed))
-            .layer(DefaultBodyLimit::max(MOST_BODY))
+            .layer(DefaultBodyLimit::max(MOST_REQUEST))
+            .route(wire::CHANNELS, post(open).layer(DefaultBodyLimit::max(MOST_OPENING)))
+            .route(&below("closed"), post(closed).layer(DefaultBodyLimit::max(MOST_OPENING)))
             .route(&below("chains"), chains)
             .route(&below("batches"), batches)
             .with_state(self)
+    }
+
+    /// The body of a request to a channel. Nobody has a body read who has no channel here: the largest are read before a MAC
+    /// over all of them can be checked.
+    async fn read<T: DeserializeOwned>(&self, id: &str, request: Request) -> Result<(ChannelId, T), Problem> {
+        let id = channel(id)?;
+        if !self.seller.has(id) {
+            return Err(Problem::new(Kind::NotFound, "there is no such channel here"));
+        }
+        Ok((id, in_time(request).await?))
     }
 
     fn verify(&self, id: ChannelId, mac: &[u8; 32], call: &Call<'_>) -> Result<CallKey, Problem> {
@@ -101,11 +116,8 @@ impl Till {
 }
 
 /// `POST …/channels`.
-async fn open(
-    State(till): State<Arc<Till>>,
-    body: Result<Json<OpenBody>, JsonRejection>,
-) -> Result<Response, Problem> {
-    let OpenBody { challenge, opening } = read(body)?;
+async fn open(State(till): State<Arc<Till>>, request: Request) -> Result<Response, Problem> {
+    let OpenBody { challenge, opening } = in_time(request).await?;
     let request = challenge
         .check(&till.secret, Timestamp::now())
         .map_err(|error| Problem::new(Kind::InvalidChallenge, error))?;
@@ -128,12 +140,11 @@ async fn chain(
     UrlPath(id): UrlPath<String>,
     uri: Uri,
     headers: HeaderMap,
-    body: Result<Json<ChainBody>, JsonRejection>,
+    request: Request,
 ) -> Result<Json<ChainTaken>, Problem> {
-    let body = read(body)?;
-    let id = channel(&id)?;
+    let (id, body): (_, ChainBody) = till.read(&id, request).await?;
     // Before anything is looked at: whoever could announce for another would take its numbers away.
-    till.verify(id, &body.mac, &body.call(id, &authority(&headers, &uri), uri.path()))?;
+    till.verify(id, &body.mac, &body.call(id, authority(&headers, &uri), uri.path()))?;
     let (rungs, payment) = body.read().map_err(|error| Problem::new(Kind::BadRequest, error))?;
     take(&till, id, Announced::Chain(body.terms, rungs), payment).await
 }
@@ -144,11 +155,10 @@ async fn batch(
     UrlPath(id): UrlPath<String>,
     uri: Uri,
     headers: HeaderMap,
-    body: Result<Json<BatchBody>, JsonRejection>,
+    request: Request,
 ) -> Result<Json<ChainTaken>, Problem> {
-    let body = read(body)?;
-    let id = channel(&id)?;
-    till.verify(id, &body.mac, &body.call(id, &authority(&headers, &uri), uri.path()))?;
+    let (id, body): (_, BatchBody) = till.read(&id, request).await?;
+    till.verify(id, &body.mac, &body.call(id, authority(&headers, &uri), uri.path()))?;
     let (signed, payment) = body.read().map_err(|error| Problem::new(Kind::BadRequest, error))?;
     take(&till, id, Announced::Batch(body.batch, signed), payment).await
 }
@@ -180,11 +190,10 @@ async fn standing(
     UrlPath(id): UrlPath<String>,
     uri: Uri,
     headers: HeaderMap,
-    body: Result<Json<StandingBody>, JsonRejection>,
+    request: Request,
 ) -> Result<Json<StandingAnswer>, Problem> {
-    let body = read(body)?;
-    let id = channel(&id)?;
-    till.verify(id, &body.mac, &body.call(id, &authority(&headers, &uri), uri.path()))?;
+    let (id, body): (_, StandingBody) = till.read(&id, request).await?;
+    till.verify(id, &body.mac, &body.call(id, authority(&headers, &uri), uri.path()))?;
     let spent = till.seller.reconcile(id, body.last).await;
     let spent = spent.map_err(|error| match &error {
         CallError::Unknown(_) => Problem::new(Kind::ChannelNotOpen, "this channel is not open"),
@@ -199,12 +208,11 @@ async fn close(
     UrlPath(id): UrlPath<String>,
     uri: Uri,
     headers: HeaderMap,
-    body: Result<Json<CloseBody>, JsonRejection>,
+    request: Request,
 ) -> Result<Json<ClosingBody>, Problem> {
-    let body = read(body)?;
-    let id = channel(&id)?;
+    let (id, body): (_, CloseBody) = till.read(&id, request).await?;
     let mut scratch = String::new();
-    till.verify(id, &body.mac, &body.call(id, &authority(&headers, &uri), uri.path(), &mut scratch))?;
+    till.verify(id, &body.mac, &body.call(id, authority(&headers, &uri), uri.path(), &mut scratch))?;
     let Some(_drained) = till.seller.drain(id, DRAIN).await else {
         let detail = "calls of this channel are still being served: ask again when they are done";
         return Err(Problem::new(Kind::Unavailable, detail).retry_after(5));
@@ -212,6 +220,7 @@ async fn close(
     let (seller, settlement, nonce) = (till.seller.clone(), body.settlement(), PublicNonce(body.nonce));
     let answer = blocking(move || seller.settle(id, settlement, &nonce)).await?;
     let answer = answer.map_err(|error| match &error {
+        SettleError::Unfunded => Problem::new(Kind::FundingNotDeep, error).retry_after(1),
         SettleError::Order(OrderError::Rejected(_)) | SettleError::Bad(_) => {
             Problem::new(Kind::BadRequest, error)
         }
@@ -224,10 +233,9 @@ async fn close(
 async fn closed(
     State(till): State<Arc<Till>>,
     UrlPath(id): UrlPath<String>,
-    body: Result<Json<ClosedBody>, JsonRejection>,
+    request: Request,
 ) -> Result<StatusCode, Problem> {
-    let body = read(body)?;
-    let id = channel(&id)?;
+    let (id, body): (_, ClosedBody) = till.read(&id, request).await?;
     let transaction: Transaction =
         deserialize_hex(&body.transaction).map_err(|error| Problem::new(Kind::BadRequest, error))?;
     till.seller.settled(id, transaction).await.map_err(|error| Problem::new(Kind::BadRequest, error))?;
@@ -245,9 +253,21 @@ pub(crate) fn channel(id: &str) -> Result<ChannelId, Problem> {
 }
 
 /// The host and port that the request is for.
-pub(crate) fn authority(headers: &HeaderMap, uri: &Uri) -> String {
+pub(crate) fn authority<'a>(headers: &'a HeaderMap, uri: &'a Uri) -> &'a str {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    host.or_else(|| uri.authority().map(|authority| authority.as_str())).unwrap_or_default().to_owned()
+    host.or_else(|| uri.authority().map(|authority| authority.as_str())).unwrap_or_default()
+}
+
+/// A body that has to arrive in time, or a peer that sends it byte by byte would have its seat for as long as it wants.
+async fn in_time<T: DeserializeOwned>(request: Request) -> Result<T, Problem> {
+    match tokio::time::timeout(BODY_PATIENCE, Json::from_request(request, &())).await {
+        Ok(body) => read(body),
+        Err(_elapsed) => {
+            let detail = format!("the body was not there after {} s: send it again", BODY_PATIENCE.as_secs());
+            // Not for good: a payer that announces a chain would drop it, though an earlier request may have brought it.
+            Err(Problem::new(Kind::Unavailable, detail).retry_after(1))
+        }
+    }
 }
 
 /// A body, or what is wrong with it in the words of RFC 9457.
@@ -259,4 +279,27 @@ pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Problem> {
     tokio::task::spawn_blocking(work).await.map_err(|error| Problem::new(Kind::Unavailable, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::{Body, Bytes};
+    use futures_util::{StreamExt as _, stream};
+
+    use super::*;
+
+    fn posts(body: Body) -> Request {
+        Request::post("/").header(header::CONTENT_TYPE, "application/json").body(body).expect("a request")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_end_is_given_up() {
+        let drips = stream::repeat(Bytes::from_static(b" ")).then(|byte| async {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            Ok::<_, std::io::Error>(byte)
+        });
+        let refused = in_time::<ClosedBody>(posts(Body::from_stream(drips))).await;
+        assert_eq!(refused.map(drop).unwrap_err().into_response().status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(in_time::<ClosedBody>(posts(Body::from(r#"{"transaction":""}"#))).await.is_ok());
+    }
 }

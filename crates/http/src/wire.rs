@@ -383,10 +383,12 @@ pub struct ClosedBody {
     pub transaction: String,
 }
 
-/// The name of a piece for the ledger: the same file's same piece is charged once, wherever it is asked for.
-pub fn piece_item(root: &[u8; 32], piece: u64) -> [u8; 32] {
+/// The name of a piece for the ledger: the same file's same piece is charged once, wherever it is asked for. With the size of pieces,
+/// since a seller may come back with larger ones: what was paid for a small piece is not paid for the large one of its number.
+pub fn piece_item(root: &[u8; 32], size: u64, piece: u64) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new_derive_key("farthing 2026 piece of a file, as an item of a ledger");
     hasher.update(root);
+    hasher.update(&size.to_be_bytes());
     hasher.update(&piece.to_be_bytes());
     *hasher.finalize().as_bytes()
 }

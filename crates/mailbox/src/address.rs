@@ -85,7 +85,7 @@ pub enum BadAddress {
 }
 
 impl Address {
-    fn to_bytes(&self) -> Vec<u8> {
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = vec![VERSION];
         bytes.extend(self.network.magic().to_bytes());
         bytes.extend(self.identity.serialize());
@@ -94,7 +94,7 @@ impl Address {
         bytes
     }
 
-    fn from_bytes(bytes: &[u8]) -> Result<Self, BadAddress> {
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self, BadAddress> {
         let (version, rest) = bytes.split_first().ok_or(BadAddress::Length)?;
         if *version != VERSION {
             return Err(BadAddress::Version(*version));

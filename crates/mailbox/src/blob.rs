@@ -24,6 +24,8 @@ pub const LENGTH: usize = 7_168;
 /// The most content, in bytes.
 pub const MOST_CONTENT: usize = PADDED - 2;
 const ENCAPSULATED: usize = 65;
+/// The tag of an uncompressed point (SEC 1, 2.3.3), which is how RFC 9180 writes an encapsulated key.
+const UNCOMPRESSED: u8 = 4;
 const TAG: usize = 16;
 const PADDED: usize = LENGTH - ENCAPSULATED - TAG;
 const INFO: &[u8] = b"farthing/mail/1";
@@ -82,6 +84,11 @@ impl MailKey {
     /// When it was sealed for another key or identity, or changed since.
     pub fn open(&self, identity: &XOnlyPublicKey, blob: &Blob) -> Result<Vec<u8>, Unopened> {
         let (encapsulated, sealed) = blob.0.split_at(ENCAPSULATED);
+        // The library also reads the hybrid encodings of a point (tags 6 and 7) and computes with the usual one: without this
+        // look, one blob would have a second form that opens alike.
+        if encapsulated[0] != UNCOMPRESSED {
+            return Err(Unopened);
+        }
         let encapsulated = Encapsulated::from_bytes(encapsulated).map_err(|_| Unopened)?;
         let mut padded = single_shot_open::<ChaCha20Poly1305, HkdfSha256, SecpK256HkdfSha256>(
             &OpModeR::Base,
@@ -239,6 +246,19 @@ mod tests {
         assert_eq!(too_long, Err(Unsealed::TooLong(MOST_CONTENT + 1)));
         for length in [0, LENGTH - 1, LENGTH + 1] {
             assert_eq!(Blob::from_bytes(&vec![1; length]), Err(WrongLength(length)));
+        }
+    }
+
+    #[test]
+    fn the_hybrid_encoding_of_its_key_does_not_open() {
+        let (address, key) = payee(1);
+        for entropy in 0..8 {
+            let blob = Blob::seal(&address, b"content", [entropy; 32]).unwrap();
+            let mut bytes = *blob.as_bytes();
+            bytes[0] = 6 | (bytes[ENCAPSULATED - 1] & 1);
+            let hybrid = Blob::from_bytes(&bytes).unwrap();
+            assert!(Encapsulated::from_bytes(&bytes[..ENCAPSULATED]).is_ok(), "the library reads it");
+            assert_eq!(key.open(&address.identity, &hybrid), Err(Unopened));
         }
     }
 

@@ -1,6 +1,9 @@
-//! What is inside a blob: a version, and a cheque.
+//! What is inside a blob: a version, and a cheque; or, the other way round, what was bought for the payee.
 
+use farthing_protocol::ChannelId;
 use farthing_protocol::cheque::cheque::Cheque;
+use farthing_protocol::cheque::reverse::authorisation::Release;
+use farthing_protocol::cheque::reverse::purchase::Delivery;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
@@ -20,6 +23,15 @@ pub enum Letter {
         /// Where the agent that holds the promise can be asked for a lock: its own address.
         agent: String,
     },
+    /// An increment of one of the payee's channels, bought by a payer that it has authorised.
+    Payment {
+        /// The channel.
+        channel: ChannelId,
+        /// The agent's update, and what opens it.
+        delivery: Box<Delivery>,
+    },
+    /// An authorisation that its payer gives back unused.
+    Release(Release),
 }
 
 /// Bytes that are no letter.
@@ -115,7 +127,7 @@ mod tests {
     fn what_is_no_letter_is_refused() {
         assert_eq!(Letter::from_bytes(&[]), Err(BadLetter::Malformed));
         assert_eq!(Letter::from_bytes(&[2, 0]), Err(BadLetter::Version(2)));
-        for bytes in [&[1][..], &[1, 9], &[1, 0], &[1; 400], &[1, 0, 0xff, 0xff, 0xff, 0xff, 0x0f]] {
+        for bytes in [&[1][..], &[1, 9], &[1, 0], &[1, 2], &[1; 400], &[1, 0, 0xff, 0xff, 0xff, 0xff, 0x0f]] {
             assert_eq!(Letter::from_bytes(bytes), Err(BadLetter::Malformed), "{bytes:?}");
         }
     }

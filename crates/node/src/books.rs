@@ -7,6 +7,9 @@
 //! comes out.
 
 mod keeper;
+mod live;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::mpsc;
@@ -22,6 +25,8 @@ use farthing_protocol::{ChannelId, Msat, Transition};
 use tokio::sync::oneshot;
 
 use crate::books::keeper::{Keeper, Page};
+pub use crate::books::live::Places;
+use crate::by_channel::ByChannel;
 use crate::machine::{Machine, Watched};
 use crate::store::{Followed, Spend, Store, StoreError, Write};
 
@@ -77,6 +82,9 @@ pub struct Item {
 /// Keeps accounts in memory that are newer than the stored ones, where a decision cannot wait for the books: the calls of
 /// Lightspeed. The books ask it for the newest account before every other decision on a channel.
 pub trait Desk<M: Machine>: Send + Sync {
+    /// At most so many channels whose accounts are to be stored, and whether there are more.
+    fn asked(&self, most: usize) -> (Vec<ChannelId>, bool);
+
     /// The account of a channel if it is newer than the stored one, and those who wait for it to be stored.
     fn draw(&self, id: ChannelId) -> Option<Drawn<M>>;
 
@@ -106,6 +114,10 @@ pub type FoldReply<M> = oneshot::Sender<Result<(), OrderError<<M as Machine>::Re
 pub struct NoDesk;
 
 impl<M: Machine> Desk<M> for NoDesk {
+    fn asked(&self, _most: usize) -> (Vec<ChannelId>, bool) {
+        (Vec::new(), false)
+    }
+
     fn draw(&self, _id: ChannelId) -> Option<Drawn<M>> {
         None
     }
@@ -134,6 +146,7 @@ pub struct Entry<M: Machine> {
 pub type Resumed<M> = Vec<(ChannelId, <M as Machine>::Effect)>;
 
 type Reply<M> = oneshot::Sender<Result<Outcome<<M as Machine>::Effect>, OrderError<<M as Machine>::Reject>>>;
+type WithLadders<M> = Result<Option<(<M as Machine>::State, Vec<Ladder>)>, Arc<StoreError>>;
 type Decided<M> = Transition<<M as Machine>::State, <M as Machine>::Effect>;
 
 struct Handle<M: Machine> {
@@ -156,15 +169,18 @@ enum Order<M: Machine> {
     Add(Add<M>),
     Handle(Handle<M>),
     Write(Vec<Write>, oneshot::Sender<Result<(), Arc<StoreError>>>),
-    List(oneshot::Sender<Vec<Entry<M>>>),
+    List(oneshot::Sender<Result<Vec<Entry<M>>, Arc<StoreError>>>),
+    Watched(oneshot::Sender<Vec<Watched>>),
+    Oldest(fn(&M::State) -> bool, oneshot::Sender<Places>),
+    Forget(ChannelId, oneshot::Sender<Result<bool, Arc<StoreError>>>),
     Wishes(oneshot::Sender<Result<Vec<ChannelId>, Arc<StoreError>>>),
     Granted(ChannelId, oneshot::Sender<Result<(), Arc<StoreError>>>),
     Purchases(ChannelId, Vec<[u8; 32]>, oneshot::Sender<Result<Msat, Arc<StoreError>>>),
     Followed(oneshot::Sender<Result<Followed, Arc<StoreError>>>),
-    Ladders(ChannelId, u32, oneshot::Sender<Result<Vec<Ladder>, Arc<StoreError>>>),
+    Ladders(ChannelId, oneshot::Sender<WithLadders<M>>),
     State(ChannelId, oneshot::Sender<Option<M::State>>),
     Day(u64, oneshot::Sender<Result<Msat, Arc<StoreError>>>),
-    Fold(ChannelId),
+    Fold,
     Spends(OutPoint, oneshot::Sender<Result<Vec<Spend>, Arc<StoreError>>>),
     End,
 }
@@ -172,7 +188,7 @@ enum Order<M: Machine> {
 /// A way to the books, shared by all parts of a program.
 pub struct Books<M: Machine> {
     orders: mpsc::SyncSender<Order<M>>,
-    setups: Arc<RwLock<HashMap<ChannelId, Arc<M::Setup>>>>,
+    setups: Arc<RwLock<ByChannel<Arc<M::Setup>>>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -198,23 +214,44 @@ impl<M: Machine> Books<M> {
     ///
     /// # Errors
     /// When the database cannot be read or holds something that makes no sense.
-    pub fn open(store: Store, seed: &Seed, desk: Arc<dyn Desk<M>>) -> Result<(Self, Resumed<M>), OpenError> {
-        let mut pages = HashMap::new();
-        let mut setups = HashMap::new();
+    pub fn open(
+        mut store: Store,
+        seed: &Seed,
+        desk: Arc<dyn Desk<M>>,
+    ) -> Result<(Self, Resumed<M>), OpenError> {
+        let mut pages = ByChannel::default();
+        let mut setups = ByChannel::default();
         let mut resumed = Vec::new();
-        for stored in store.channels::<M>()? {
+        let (over, live): (Vec<_>, Vec<_>) =
+            store.channels::<M>()?.into_iter().partition(|stored| M::is_over(&stored.state));
+        // An earlier version kept all chains for good.
+        let least: HashMap<ChannelId, u64> =
+            over.iter().chain(&live).map(|stored| (stored.id, M::least_chain(&stored.state))).collect();
+        store.prune_chains(|id| least.get(id).copied())?;
+        for stored in live {
             let setup = M::setup(&stored.record, seed)
                 .map_err(|source| OpenError::Corrupt { id: stored.id, source })?;
             let setup = Arc::new(setup);
             resumed.extend(M::resume(&stored.state, &setup).into_iter().map(|effect| (stored.id, effect)));
             setups.insert(stored.id, setup.clone());
-            let page =
-                Page { record: stored.record, setup, state: stored.state, opened_at: stored.opened_at };
+            let page = Page {
+                rest: M::rest(stored.record),
+                setup,
+                state: stored.state,
+                opened_at: stored.opened_at,
+            };
             pages.insert(stored.id, page);
         }
         let setups = Arc::new(RwLock::new(setups));
         let (orders, queue) = mpsc::sync_channel(QUEUE);
-        let keeper = Keeper { store, pages, setups: setups.clone(), desk };
+        let keeper = Keeper {
+            store,
+            pages,
+            setups: setups.clone(),
+            desk,
+            has_more: false,
+            has_over: !over.is_empty(),
+        };
         let thread = std::thread::Builder::new()
             .name(format!("{} books", M::ROLE.name()))
             .spawn(move || keeper.run(&queue))
@@ -222,7 +259,7 @@ impl<M: Machine> Books<M> {
         Ok((Self { orders, setups, thread: Some(thread) }, resumed))
     }
 
-    /// A channel's setup.
+    /// A channel's setup; `None` for one that is over, where the machine lets such a channel leave the memory.
     pub fn setup(&self, id: &ChannelId) -> Option<Arc<M::Setup>> {
         self.setups.read().expect("no holder of this lock panics").get(id).cloned()
     }
@@ -301,22 +338,22 @@ impl<M: Machine> Books<M> {
         self.ask(|reply| Order::Write(writes, reply))?.map_err(OrderError::Store)
     }
 
-    /// All channels, as they stand now. Blocks.
+    /// All channels, as they stand now, those that are over included. Blocks.
     ///
     /// # Errors
-    /// When the program is ending.
+    /// When the database cannot be read.
     pub fn list_blocking(&self) -> Result<Vec<Entry<M>>, OrderError<M::Reject>> {
-        self.ask(Order::List)
+        self.ask(Order::List)?.map_err(OrderError::Store)
     }
 
-    /// All channels, as they stand now.
+    /// All channels, as they stand now, those that are over included.
     ///
     /// # Errors
-    /// When the program is ending.
+    /// When the database cannot be read.
     pub async fn list(&self) -> Result<Vec<Entry<M>>, OrderError<M::Reject>> {
         let (reply, answer) = oneshot::channel();
         self.orders.send(Order::List(reply)).map_err(|_| OrderError::Ended)?;
-        answer.await.map_err(|_| OrderError::Ended)
+        answer.await.map_err(|_| OrderError::Ended)?.map_err(OrderError::Store)
     }
 
     /// What these items cost together, as far as they were charged in a channel.
@@ -331,22 +368,6 @@ impl<M: Machine> Books<M> {
         let (reply, answer) = oneshot::channel();
         self.orders.send(Order::Purchases(id, items, reply)).map_err(|_| OrderError::Ended)?;
         answer.await.map_err(|_| OrderError::Ended)?.map_err(OrderError::Store)
-    }
-
-    /// The channels that are to be watched. Blocks.
-    ///
-    /// # Errors
-    /// When the program is ending.
-    pub fn watched_blocking(&self) -> Result<Vec<Watched>, OrderError<M::Reject>> {
-        let live = self.list_blocking()?.into_iter().filter(|entry| M::is_live(&entry.state));
-        Ok(live
-            .filter_map(|entry| {
-                let setup = self.setup(&entry.id)?;
-                let params = M::channel(&setup).params();
-                let parties = [params.payer.output.clone(), params.payee.output.clone()];
-                Some(Watched { id: entry.id, outpoint: params.funding, parties })
-            })
-            .collect())
     }
 
     /// The outputs whose spends are to be noted, for all channels of all roles. Blocks.
@@ -388,13 +409,17 @@ impl<M: Machine> Books<M> {
         self.ask(|reply| Order::Handle(Handle { id, input, item: None, writes, reply }))?
     }
 
-    /// The chains of words that were taken in a channel, from number `least` on.
+    /// Where a channel stands, with the chains of words that it may still need: of one moment, since a state that came
+    /// between the two would have had its chains deleted. `None` if there is no such channel.
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub async fn ladders(&self, id: ChannelId, least: u32) -> Result<Vec<Ladder>, OrderError<M::Reject>> {
+    pub async fn ladders(
+        &self,
+        id: ChannelId,
+    ) -> Result<Option<(M::State, Vec<Ladder>)>, OrderError<M::Reject>> {
         let (reply, answer) = oneshot::channel();
-        self.orders.send(Order::Ladders(id, least, reply)).map_err(|_| OrderError::Ended)?;
+        self.orders.send(Order::Ladders(id, reply)).map_err(|_| OrderError::Ended)?;
         answer.await.map_err(|_| OrderError::Ended)?.map_err(OrderError::Store)
     }
 
@@ -418,10 +443,10 @@ impl<M: Machine> Books<M> {
         answer.await.map_err(|_| OrderError::Ended)?.map_err(OrderError::Store)
     }
 
-    /// Asks the desk for a channel's newest account and stores it; the desk's callers are answered then.
-    pub fn fold(&self, id: ChannelId) {
+    /// Asks the desk which accounts are to be stored, and stores them; those who wait for them are answered then.
+    pub fn fold(&self) {
         // When the books are closed, those who wait learn it from the desk that is dropped.
-        let _ended = self.orders.send(Order::Fold(id));
+        let _ended = self.orders.send(Order::Fold);
     }
 
     /// The channels that a person asked to close from another process. Blocks.

@@ -1,12 +1,15 @@
-//! What a program that buys uses: channels to sellers, payments, closings, refunds. Calls are in [`calls`].
+//! What a program that buys uses: channels to sellers, payments, closings, refunds. Calls are in [`calls`], payments on the chain in `sending`.
 
 pub mod batches;
 pub mod calls;
+mod sending;
+
+pub use self::sending::SendError;
 
 use std::sync::{Arc, Mutex};
 
-use bitcoin::{Address, Amount, FeeRate, OutPoint, Psbt, ScriptBuf, Transaction, Txid};
-use farthing_chain::{BroadcastError, Chain, ChainError};
+use bitcoin::{Address, Amount, FeeRate, OutPoint, Transaction};
+use farthing_chain::{Chain, ChainError};
 use farthing_protocol::channel::{BadParams, Expiry};
 use farthing_protocol::closing::{Answer, BadAnswer, BadSettlement, Proposal};
 use farthing_protocol::keys::{KeyId, Seed};
@@ -63,35 +66,6 @@ pub enum CloseError {
     /// The node cannot be asked.
     #[error(transparent)]
     Chain(#[from] ChainError),
-}
-
-/// Why the wallet sent nothing.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SendError {
-    /// Too little money, mostly.
-    #[error(transparent)]
-    Wallet(#[from] WalletError),
-    /// The node cannot be asked.
-    #[error(transparent)]
-    Chain(#[from] ChainError),
-    /// The node refused the transaction.
-    #[error(transparent)]
-    Broadcast(#[from] BroadcastError),
-    /// The node gave no answer.
-    #[error(
-        "the node did not say whether it took transaction {txid}; its coins stay set aside, and a block that holds it settles it. \
-         Look whether it is known before you send again"
-    )]
-    Unknown {
-        /// The transaction.
-        txid: Txid,
-        /// What went wrong.
-        source: ChainError,
-    },
-    /// Not stored.
-    #[error(transparent)]
-    Order(#[from] OrderError<Reject>),
 }
 
 /// A payment to be sent with a request.
@@ -389,58 +363,6 @@ impl Buyer {
         let address = wallet.new_address();
         wallet.save(|write| self.books.write_blocking(vec![write]))?;
         Ok(address)
-    }
-
-    /// Sends `amount`, or everything, from the wallet. Blocks.
-    ///
-    /// # Errors
-    /// When there is too little money or the node refuses; then the coins are free again.
-    pub fn send(&self, to: ScriptBuf, amount: Option<Amount>) -> Result<Transaction, SendError> {
-        let fee_rate = self.fee_rate()?;
-        let mut wallet = self.wallet.lock().expect("no holder of this lock panics");
-        let transaction = match amount {
-            Some(amount) => wallet.pay(to, amount, fee_rate)?,
-            None => wallet.pay_all(to, fee_rate)?,
-        };
-        wallet.save(|write| self.books.write_blocking(vec![write]))?;
-        self.broadcast(&mut wallet, transaction)
-    }
-
-    /// Makes a transaction that pays `amount`, without signatures, and sets its coins aside. Blocks.
-    ///
-    /// # Errors
-    /// When there is too little money.
-    pub fn prepare_payment(&self, to: ScriptBuf, amount: Amount) -> Result<Psbt, SendError> {
-        let fee_rate = self.fee_rate()?;
-        let mut wallet = self.wallet.lock().expect("no holder of this lock panics");
-        let psbt = wallet.prepare(to, amount, fee_rate)?;
-        wallet.save(|write| self.books.write_blocking(vec![write]))?;
-        Ok(psbt)
-    }
-
-    /// Signs what [`Self::prepare_payment`] made, and sends it. Blocks.
-    ///
-    /// # Errors
-    /// When an input is not this wallet's, or the node refuses; then the coins are free again.
-    pub fn send_prepared(&self, psbt: Psbt) -> Result<Transaction, SendError> {
-        let mut wallet = self.wallet.lock().expect("no holder of this lock panics");
-        let transaction = wallet.sign(psbt)?;
-        self.broadcast(&mut wallet, transaction)
-    }
-
-    fn broadcast(&self, wallet: &mut Wallet, transaction: Transaction) -> Result<Transaction, SendError> {
-        match self.chain.broadcast(&transaction) {
-            Ok(()) => Ok(transaction),
-            // It may be in the mempool all the same: to pay again with other coins would pay twice.
-            Err(BroadcastError::Chain(unknown)) => {
-                Err(SendError::Unknown { txid: transaction.compute_txid(), source: unknown })
-            }
-            Err(refused) => {
-                wallet.release(transaction.compute_txid());
-                wallet.save(|write| self.books.write_blocking(vec![write]))?;
-                Err(refused.into())
-            }
-        }
     }
 
     fn carry_out(&self, id: ChannelId, effects: Vec<Effect>) {

@@ -18,12 +18,14 @@
 //! | [`opening`] | channels: offered, accepted, proposed |
 //! | [`selling`] | locks, and what is said about them |
 //! | [`writing`], [`cashing`] | the two ends |
+//! | [`reverse`] | the other way round: the payee is offline while the payer pays |
 //! | `routing` | from channel to channel |
 
 pub mod cashing;
 pub mod machine;
 pub mod opening;
 pub mod paper;
+pub mod reverse;
 mod routing;
 pub mod selling;
 pub mod writing;
@@ -122,6 +124,7 @@ pub struct Teller {
     wallet: Arc<Mutex<Wallet>>,
     output: Mutex<ScriptBuf>,
     openings: Mutex<()>,
+    sales: Mutex<reverse::agent::Counter>,
     seed: Arc<Seed>,
     prekeys: Mutex<Prekeys>,
     terms: Terms,
@@ -147,7 +150,7 @@ impl Teller {
         })?;
         let (books, resumed) = Books::<ChequeChannel>::open(store, &seed, Arc::new(NoDesk))?;
         let books = Arc::new(books);
-        let router = Arc::new(Router::new(books.clone(), home.store()?));
+        let router = Arc::new(Router::new(books.clone(), home.store()?, seed.cheque_keys()));
         for entry in books.list_blocking().unwrap_or_default() {
             router.place(entry.id, &entry.state);
         }
@@ -158,6 +161,7 @@ impl Teller {
         });
         let watch = Watch::start_beside(chain.clone(), wallet.clone(), books.clone(), pace, resumed, beside);
         let (output, openings) = (Mutex::new(output), Mutex::new(()));
+        let sales = Mutex::new(reverse::agent::Counter::open(home.store()?.papers()?));
         let prekeys = Mutex::new(home.prekeys()?);
         let teller = Self {
             watch,
@@ -167,6 +171,7 @@ impl Teller {
             wallet,
             output,
             openings,
+            sales,
             seed,
             prekeys,
             terms,
@@ -218,7 +223,8 @@ impl Teller {
     /// # Errors
     /// When the program is ending.
     pub fn tend(&self) -> Result<(), Failed> {
-        self.router.tend()
+        self.router.tend()?;
+        self.tend_sales()
     }
 
     /// What the wallet holds.

@@ -1,9 +1,9 @@
 //! Places where a test may kill the process: before a save, and between a save and its effects. Without the feature
-//! `crash-points`, which no release has, this is nothing.
+//! `crash-points`, which no release has, this is nothing. The gateway has such places too.
 
 /// Aborts the process if this is the point that `FARTHING_CRASH_AT` names, counting from 1.
 #[cfg(all(feature = "crash-points", not(test)))]
-pub(crate) fn point() {
+pub fn point() {
     use std::sync::LazyLock;
     use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -18,7 +18,7 @@ pub(crate) fn point() {
 
 /// Nothing.
 #[cfg(not(any(feature = "crash-points", test)))]
-pub(crate) fn point() {}
+pub fn point() {}
 
 #[cfg(test)]
 pub(crate) use in_test::{Crash, arm, point};

@@ -4,8 +4,9 @@ use bitcoin::Transaction;
 use farthing_protocol::channel::BadParams;
 use farthing_protocol::keys::{KeyId, Seed};
 use farthing_protocol::ledger::Ledger;
+use farthing_protocol::lightspeed::Tab;
 use farthing_protocol::sighting::Sighting;
-use farthing_protocol::{Channel, Params, Transition, payee, payer};
+use farthing_protocol::{Channel, Msat, Params, Transition, payee, payer};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +38,8 @@ pub trait Machine: Send + 'static {
     type Setup: Send + Sync + 'static;
     /// The setup as it is stored: without keys, with their id.
     type Record: Serialize + DeserializeOwned + Clone + Send + 'static;
+    /// What a record holds that is not in the setup. With very many channels, what is in both would be in memory twice.
+    type Rest: Send + 'static;
     /// Where a channel stands.
     type State: Serialize + DeserializeOwned + Clone + Send + 'static;
     /// What can happen.
@@ -54,6 +57,12 @@ pub trait Machine: Send + 'static {
     /// # Errors
     /// When the stored parameters make no channel.
     fn setup(record: &Self::Record, seed: &Seed) -> Result<Self::Setup, BadParams>;
+
+    /// What of a record is not in its setup.
+    fn rest(record: Self::Record) -> Self::Rest;
+
+    /// The record again.
+    fn record(setup: &Self::Setup, rest: &Self::Rest) -> Self::Record;
 
     /// The channel in a setup.
     fn channel(setup: &Self::Setup) -> &Channel;
@@ -82,7 +91,31 @@ pub trait Machine: Send + 'static {
 
     /// The input for a look at the chain.
     fn sighted(sighting: Sighting) -> Self::Input;
+
+    /// Whether nothing changes this state any more and nobody needs its setup: the channel stays on disk, and leaves the
+    /// memory.
+    fn is_over(_state: &Self::State) -> bool {
+        false
+    }
+
+    /// What is said to an input for a channel that is over. To be there where [`Self::is_over`] is ever true.
+    fn too_late() -> Option<Self::Reject> {
+        None
+    }
+
+    /// Whether nothing of value is or could come to be in a channel that is forgotten as it stands.
+    fn is_worthless(_state: &Self::State) -> bool {
+        false
+    }
+
+    /// The least number of a chain of words whose rungs this state may still need. Those below it are deleted.
+    fn least_chain(_state: &Self::State) -> u64 {
+        0
+    }
 }
+
+/// More than the number of any chain.
+const NO_CHAIN: u64 = 1 << 32;
 
 /// The payer's machine.
 #[derive(Debug)]
@@ -106,6 +139,7 @@ pub struct PayerRecord {
 impl Machine for Payer {
     type Setup = payer::Setup;
     type Record = PayerRecord;
+    type Rest = PayerRecord;
     type State = payer::State;
     type Input = payer::Input;
     type Effect = payer::Effect;
@@ -120,6 +154,14 @@ impl Machine for Payer {
             funding: record.funding.clone(),
             finality: record.finality,
         })
+    }
+
+    fn rest(record: PayerRecord) -> PayerRecord {
+        record
+    }
+
+    fn record(_setup: &payer::Setup, rest: &PayerRecord) -> PayerRecord {
+        rest.clone()
     }
 
     fn channel(setup: &payer::Setup) -> &Channel {
@@ -179,6 +221,7 @@ pub struct PayeeRecord {
 impl Machine for Payee {
     type Setup = payee::Setup;
     type Record = PayeeRecord;
+    type Rest = KeyId;
     type State = payee::State;
     type Input = payee::Input;
     type Effect = payee::Effect;
@@ -192,6 +235,14 @@ impl Machine for Payee {
             keys: seed.channel_keys(record.key),
             policy: record.policy,
         })
+    }
+
+    fn rest(record: PayeeRecord) -> KeyId {
+        record.key
+    }
+
+    fn record(setup: &payee::Setup, key: &KeyId) -> PayeeRecord {
+        PayeeRecord { params: setup.channel.params().clone(), key: *key, policy: setup.policy }
     }
 
     fn channel(setup: &payee::Setup) -> &Channel {
@@ -230,6 +281,35 @@ impl Machine for Payee {
 
     fn sighted(sighting: Sighting) -> payee::Input {
         payee::Input::Sighted(sighting)
+    }
+
+    fn is_over(state: &payee::State) -> bool {
+        !Self::is_live(state)
+    }
+
+    fn too_late() -> Option<payee::Reject> {
+        Some(payee::Reject::NotOpen("closed"))
+    }
+
+    /// Without a payment there is no commitment, so this side could claim nothing of whatever funds the channel.
+    fn is_worthless(state: &payee::State) -> bool {
+        let ledger = state.ledger();
+        state.is_unfunded() && ledger.newest.is_none() && ledger.spent == Msat::ZERO
+    }
+
+    /// A word is checked against the chain that it is of and the one after it; those before are paid out, and the best rung is
+    /// in the state with its word and its signature. What closes has that too; its chains go only when it is over, all the
+    /// same: nothing is gained by haste.
+    fn least_chain(state: &payee::State) -> u64 {
+        match state {
+            payee::State::AwaitingDepth(_)
+            | payee::State::Open(_)
+            | payee::State::ClosingTogether(_)
+            | payee::State::ClosingAlone(_) => {
+                state.tab().and_then(Tab::newest_word).map_or(0, |(chain, ..)| chain.into())
+            }
+            payee::State::Closed(_) => NO_CHAIN,
+        }
     }
 }
 

@@ -96,7 +96,7 @@ impl Prekeys {
         let effects = self.handle(Input::Issue(count))?;
         let issued = effects.into_iter().flat_map(|effect| match effect {
             Effect::Publish(prekeys) => prekeys,
-            Effect::Ask(_) | Effect::Cash(_) => Vec::new(),
+            Effect::Ask(_) | Effect::Cash => Vec::new(),
         });
         Ok(issued.collect())
     }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bitcoin::{Amount, FeeRate, ScriptBuf, Transaction};
-use farthing_chain::{Chain, ChainError};
+use farthing_chain::{Chain, ChainError, OutputStatus};
 use farthing_protocol::channel::BadParams;
 use farthing_protocol::closing::{self, Answer, BadSettlement, PublicNonce, Settlement};
 use farthing_protocol::flat;
@@ -18,7 +18,7 @@ use farthing_protocol::session::CallKey;
 use farthing_protocol::{Channel, ChannelId, Msat, Party, Payment};
 use secp256k1::schnorr;
 
-use crate::books::{Books, Entry, Item, OrderError};
+use crate::books::{Books, Entry, Item, OrderError, Places};
 use crate::entropy;
 use crate::home::{Home, Lock};
 use crate::machine::{Machine as _, Payee, PayeeRecord};
@@ -29,9 +29,6 @@ use crate::start::StartError;
 use crate::tabs::{Durability, Tabs};
 use crate::wallet::{self, Balance, Wallet, WalletError};
 use crate::watch::{OnChain, Pace, Watch, WatchError, Watchable};
-
-/// How long a payer may take to broadcast the funding of an accepted channel before another may have its place.
-const TIME_TO_FUND: Duration = Duration::from_secs(600);
 
 /// What a seller accepts, and how careful it is.
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +51,8 @@ pub struct Terms {
     pub finality: u32,
     /// How many channels may wait for a funding that nobody has seen.
     pub most_unfunded: usize,
+    /// How long a payer may take to broadcast the funding of an accepted channel before another may have its place.
+    pub time_to_fund: Duration,
     /// For how long it sells on when its node is gone. Whoever is blind for longer than the margin can lose a channel.
     pub most_blind: Duration,
     /// When calls that were served are stored.
@@ -82,6 +81,7 @@ impl Default for Terms {
             patience: 6,
             finality: 6,
             most_unfunded: 100,
+            time_to_fund: Duration::from_secs(600),
             most_blind: Duration::from_secs(30 * 60),
             durability: Durability::Call,
             most_exposure: Msat::new(2_000_000),
@@ -119,6 +119,9 @@ pub enum AcceptError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SettleError {
+    /// Nobody has seen its funding, so there is nothing to close, and no place to be kept for it.
+    #[error("the funding of this channel is not in the chain or a mempool: there is nothing to close yet")]
+    Unfunded,
     /// Refused or not stored.
     #[error(transparent)]
     Order(#[from] OrderError<Reject>),
@@ -243,6 +246,11 @@ impl Seller {
         Ok((id, signature(outcome.effects)))
     }
 
+    /// Whether a channel is here that is not over.
+    pub fn has(&self, id: ChannelId) -> bool {
+        self.books.setup(&id).is_some()
+    }
+
     /// The key that authenticates a channel's calls.
     pub fn call_key(&self, id: ChannelId) -> Option<CallKey> {
         let setup = self.books.setup(&id)?;
@@ -293,8 +301,13 @@ impl Seller {
         nonce: &PublicNonce,
     ) -> Result<Answer, SettleError> {
         let height = self.chain.tip()?.height;
-        let outcome = self.books.handle_blocking(id, Input::Settle { settlement, height })?;
         let setup = self.books.setup(&id).ok_or(OrderError::NoChannel(id))?;
+        // Whoever opens and closes over a coin that is nowhere would be rid of the limit on those that wait, and have each watched for.
+        let is_unseen = self.books.state_blocking(id)?.is_some_and(|state| state.is_unfunded());
+        if is_unseen && !self.has_output(&setup)? {
+            return Err(SettleError::Unfunded);
+        }
+        let outcome = self.books.handle_blocking(id, Input::Settle { settlement, height })?;
         let agreed = outcome.effects.into_iter().find_map(|effect| match effect {
             Effect::Cosign(settlement) => Some(settlement),
             Effect::Accept(_)
@@ -361,22 +374,33 @@ impl Seller {
         }
     }
 
+    /// Whether the output that funds a channel is in the chain or the mempool now.
+    fn has_output(&self, setup: &payee::Setup) -> Result<bool, ChainError> {
+        Ok(self.chain.output(&setup.channel.params().funding)? != OutputStatus::Absent)
+    }
+
     /// Anybody may open channels and never fund them. When too many wait, the one that has waited longest gives up its
-    /// place, if it had time enough to be funded; it paid nothing, and its payer locked nothing that it cannot take back.
+    /// place, if it had time enough to be funded. One whose payer has signed nothing is forgotten, and takes no disk any more
+    /// ([`Books::forget_blocking`] says what a payer can do that funds it late); what another's signed is worth nothing
+    /// while there is no funding, and should one come, it is claimed like that of any closed channel.
     fn make_room(&self) -> Result<(), AcceptError> {
-        let entries = self.books.list_blocking()?;
-        let unfunded: Vec<&Entry<Payee>> = entries.iter().filter(|entry| entry.state.is_unfunded()).collect();
-        if unfunded.len() < self.terms.most_unfunded {
+        let Places { taken, oldest } = self.books.places_blocking(payee::State::is_unfunded)?;
+        if taken < self.terms.most_unfunded {
             return Ok(());
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let idle = unfunded.iter().filter(|entry| entry.state.ledger().newest.is_none());
-        match idle.min_by_key(|entry| entry.opened_at) {
-            Some(oldest) if oldest.opened_at + TIME_TO_FUND.as_secs() <= now => {
-                self.books.handle_blocking(oldest.id, Input::Close)?;
+        match oldest {
+            Some((id, opened_at)) if opened_at + self.terms.time_to_fund.as_secs() <= now => {
+                // The last look at the chain may be old.
+                if self.books.setup(&id).map(|setup| self.has_output(&setup)).transpose()? == Some(true) {
+                    return Err(AcceptError::TooManyUnfunded(taken));
+                }
+                if !self.books.forget_blocking(id)? {
+                    self.books.handle_blocking(id, Input::Close)?;
+                }
                 Ok(())
             }
-            Some(_) | None => Err(AcceptError::TooManyUnfunded(unfunded.len())),
+            Some(_) | None => Err(AcceptError::TooManyUnfunded(taken)),
         }
     }
 

@@ -4,21 +4,26 @@
 //! | table | holds |
 //! |---|---|
 //! | `channels` | one row each: role, setup record, state |
+//! | `journal` | newer states of channels, as one write brought them |
 //! | `purchases` | every item ever charged, so that it is charged once |
 //! | `spends` | which watched outputs were spent, in which block |
 //! | `spenders` | the transactions that did: one may spend a thousand outputs |
 //! | `wallet` | the wallet's change sets, in order |
-//! | `chains` | the rungs of chains of words that a payee has taken |
+//! | `chains` | the rungs of chains of words that a payee has taken and may need again |
 //! | `epochs` | one row: how often a payee has started |
 //! | `days` | what calls cost on each day (UTC), for the payer's daily budget |
 //! | `wishes` | what a person asked for from another process: close this channel |
-//! | `cheques` | what was written to whom, or got from whom, and what became of it; by point |
+//! | `cheques` | what was written to whom, got from whom, bought or sold (`got`: 0 to 3), and what became of it; by point, or by authorisation |
 //!
 //! Setups, states and change sets are `postcard` with a leading version byte. What is read back is not trusted: it is
 //! decoded, and parameters are checked again.
 
+mod chains;
 mod followed;
+mod forgetting;
+mod journal;
 mod papers;
+mod wishes;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -39,9 +44,10 @@ use crate::cheques::paper::Paper;
 use crate::machine::Machine;
 pub use crate::store::followed::Followed;
 pub(crate) use crate::store::followed::locked_outputs;
+use crate::store::journal::{Journal, States};
 
 /// The layout this code writes, kept in `PRAGMA user_version`.
-const SCHEMA: i32 = 3;
+const SCHEMA: i32 = 4;
 /// The encoding of a stored value.
 const ENCODING: u8 = 1;
 
@@ -55,6 +61,7 @@ CREATE TABLE channels (
     id BLOB PRIMARY KEY, role INTEGER NOT NULL, funding BLOB NOT NULL, parties BLOB NOT NULL, record BLOB NOT NULL,
     state BLOB NOT NULL, opened_at INTEGER NOT NULL, UNIQUE (role, funding)
 ) STRICT;
+CREATE TABLE journal (id INTEGER PRIMARY KEY, states BLOB NOT NULL) STRICT;
 CREATE TABLE purchases (
     channel BLOB NOT NULL, item BLOB NOT NULL, cost INTEGER NOT NULL, PRIMARY KEY (channel, item)
 ) STRICT, WITHOUT ROWID;
@@ -160,6 +167,7 @@ pub enum Write {
 #[derive(Debug)]
 pub struct Store {
     connection: Connection,
+    journal: Journal,
 }
 
 impl Store {
@@ -168,7 +176,9 @@ impl Store {
     /// # Errors
     /// When the file cannot be opened or is from a newer version.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        Ok(Self { connection: connect(path, SCHEMA, TABLES)? })
+        let connection = connect(path, SCHEMA, TABLES)?;
+        let journal = Journal::open(&connection)?;
+        Ok(Self { connection, journal })
     }
 
     /// All channels of a role, in the order of their opening.
@@ -176,7 +186,10 @@ impl Store {
     /// # Errors
     /// When the database cannot be read or holds something that cannot be decoded.
     pub fn channels<M: Machine>(&self) -> Result<Vec<StoredChannel<M>>, StoreError> {
-        let mut statement = self.connection.prepare(
+        // One view of rows and journal, or what is folded in between would be read in neither.
+        let view = self.connection.unchecked_transaction()?;
+        let mut newest = journal::newest(&view)?;
+        let mut statement = view.prepare(
             "SELECT id, record, state, opened_at FROM channels WHERE role = ?1 ORDER BY opened_at, id",
         )?;
         let rows = statement.query_map([M::ROLE as i64], |row| {
@@ -184,6 +197,7 @@ impl Store {
         })?;
         rows.map(|row| {
             let (id, record, state, opened_at) = row?;
+            let state = newest.remove(&id).unwrap_or(state);
             let (record, state) = (decode("channel's setup", &record)?, decode("channel's state", &state)?);
             Ok(StoredChannel { id, record, state, opened_at: opened_at.unsigned_abs() })
         })
@@ -218,18 +232,6 @@ impl Store {
             spenders.iter().for_each(|spender| drop(followed.take_in(spender)));
         }
         Ok(followed)
-    }
-
-    /// The chains of words that a payee has taken in a channel, from `least` on.
-    ///
-    /// # Errors
-    /// When the database cannot be read or holds something that cannot be decoded.
-    pub fn ladders(&self, channel: ChannelId, least: u32) -> Result<Vec<Ladder>, StoreError> {
-        let mut statement = self.connection.prepare_cached(
-            "SELECT ladder FROM chains WHERE channel = ?1 AND number >= ?2 ORDER BY number",
-        )?;
-        let rows = statement.query_map(params![channel.as_bytes(), least], |row| row.get::<_, Vec<u8>>(0))?;
-        rows.map(|row| decode("chain", &row?)).collect()
     }
 
     /// What calls cost on a day, counted from 1970, and on all later ones.
@@ -304,32 +306,14 @@ impl Store {
         Ok(merged)
     }
 
-    /// Takes note that a person wants a channel closed, for the process that runs it.
-    ///
-    /// # Errors
-    /// When the database cannot be written.
-    pub fn wish_close(&self, channel: ChannelId) -> Result<(), StoreError> {
-        self.connection.execute("INSERT OR IGNORE INTO wishes VALUES (?1)", [channel.as_bytes()])?;
-        Ok(())
-    }
-
-    /// The channels that a person wants closed.
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub fn wishes(&self) -> Result<Vec<ChannelId>, StoreError> {
-        let mut statement = self.connection.prepare_cached("SELECT channel FROM wishes")?;
-        let rows = statement.query_map([], |row| id(row, 0))?;
-        Ok(rows.collect::<Result<_, _>>()?)
-    }
-
     /// Starts a durable write. Dropped without [`Batch::commit`], nothing of it stays.
     ///
     /// # Errors
     /// When the database cannot be written.
     pub fn batch(&mut self) -> Result<Batch<'_>, StoreError> {
         let behavior = rusqlite::TransactionBehavior::Immediate;
-        Ok(Batch { transaction: self.connection.transaction_with_behavior(behavior)? })
+        let transaction = self.connection.transaction_with_behavior(behavior)?;
+        Ok(Batch { transaction, journal: &mut self.journal, states: States::default() })
     }
 }
 
@@ -337,6 +321,8 @@ impl Store {
 #[derive(Debug)]
 pub struct Batch<'a> {
     transaction: rusqlite::Transaction<'a>,
+    journal: &'a mut Journal,
+    states: States,
 }
 
 impl Batch<'_> {
@@ -368,15 +354,9 @@ impl Batch<'_> {
         Ok(())
     }
 
-    /// Replaces a channel's state.
-    ///
-    /// # Errors
-    /// When the database cannot be written.
-    pub fn set_state<M: Machine>(&self, id: ChannelId, state: &M::State) -> Result<(), StoreError> {
-        let mut statement =
-            self.transaction.prepare_cached("UPDATE channels SET state = ?2 WHERE id = ?1")?;
-        let changed = statement.execute(params![id.as_bytes(), encode(state)])?;
-        if changed == 1 { Ok(()) } else { Err(rusqlite::Error::StatementChangedRows(changed).into()) }
+    /// Replaces the state of a channel that was added by an earlier write.
+    pub fn set_state<M: Machine>(&mut self, id: ChannelId, state: &M::State) {
+        self.states.push(id, state);
     }
 
     /// Takes note that an item was charged.
@@ -390,15 +370,6 @@ impl Batch<'_> {
             item,
             i64::try_from(cost.get()).unwrap_or(i64::MAX)
         ])?;
-        Ok(())
-    }
-
-    /// Forgets a wish.
-    ///
-    /// # Errors
-    /// When the database cannot be written.
-    pub fn forget_wish(&self, channel: ChannelId) -> Result<(), StoreError> {
-        self.transaction.execute("DELETE FROM wishes WHERE channel = ?1", [channel.as_bytes()])?;
         Ok(())
     }
 
@@ -448,7 +419,11 @@ impl Batch<'_> {
     /// # Errors
     /// When the disk does not take it; then nothing of it stays.
     pub fn commit(self) -> Result<(), StoreError> {
-        Ok(self.transaction.commit()?)
+        let Self { transaction, journal, states } = self;
+        let next = journal.append(&transaction, &states)?;
+        transaction.commit()?;
+        *journal = next;
+        Ok(())
     }
 }
 

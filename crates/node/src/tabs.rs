@@ -9,9 +9,10 @@
 //! epochs serve nothing new.
 
 mod announcing;
+mod asked;
+mod ending;
 mod resident;
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::Duration;
@@ -26,8 +27,12 @@ use farthing_protocol::{ChannelId, Msat};
 use tokio::sync::{Notify, oneshot};
 
 use crate::books::{Books, Desk, Drawn, FoldReply, OrderError};
+use crate::by_channel::ByChannel;
 use crate::machine::Payee;
 pub use crate::tabs::announcing::{AnnounceError, Announced};
+use crate::tabs::asked::Asked;
+use crate::tabs::ending::Storing;
+pub use crate::tabs::ending::{Admission, Ended};
 use crate::tabs::resident::{Resident, Share};
 
 /// When a served call is stored.
@@ -90,63 +95,46 @@ struct Live {
     tab: Tab,
     ladders: Vec<Ladder>,
     cap: Option<Msat>,
-    /// How many want the channel closed: no call is admitted then.
+    /// How many want the channel to be closed: no call is admitted then.
     draining: u32,
     /// The tab is newer than what was drawn last.
     dirty: bool,
-    /// The books were asked to draw it.
+    /// It is on the list of what the books are to draw.
     asked: bool,
     waiting: Vec<FoldReply<Payee>>,
+    /// The channel takes no account any more: what still runs is in nothing that was settled.
+    is_closed: bool,
     /// What all of this takes of the memory that tabs may take.
     share: Share,
 }
 
 impl Live {
-    fn is_draining(&self) -> bool {
-        self.draining > 0
+    /// Admits an authentic call.
+    fn admit(&mut self, call: &Call) -> Result<(), CallError> {
+        // What was served before still has its answer.
+        if self.is_draining() && self.tab.numbers().standing(call.number) == NumberStanding::New {
+            self.tab.refuse(call.number);
+            return Err(CallError::Closing);
+        }
+        let admitted = self.tab.admit(&self.ladders, call, self.cap);
+        let chain = self.tab.newest_word().map_or(0, |(chain, ..)| chain);
+        if self.ladders.first().is_some_and(|ladder| ladder.terms().number < chain) {
+            self.ladders.retain(|ladder| ladder.terms().number >= chain);
+            self.weigh();
+        }
+        Ok(admitted?)
     }
 
-    /// Somebody waits until the tab as it is now is stored. Whether the books are still to be asked.
-    fn wait(&mut self) -> (oneshot::Receiver<Result<(), OrderError<Reject>>>, bool) {
+    fn is_draining(&self) -> bool {
+        self.is_closed || self.draining > 0
+    }
+
+    /// Somebody waits until the tab as it is now is stored.
+    fn wait(&mut self) -> oneshot::Receiver<Result<(), OrderError<Reject>>> {
         let (reply, answer) = oneshot::channel();
         self.waiting.push(reply);
         self.dirty = true;
-        (answer, !std::mem::replace(&mut self.asked, true))
-    }
-}
-
-/// A call that has ended. Its answer may leave once [`Self::stored`] says so.
-#[must_use = "an answer leaves only when the call is stored"]
-#[derive(Debug)]
-pub struct Ended {
-    /// What was charged.
-    pub charged: Msat,
-    storing: Storing,
-    /// Whether the books are still to be asked to store it.
-    pub(crate) asks: bool,
-}
-
-#[derive(Debug)]
-enum Storing {
-    /// Nothing is to be waited for.
-    Done,
-    /// Its tab was handed to the books, or will be.
-    Waits(oneshot::Receiver<Result<(), OrderError<Reject>>>),
-    /// The channel closed before the call ended: it is in nothing that was settled.
-    Gone(ChannelId),
-}
-
-impl Ended {
-    /// Waits until the call is stored, as far as the durability asks for it.
-    ///
-    /// # Errors
-    /// When it could not be stored, or the channel is closed. Then the answer must not leave.
-    pub async fn stored(self) -> Result<(), OrderError<Reject>> {
-        match self.storing {
-            Storing::Done => Ok(()),
-            Storing::Waits(answer) => answer.await.unwrap_or(Err(OrderError::Ended)),
-            Storing::Gone(channel) => Err(OrderError::NoChannel(channel)),
-        }
+        answer
     }
 }
 
@@ -173,12 +161,13 @@ impl Session {
 
 /// All tabs of a seller.
 pub struct Tabs {
-    sessions: RwLock<HashMap<ChannelId, Arc<Session>>>,
+    sessions: RwLock<ByChannel<Arc<Session>>>,
     epoch: u32,
     durability: Durability,
     /// How many tabs were taken from the books.
     loads: AtomicU64,
     resident: Resident,
+    asked: Mutex<Asked>,
 }
 
 impl Tabs {
@@ -186,7 +175,8 @@ impl Tabs {
     /// used for the longest time leave the memory again.
     pub fn new(epoch: u32, durability: Durability, most_resident: usize) -> Self {
         let (sessions, loads) = (RwLock::default(), AtomicU64::default());
-        Self { sessions, epoch, durability, loads, resident: Resident::new(most_resident) }
+        let (resident, asked) = (Resident::new(most_resident), Mutex::default());
+        Self { sessions, epoch, durability, loads, resident, asked }
     }
 
     /// The epoch that serves calls.
@@ -198,24 +188,15 @@ impl Tabs {
     ///
     /// # Errors
     /// When it is not to be served; [`CallError::Unknown`] also when the tab was not taken from the books yet.
-    pub fn admit(&self, call: &Call, target: &Target<'_>, mac: &[u8; 32]) -> Result<(), CallError> {
+    pub fn admit(&self, call: &Call, target: &Target<'_>, mac: &[u8; 32]) -> Result<Admission, CallError> {
         let session = self.session(call.channel).ok_or(CallError::Unknown(call.channel))?;
         session.mac.verify(call, target, mac)?;
         let mut live = session.live();
-        // What was served before still has its answer.
-        if live.is_draining() && live.tab.numbers().standing(call.number) == NumberStanding::New {
-            live.tab.refuse(call.number);
-            return Err(CallError::Closing);
-        }
-        let Live { tab, ladders, cap, dirty, .. } = &mut *live;
-        let admitted = tab.admit(&*ladders, call, *cap);
-        *dirty = true;
-        let chain = tab.newest_word().map_or(0, |(chain, ..)| chain);
-        if ladders.first().is_some_and(|ladder| ladder.terms().number < chain) {
-            ladders.retain(|ladder| ladder.terms().number >= chain);
-            live.weigh();
-        }
-        Ok(admitted?)
+        let admitted = live.admit(call);
+        self.changed(&mut live, call.channel);
+        drop(live);
+        admitted?;
+        Ok(Admission { session, channel: call.channel, number: call.number })
     }
 
     /// Refuses an authentic call before it is admitted. It is free for good.
@@ -228,7 +209,7 @@ impl Tabs {
         let mut live = session.live();
         live.tab.refuse(call.number);
         // How far the numbers have come is stored, so that none of these is served after it has left the memory.
-        live.dirty = true;
+        self.changed(&mut live, call.channel);
         Ok(())
     }
 
@@ -249,12 +230,13 @@ impl Tabs {
 
     /// Ends a call: served for `charged`, or failed and free. Whoever draws the tab from now on also learns that somebody
     /// waits for this call, so no close can settle it and leave its answer behind.
-    pub fn end(&self, channel: ChannelId, number: CallNumber, charged: Option<Msat>) -> Ended {
-        let Some(session) = self.session(channel) else {
-            return Ended { charged: Msat::ZERO, storing: Storing::Gone(channel), asks: false };
-        };
+    pub fn end(&self, admission: Admission, charged: Option<Msat>) -> Ended {
+        let Admission { session, channel, number } = admission;
         let mut live = session.live();
-        live.dirty = true;
+        if live.is_closed {
+            return Ended { charged: Msat::ZERO, storing: Storing::Gone(channel), asks: false };
+        }
+        self.changed(&mut live, channel);
         let was_served = charged.is_some();
         let charged = live.tab.end(number, charged);
         if live.is_draining() {
@@ -262,7 +244,7 @@ impl Tabs {
         }
         match self.durability {
             Durability::Call if was_served => {
-                let (answer, asks) = live.wait();
+                let (answer, asks) = (live.wait(), self.ask(&mut live, channel));
                 Ended { charged, storing: Storing::Waits(answer), asks }
             }
             Durability::Call | Durability::Batch(_) => Ended { charged, storing: Storing::Done, asks: false },
@@ -274,7 +256,7 @@ impl Tabs {
         if let Some(session) = self.session(channel) {
             let mut live = session.live();
             live.tab.settle(number, so_far);
-            live.dirty = true;
+            self.changed(&mut live, channel);
         }
     }
 
@@ -302,23 +284,17 @@ impl Tabs {
 
     async fn store_now(&self, books: &Books<Payee>, channel: ChannelId) -> Result<(), OrderError<Reject>> {
         let session = self.session(channel).ok_or(OrderError::NoChannel(channel))?;
-        let (answer, asks) = session.live().wait();
+        let (answer, asks) = {
+            let mut live = session.live();
+            if live.is_closed {
+                return Err(OrderError::NoChannel(channel));
+            }
+            (live.wait(), self.ask(&mut live, channel))
+        };
         if asks {
-            books.fold(channel);
+            books.fold();
         }
         answer.await.unwrap_or(Err(OrderError::Ended))
-    }
-
-    /// Asks the books to store every tab that is newer than the stored one.
-    pub fn store_all(&self, books: &Books<Payee>) {
-        let sessions = self.sessions.read().expect("no holder of this lock panics");
-        let dirty = sessions.iter().filter(|(_, session)| {
-            let mut live = session.live();
-            live.dirty && !std::mem::replace(&mut live.asked, true)
-        });
-        let dirty: Vec<ChannelId> = dirty.map(|(id, _)| *id).collect();
-        drop(sessions);
-        dirty.into_iter().for_each(|id| books.fold(id));
     }
 
     /// Takes a channel's tab from the books, if it is not in memory yet. Whether there is one.
@@ -331,10 +307,8 @@ impl Tabs {
         }
         // Who names a channel that is not there must not keep the books busy.
         let Some(setup) = books.setup(&channel) else { return Ok(false) };
-        let Some(state) = books.state(channel).await? else { return Ok(false) };
+        let Some((state, ladders)) = books.ladders(channel).await? else { return Ok(false) };
         let Some(tab) = state.tab() else { return Ok(false) };
-        let least = tab.newest_word().map_or(0, |(chain, ..)| chain);
-        let ladders = books.ladders(channel, least).await?;
         self.insert(channel, &setup, tab.clone(), ladders, state.cap(&setup));
         self.make_room(books);
         Ok(true)
@@ -352,7 +326,17 @@ impl Tabs {
         let key = CallKey::agree(&setup.keys, &setup.channel.params().payer.session, channel);
         tab.begin(self.epoch);
         let (waiting, share) = (Vec::new(), self.resident.share());
-        let mut live = Live { tab, ladders, cap, draining: 0, dirty: false, asked: false, waiting, share };
+        let mut live = Live {
+            tab,
+            ladders,
+            cap,
+            draining: 0,
+            dirty: false,
+            asked: false,
+            waiting,
+            is_closed: false,
+            share,
+        };
         live.weigh();
         let used = self.loads.fetch_add(1, Ordering::Relaxed) + 1;
         let session = Session {
@@ -401,7 +385,7 @@ impl Tabs {
         let gone = self.sessions.write().expect("no holder of this lock panics").remove(&channel);
         if let Some(session) = gone {
             let mut live = session.live();
-            live.draining += 1;
+            live.is_closed = true;
             // Their calls are not in what was settled.
             live.waiting.drain(..).for_each(|reply| drop(reply.send(Err(OrderError::NoChannel(channel)))));
         }
@@ -415,6 +399,10 @@ impl Tabs {
 }
 
 impl Desk<Payee> for Tabs {
+    fn asked(&self, most: usize) -> (Vec<ChannelId>, bool) {
+        self.draw_list(most)
+    }
+
     fn draw(&self, id: ChannelId) -> Option<Drawn<Payee>> {
         let session = self.session(id)?;
         let mut live = session.live();
@@ -428,7 +416,7 @@ impl Desk<Payee> for Tabs {
 
     fn not_stored(&self, id: ChannelId) {
         if let Some(session) = self.session(id) {
-            session.live().dirty = true;
+            self.changed(&mut session.live(), id);
         }
     }
 

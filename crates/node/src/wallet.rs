@@ -117,7 +117,12 @@ pub struct Wallet {
     inner: bdk_wallet::Wallet,
     seed: Arc<Seed>,
     fingerprint: Fingerprint,
+    /// Which of the unused addresses was handed out again last.
+    turn: usize,
 }
+
+/// How many addresses may wait for their first coin: one less than other wallets look ahead.
+const MOST_UNUSED: usize = 19;
 
 impl Wallet {
     /// Opens the stored wallet, or makes one that knows the chain from `birthday` on.
@@ -146,7 +151,7 @@ impl Wallet {
                 .load_wallet_no_persist(changes)
                 .map_err(|error| mismatch(&error))?
                 .ok_or_else(|| mismatch(&"it is empty"))?;
-            return Ok(Self { inner, seed, fingerprint });
+            return Ok(Self { inner, seed, fingerprint, turn: 0 });
         }
         let mut inner = bdk_wallet::Wallet::create(external, internal)
             .network(network)
@@ -161,7 +166,7 @@ impl Wallet {
                 .apply_update(Update { chain: Some(chain), ..Update::default() })
                 .map_err(|_| WalletError::Disconnected(birthday.height))?;
         }
-        let mut wallet = Self { inner, seed, fingerprint };
+        let mut wallet = Self { inner, seed, fingerprint, turn: 0 };
         wallet.save(|write| {
             let batch = store.batch()?;
             batch.write(&write)?;
@@ -192,9 +197,18 @@ impl Wallet {
         self.inner.take_staged();
     }
 
-    /// An address that was never handed out. To be saved before it is shown.
+    /// An address that nothing was ever sent to, and as far as possible one that was never handed out. To be saved before it is shown.
+    ///
+    /// Whoever restores the seed elsewhere looks no further than 20 unused addresses (BIP44), and strangers can have addresses handed
+    /// out to them by opening channels that they never fund. So while 19 wait, they are handed out again, in turns.
     pub fn new_address(&mut self) -> Address {
-        self.inner.reveal_next_address(KeychainKind::External).address
+        let unused: Vec<Address> =
+            self.inner.list_unused_addresses(KeychainKind::External).map(|unused| unused.address).collect();
+        if unused.len() < MOST_UNUSED {
+            return self.inner.reveal_next_address(KeychainKind::External).address;
+        }
+        self.turn = (self.turn + 1) % unused.len();
+        unused[self.turn].clone()
     }
 
     /// What the wallet holds.
@@ -214,8 +228,24 @@ impl Wallet {
         amount: Amount,
         fee_rate: FeeRate,
     ) -> Result<Transaction, WalletError> {
+        self.pay_apart_from(script, amount, fee_rate, &[])
+    }
+
+    /// The same, but not out of the change of these transactions: they may never be sent.
+    ///
+    /// # Errors
+    /// When there is too little money besides.
+    pub fn pay_apart_from(
+        &mut self,
+        script: ScriptBuf,
+        amount: Amount,
+        fee_rate: FeeRate,
+        withheld: &[Txid],
+    ) -> Result<Transaction, WalletError> {
+        let outpoints = self.inner.list_unspent().map(|output| output.outpoint);
+        let theirs = outpoints.filter(|outpoint| withheld.contains(&outpoint.txid)).collect();
         let mut builder = self.inner.build_tx();
-        builder.add_recipient(script, amount).fee_rate(fee_rate);
+        builder.add_recipient(script, amount).fee_rate(fee_rate).unspendable(theirs);
         let psbt = builder.finish().map_err(insufficient)?;
         let transaction = self.sign(psbt)?;
         self.inner.apply_unconfirmed_txs([(transaction.clone(), now())]);
@@ -370,4 +400,59 @@ fn insufficient(error: CreateTxError) -> WalletError {
 
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use bitcoin::TxIn;
+    use bitcoin::absolute::LockTime;
+    use bitcoin::constants::genesis_block;
+    use bitcoin::hashes::Hash as _;
+    use bitcoin::transaction::Version;
+
+    use super::*;
+
+    fn wallet(folder: &std::path::Path, name: &str) -> Wallet {
+        let mut store = Store::open(&folder.join(name)).unwrap();
+        let seed = Arc::new(Seed::new([7; 64], Network::Regtest));
+        let birthday =
+            farthing_chain::BlockId { height: 0, hash: genesis_block(Network::Regtest).block_hash() };
+        Wallet::open(&mut store, seed, birthday).unwrap()
+    }
+
+    #[test]
+    fn however_many_addresses_are_handed_out_a_restored_wallet_finds_what_they_got() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut first = wallet(folder.path(), "first.sqlite");
+        let handed: BTreeSet<String> = (0..100).map(|_| first.new_address().to_string()).collect();
+        assert_eq!(handed.len(), MOST_UNUSED);
+
+        let mut restored = wallet(folder.path(), "restored.sqlite");
+        let mut value = Amount::ZERO;
+        for round in 1..=50 {
+            let coin = TxOut {
+                value: Amount::from_sat(10_000 + round),
+                script_pubkey: first.new_address().script_pubkey(),
+            };
+            value += coin.value;
+            let paying = Transaction {
+                version: Version::TWO,
+                lock_time: LockTime::ZERO,
+                input: vec![TxIn {
+                    previous_output: OutPoint { txid: Txid::from_byte_array([round as u8; 32]), vout: 0 },
+                    ..TxIn::default()
+                }],
+                output: vec![coin],
+            };
+            for wallet in [&mut first, &mut restored] {
+                wallet.inner.apply_unconfirmed_txs([(paying.clone(), round)]);
+            }
+        }
+        let highest = first.inner.derivation_index(KeychainKind::External).unwrap();
+        assert!(highest >= 50, "new ones are handed out: {highest}");
+        assert_eq!(first.inner.balance().total(), value);
+        assert_eq!(restored.inner.balance().total(), value);
+    }
 }

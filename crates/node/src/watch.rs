@@ -7,7 +7,7 @@
 //! The thread also carries out effects on the chain. They are idempotent: what fails now is tried again at the next
 //! block, because the machine's state asks for it again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::iter;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
@@ -236,6 +236,7 @@ impl<M: Watchable> Watcher<M> {
         let tip = self.take_in_blocks()?;
         self.grant_wishes()?;
         let fee_rate = publish::fee_rate(&self.chain, self.pace.target_blocks, self.pace.fallback_fee_rate)?;
+        self.forget_all_but(&watched);
         for Watched { id, outpoint, parties } in watched {
             let is_large = |seen: &&Glimpse| seen.tip == tip && seen.outputs.len() > MANY;
             if self.seen.get(&id).filter(is_large).is_some() {
@@ -256,10 +257,20 @@ impl<M: Watchable> Watcher<M> {
                         self.carry_out_for(id, effect);
                     }
                 }
+                // It was forgotten, and never had any money, after the books said what is to be watched.
+                Err(OrderError::NoChannel(_)) => {}
                 Err(error) => tracing::warn!(channel = %id, %error, "a look at the chain was not taken in"),
             }
         }
         Ok(())
+    }
+
+    /// What was seen of channels that are not watched any more takes no memory.
+    fn forget_all_but(&mut self, watched: &[Watched]) {
+        if self.seen.len() > watched.len() {
+            let watched: HashSet<ChannelId> = watched.iter().map(|watched| watched.id).collect();
+            self.seen.retain(|id, _| watched.contains(id));
+        }
     }
 
     /// What a person asked for from another process.

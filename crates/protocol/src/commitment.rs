@@ -207,6 +207,37 @@ mod tests {
         }
     }
 
+    /// A payer may sign the right transaction in another way (BIP341), so that others could add inputs or change outputs.
+    #[test]
+    fn a_signature_of_another_sighash_type_is_none() {
+        let (channel, total) = (testing::channel(), Msat::new(50_000_000));
+        let transaction = build(&channel, total);
+        let leaf = FundingOutput::leaf_hash(channel.funding().commitment_leaf());
+        let signed = |kind| {
+            let output = channel.funding_txout();
+            let prevout = Prevouts::One(0, &output);
+            let all = [&output];
+            let prevouts =
+                if kind >= TapSighashType::AllPlusAnyoneCanPay { prevout } else { Prevouts::All(&all) };
+            let digest =
+                SighashCache::new(&transaction).taproot_script_spend_signature_hash(0, &prevouts, leaf, kind);
+            let digest = Message::from_digest(digest.unwrap().to_byte_array());
+            let signature = SECP256K1.sign_schnorr_no_aux_rand(&digest, &testing::payer_keys().funding);
+            verify(&channel, &Payment { total, signature })
+        };
+        assert_eq!(signed(TapSighashType::Default), Ok(()));
+        for kind in [
+            TapSighashType::All,
+            TapSighashType::None,
+            TapSighashType::Single,
+            TapSighashType::AllPlusAnyoneCanPay,
+            TapSighashType::NonePlusAnyoneCanPay,
+            TapSighashType::SinglePlusAnyoneCanPay,
+        ] {
+            assert_eq!(signed(kind), Err(WrongSignature(total)), "{kind}");
+        }
+    }
+
     #[test]
     fn weighs_204_vbytes() {
         let channel = testing::channel();

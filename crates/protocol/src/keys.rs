@@ -11,7 +11,7 @@
 //! | challenge | `m/402'/coin'/2147483647'` | a seller's secret that binds challenges to it |
 //! | identity | `m/402'/coin'/2147483647'/0'` | a payee of cheques signs its prekeys ([`crate::cheque`]) and its requests to its mailbox with it; no money |
 //! | receipt | `m/402'/coin'/2147483647'/1'` | signs receipts and nothing else; no money |
-//! | prekeys | `m/402'/coin'/2147483647'/2'` | the payee draws the nonces of its receipts from it |
+//! | prekeys | `m/402'/coin'/2147483647'/2'` | the payee draws the nonces of its receipts from it, and the tweaks of its routes |
 //! | mail | `m/402'/coin'/2147483647'/3'` | opens a payee's mail; no money |
 //! | owner | `m/402'/coin'/2147483647'/4'/device'/0'…2'` | of a device's owner ([`crate::device::owner`]): policies, and the device's money |
 //!

@@ -36,6 +36,7 @@ use crate::ledger::Ledger;
 use crate::lightspeed::tab::{Claim, Tab};
 use crate::opening::{self, Refusal};
 pub use crate::payee::account::Account;
+use crate::payee::charge::Check;
 pub use crate::payee::charge::Reject;
 pub use crate::payee::publishing::Publication;
 use crate::payee::publishing::publication;
@@ -205,22 +206,7 @@ impl State {
     /// When the other side is wrong, or too late. Then nothing changes.
     pub fn handle(&self, setup: &Setup, input: Input) -> Result<Transition<Self, Effect>, Reject> {
         match (self, input) {
-            (Self::AwaitingDepth(state), Input::Charge { payment, cost }) => {
-                let account = state.account.charged(setup, payment, cost)?;
-                let (cap, got) = (setup.policy.unconfirmed_cap, account.ledger().spent);
-                if cost > Msat::ZERO && got > cap {
-                    return Err(Reject::NotDeepEnough { cap, got });
-                }
-                Ok(Transition::to(Self::AwaitingDepth(AwaitingDepth { account, ..*state }))
-                    .then(Effect::Serve { cost }))
-            }
-            (Self::Open(state), Input::Charge { payment, cost }) => {
-                let account = state.account.charged(setup, payment, cost)?;
-                Ok(Transition::to(Self::Open(Open { account })).then(Effect::Serve { cost }))
-            }
-            (Self::ClosingTogether(_) | Self::ClosingAlone(_) | Self::Closed(_), Input::Charge { .. }) => {
-                Err(Reject::NotOpen(self.name()))
-            }
+            (_, Input::Charge { payment, cost }) => self.charge(setup, payment, cost, Check::Needed),
 
             (Self::AwaitingDepth(state), Input::Fold(tab)) => {
                 let account = state.account.folded(tab)?;

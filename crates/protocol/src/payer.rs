@@ -230,15 +230,7 @@ impl State {
                 Input::Accepted(_) | Input::Refused,
             ) => Ok(Transition::to(self.clone())),
 
-            (Self::AwaitingFunding(AwaitingFunding { account }), Input::Buy { cost }) => {
-                let (account, payment) = account.bought(setup, cost)?;
-                Ok(Transition::to(Self::AwaitingFunding(AwaitingFunding { account }))
-                    .then(Effect::Pay(payment)))
-            }
-            (Self::Open(Open { account }), Input::Buy { cost }) => {
-                let (account, payment) = account.bought(setup, cost)?;
-                Ok(Transition::to(Self::Open(Open { account })).then(Effect::Pay(payment)))
-            }
+            (_, Input::Buy { cost }) => self.buy(setup, cost, None),
             (Self::AwaitingFunding(AwaitingFunding { account }), Input::Call(input)) => {
                 let (account, effect) = account.call(setup, input)?;
                 let next = Self::AwaitingFunding(AwaitingFunding { account });
@@ -255,7 +247,7 @@ impl State {
                 | Self::Closing(_)
                 | Self::Refunding(_)
                 | Self::Closed(_),
-                Input::Buy { .. } | Input::Call(_),
+                Input::Call(_),
             ) => Err(Reject::NotOpen(self.name())),
 
             (
@@ -324,6 +316,31 @@ impl State {
                 Ok(Transition::to(self.clone()))
             }
         }
+    }
+
+    /// [`Input::Buy`], for whoever may have signed the payment before: then it is not signed again.
+    pub(crate) fn buy(
+        &self,
+        setup: &Setup,
+        cost: Msat,
+        signed: Option<Payment>,
+    ) -> Result<Transition<Self, Effect>, Reject> {
+        let (next, payment) = match self {
+            Self::AwaitingFunding(AwaitingFunding { account }) => {
+                let (account, payment) = account.bought(setup, cost, signed)?;
+                (Self::AwaitingFunding(AwaitingFunding { account }), payment)
+            }
+            Self::Open(Open { account }) => {
+                let (account, payment) = account.bought(setup, cost, signed)?;
+                (Self::Open(Open { account }), payment)
+            }
+            Self::AwaitingAcceptance
+            | Self::Abandoned
+            | Self::Closing(_)
+            | Self::Refunding(_)
+            | Self::Closed(_) => return Err(Reject::NotOpen(self.name())),
+        };
+        Ok(Transition::to(next).then(Effect::Pay(payment)))
     }
 
     /// What a restart must do again.

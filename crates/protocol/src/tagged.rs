@@ -13,13 +13,24 @@ pub(crate) fn engine(tag: &str) -> sha256::HashEngine {
 
 /// SHA-256 of what an engine has absorbed, whole blocks, and then of `rest`. The padding is made here and everything fed at
 /// once, where it fits into `ROOM` bytes: the library's own way, in six small parts, takes half as long as the hashing.
-pub(crate) fn finish<const ROOM: usize>(mut engine: sha256::HashEngine, rest: &[u8]) -> [u8; 32] {
-    let bits = (engine.n_bytes_hashed() + rest.len()) as u64 * 8;
-    let mut padded = [0; ROOM];
-    match padded.get_mut(..(rest.len() + 9).next_multiple_of(64)) {
+pub(crate) fn finish<const ROOM: usize>(engine: sha256::HashEngine, rest: &[u8]) -> [u8; 32] {
+    let mut room = [0; ROOM];
+    match room.get_mut(..rest.len()) {
+        Some(beginning) => {
+            beginning.copy_from_slice(rest);
+            finish_in_place(engine, &mut room, rest.len())
+        }
+        None => finish_in_parts(engine, rest),
+    }
+}
+
+/// [`finish`] of the first `length` bytes of `room`, which is overwritten.
+pub(crate) fn finish_in_place(mut engine: sha256::HashEngine, room: &mut [u8], length: usize) -> [u8; 32] {
+    let bits = (engine.n_bytes_hashed() + length) as u64 * 8;
+    match room.get_mut(..(length + 9).next_multiple_of(64)) {
         Some(blocks) if engine.n_bytes_hashed().is_multiple_of(64) => {
-            let (message, padding) = blocks.split_at_mut(rest.len());
-            message.copy_from_slice(rest);
+            let (_message, padding) = blocks.split_at_mut(length);
+            padding.fill(0);
             padding[0] = 0x80;
             if let Some(length) = padding.last_chunk_mut() {
                 *length = bits.to_be_bytes();
@@ -27,11 +38,13 @@ pub(crate) fn finish<const ROOM: usize>(mut engine: sha256::HashEngine, rest: &[
             engine.input(blocks);
             engine.midstate().to_byte_array()
         }
-        Some(_) | None => {
-            engine.input(rest);
-            sha256::Hash::from_engine(engine).to_byte_array()
-        }
+        Some(_) | None => finish_in_parts(engine, &room[..length]),
     }
+}
+
+fn finish_in_parts(mut engine: sha256::HashEngine, rest: &[u8]) -> [u8; 32] {
+    engine.input(rest);
+    sha256::Hash::from_engine(engine).to_byte_array()
 }
 
 /// The tagged hash over the parts, each preceded by its length in eight bytes, so that no two lists of parts

@@ -232,8 +232,18 @@ fn punishes_a_bridge_that_publishes_a_revoked_state() {
     // It can still be published by right.
     let refused = world.give(Input::Punish(Box::new(revoked(&published))));
     assert_eq!(refused, Err(Reject::NotRevoked));
+    let near = ours.expiry - 50..=ours.expiry + 50;
+    let by_trying = |world: &World, heights| {
+        let hashes = [htlc(1, 0).payment_hash, ours.payment_hash];
+        world.state.account().revoked_htlcs(&world.setup, &published, &hashes, heights)
+    };
+    assert_eq!(by_trying(&world, near.clone()), []);
     world.commit_bridge(world.next_bridge()).unwrap();
     world.revoke_bridge().unwrap();
+    // Nobody has to remember which HTLCs of ours it had.
+    assert_eq!(by_trying(&world, near), [ours]);
+    assert_eq!(by_trying(&world, ours.expiry..=ours.expiry), [ours]);
+    assert_eq!(by_trying(&world, ours.expiry - 9..=ours.expiry - 1), []);
 
     let effects = world.give(Input::Punish(Box::new(revoked(&published)))).unwrap();
     let [Effect::Broadcast(transactions)] = &effects[..] else { panic!("a transaction, not {effects:?}") };

@@ -12,6 +12,7 @@ use farthing_protocol::closing::{self, Settlement};
 use farthing_protocol::sighting::{Funding, Sighting};
 use farthing_protocol::{Channel, Msat, Params, Payment, commitment, payee, payer, refund};
 use proptest::collection::vec;
+use proptest::option::of;
 use proptest::prelude::*;
 use proptest::sample::select;
 
@@ -101,7 +102,8 @@ fn payer_input() -> impl Strategy<Value = payer::Input> {
         1 => Just(payer::Input::Accepted(opening_signature())),
         1 => Just(payer::Input::Refused),
         10 => amount().prop_map(|cost| payer::Input::Buy { cost: Msat::new(cost) }),
-        1 => fee_rate().prop_map(|fee_rate| payer::Input::Close { fee_rate, charged: None }),
+        1 => (fee_rate(), of(amount().prop_map(Msat::new)))
+            .prop_map(|(fee_rate, charged)| payer::Input::Close { fee_rate, charged }),
         2 => any_spend().prop_map(|transaction| payer::Input::Countersigned { transaction }),
         4 => sighting().prop_map(payer::Input::Sighted),
     ]
@@ -194,7 +196,11 @@ proptest! {
                         prop_assert!(payment.total <= payer.setup.channel.max_total());
                     }
                     payer::Effect::ProposeClosing(settlement) => {
-                        prop_assert_eq!(settlement.to_payee, closing::due(ledger.spent, ledger.paid()));
+                        // Whatever the payee says that it charged: never more than was bought.
+                        let payer::Input::Close { charged, .. } = &input else { panic!("it was told to close") };
+                        let spent = charged.unwrap_or(ledger.spent).min(ledger.spent);
+                        prop_assert_eq!(settlement.to_payee, closing::due(spent, ledger.paid()));
+                        prop_assert!(settlement.to_payee <= closing::due(ledger.spent, ledger.paid()));
                         prop_assert!(closing::build(&payer.setup.channel, &settlement).is_ok());
                     }
                     payer::Effect::Broadcast(transaction) => check_broadcast(&payer, &input, &shown, &transaction)?,

@@ -7,6 +7,8 @@
 pub mod accounts;
 pub mod calls;
 pub mod crashes;
+pub mod electrum;
+pub mod lnd;
 pub mod mail;
 pub mod message;
 pub mod people;

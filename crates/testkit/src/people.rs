@@ -1,5 +1,6 @@
 //! People: each runs the program in processes of its own, with a data folder of its own.
 
+use std::fs::File;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::Command;
@@ -132,6 +133,20 @@ impl Person {
     /// # Errors
     /// When it cannot be run.
     pub fn start(&self, arguments: &[&str]) -> Result<Process> {
+        Process::start(self.command(arguments))
+    }
+
+    /// Starts the program, which reads these lines.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn feed(&self, arguments: &[&str], lines: &[String]) -> Result<Process> {
+        let path = self.path("input");
+        std::fs::write(&path, lines.join("\n"))?;
+        Process::start_with(self.command(arguments), File::open(path)?.into())
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
         let mut command = match self.disk {
             None => Command::new(&self.program),
             Some(bytes) => {
@@ -149,7 +164,7 @@ impl Person {
             }
         }
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
-        Process::start(command)
+        command
     }
 
     /// Runs a command to its end.

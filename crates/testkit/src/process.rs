@@ -40,10 +40,18 @@ impl Process {
     ///
     /// # Errors
     /// When it cannot be run.
-    pub fn start(mut command: Command) -> Result<Self> {
+    pub fn start(command: Command) -> Result<Self> {
+        Self::start_with(command, Stdio::null())
+    }
+
+    /// Starts a program that reads this.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn start_with(mut command: Command, input: Stdio) -> Result<Self> {
         let arguments: Vec<_> = command.get_args().map(|text| text.to_string_lossy().into_owned()).collect();
         let name = format!("`{}`", arguments.join(" "));
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().with_context(|| name.clone())?;
         let output = child.stdout.take().context("standard output")?;
         let mut errors = child.stderr.take().context("standard error")?;

@@ -38,7 +38,19 @@ impl World {
     /// # Errors
     /// When no bitcoind can be started.
     pub fn new(program: &str) -> Result<Self> {
-        let node = Arc::new(RegtestNode::start()?);
+        Self::on(RegtestNode::start()?, program)
+    }
+
+    /// The same, but the node finds every transaction by its id, which servers of wallets want.
+    ///
+    /// # Errors
+    /// When no bitcoind can be started.
+    pub fn indexed(program: &str) -> Result<Self> {
+        Self::on(RegtestNode::start_with(&["-txindex=1"])?, program)
+    }
+
+    fn on(node: RegtestNode, program: &str) -> Result<Self> {
+        let node = Arc::new(node);
         let mut named = tempfile::Builder::new();
         let named = named.prefix("farthing-story-");
         let folder = named.tempdir_in(MEMORY).or_else(|_| named.tempdir())?;
@@ -123,6 +135,14 @@ impl World {
         let address: Address<NetworkUnchecked> = address.parse()?;
         self.node.send(&address.require_network(Network::Regtest)?, Amount::from_sat(sat))?;
         self.mine(1)
+    }
+
+    /// Pays an address from the node's wallet. The transaction is in the mempool.
+    ///
+    /// # Errors
+    /// When the node refuses.
+    pub fn pay(&self, address: &Address, amount: Amount) -> Result<Transaction> {
+        Ok(self.node.pay(address, amount)?)
     }
 
     /// From now on, until dropped, a block comes whenever the mempool holds something.

@@ -21,6 +21,7 @@ use farthing_http::gate::{Gate, Gated, Manner};
 use farthing_http::tariff::{CallPrice, Tariff};
 use farthing_node::books::{Item, OrderError};
 use farthing_protocol::lightspeed::call::{MacKey, NO_BODY, Target};
+use farthing_protocol::lightspeed::numbers::WINDOW;
 use farthing_protocol::lightspeed::tab::MOST_RUNNING;
 use farthing_protocol::lightspeed::{Call, CallNumber, Words};
 use farthing_protocol::{ChannelId, Msat};
@@ -227,6 +228,28 @@ fn more_calls_at_once_than_a_payer_may_have_are_told_to_wait() {
         assert_eq!(after.status(), 200);
     });
     assert_eq!(spent(&story, id), Msat::new((MOST_RUNNING as u64 + 1) * 1_000));
+}
+
+/// The same number again is the same call only within the window: beyond it nobody knows any more what became of it.
+#[test]
+fn a_call_that_has_left_the_window_is_neither_served_again_nor_charged() {
+    let story = Story::begin();
+    let id = story.open_for_calls(rungs(30, 100));
+    let flood = Flood::new(&story, id);
+    let gate = Gate::new(story.seller().clone(), Tariff::per_call(PRICE));
+    let service =
+        gate.layer(service_fn(async |_: Request| Ok::<_, Infallible>(Response::new(Body::from("done")))));
+    let send = |counter| run(service.clone().oneshot(flood.request(counter))).unwrap();
+
+    assert_eq!(send(1).status().as_u16(), 200);
+    assert_eq!(send(WINDOW).status().as_u16(), 200);
+    let again = send(1);
+    assert!(again.headers().contains_key("payment-receipt"), "it is in the window: {}", again.status());
+    assert_eq!(send(1 + WINDOW).status().as_u16(), 200);
+    let forgotten = send(1);
+    assert_eq!((forgotten.status().as_u16(), header(&forgotten, "lightspeed")), (409, Some("forgotten")));
+    assert!(!forgotten.headers().contains_key("payment-receipt"));
+    assert_eq!(spent(&story, id), Msat::new(3_000));
 }
 
 /// A service that answers in parts of 1 KiB for ever.

@@ -12,11 +12,12 @@ use bitcoin::{Address, Amount, Network, OutPoint, ScriptBuf, Transaction, TxOut,
 use common::*;
 use farthing_node::books::OrderError;
 use farthing_node::buyer::ProposeError;
-use farthing_node::seller::AcceptError;
+use farthing_node::seller::{AcceptError, SettleError};
 use farthing_protocol::channel::Expiry;
+use farthing_protocol::closing::{Proposal, Settlement};
 use farthing_protocol::keys::{KeyId, Seed};
 use farthing_protocol::opening::{Offer, Opening};
-use farthing_protocol::{Channel, ChannelId, Msat, Params, Party, payee, payer};
+use farthing_protocol::{Channel, ChannelId, Msat, Params, Party, commitment, payee, payer};
 use farthing_testkit::wait::never;
 
 #[test]
@@ -128,6 +129,28 @@ fn an_opening_that_is_never_funded_is_forgotten_at_its_expiry() {
     assert_never_opens(&story, id);
 }
 
+/// A hostile buyer need not keep to the offer.
+#[test]
+fn terms_beyond_what_the_seller_offers_are_refused_and_nothing_is_stored() {
+    let story = Story::begin();
+    let stranger = Stranger::meets(&story);
+    let (good, tip) = (stranger.params.clone(), story.chain.tip().unwrap().height);
+    let at = |blocks: u32| Expiry::at_height(tip + blocks);
+    let bad = [
+        Params { fee_rate: rate(3), ..good.clone() },
+        Params { capacity: sat(9_999), ..good.clone() },
+        Params { capacity: sat(100_000_001), ..good.clone() },
+        Params { expiry: at(MARGIN), ..good.clone() },
+        Params { expiry: at(1_200), ..good.clone() },
+    ];
+    for params in bad {
+        let refused = stranger.tries_to_open(&story, params.clone());
+        assert!(matches!(refused, Err(AcceptError::Refused(_))), "{refused:?} {params:?}");
+    }
+    assert!(wait(story.seller().channels()).unwrap().is_empty());
+    stranger.tries_to_open(&story, good).unwrap();
+}
+
 /// Somebody else holds the database for so long that the write fails, as on a full disk.
 #[test]
 fn the_coins_of_a_proposal_that_could_not_be_stored_are_free_again() {
@@ -177,6 +200,51 @@ fn no_more_openings_are_accepted_than_may_wait_for_their_funding() {
     assert_eq!((accepted.len(), refused.len()), (2, 14));
     assert!(refused.iter().all(|answer| matches!(answer, Err(AcceptError::TooManyUnfunded(2)))));
     assert_eq!(wait(story.seller().channels()).unwrap().len(), 2);
+}
+
+/// Also of those that sign a payment out of nothing, and ask for a channel of calls.
+#[test]
+fn whoever_never_funds_gives_up_its_place_whatever_it_signed() {
+    let story = Story::set(|setting| {
+        setting.terms.most_unfunded = 1;
+        setting.terms.time_to_fund = Duration::ZERO;
+    });
+    let open = |number| {
+        let stranger = Stranger::meets(&story);
+        let funding = OutPoint { txid: Txid::from_byte_array([number; 32]), vout: 0 };
+        let params = Params { funding, ..stranger.params.clone() };
+        stranger.tries_to_open(&story, params.clone()).unwrap();
+        let channel = Channel::new(params).unwrap();
+        let keys = stranger.seed.channel_keys(KeyId::from_u64(Stranger::KEY));
+        let payment = commitment::sign(&channel, &keys, channel.max_total());
+        (channel.id(), payment)
+    };
+    let (id, payment) = open(1);
+    let item = farthing_node::books::Item { id: [1; 32], cost: Msat::ZERO };
+    wait(story.seller().charge(id, item, Some(payment))).unwrap();
+    let (second, _) = open(2);
+    let states = wait(story.seller().channels()).unwrap();
+    let is_waiting = |id| states.iter().any(|entry| entry.id == id && entry.state.is_unfunded());
+    assert!(!is_waiting(id) && is_waiting(second));
+}
+
+#[test]
+fn an_opening_that_nobody_funds_does_not_get_out_of_its_place_by_being_closed() {
+    let story = Story::set(|setting| setting.terms.most_unfunded = 1);
+    let stranger = Stranger::meets(&story);
+    let at = |number| {
+        let funding = OutPoint { txid: Txid::from_byte_array([number; 32]), vout: 0 };
+        Params { funding, ..stranger.params.clone() }
+    };
+    let id = stranger.tries_to_open(&story, at(1)).unwrap();
+    let (channel, keys) =
+        (Channel::new(at(1)).unwrap(), stranger.seed.channel_keys(KeyId::from_u64(Stranger::KEY)));
+    let nothing = Settlement { to_payee: Amount::ZERO, fee_rate: rate(2) };
+    let proposal = Proposal::new(&channel, &keys, nothing, [5; 32]).unwrap();
+    let refused = story.seller().settle(id, proposal.settlement(), &proposal.public_nonce());
+    assert!(matches!(refused, Err(SettleError::Unfunded)), "{refused:?}");
+    let second = stranger.tries_to_open(&story, at(2));
+    assert!(matches!(second, Err(AcceptError::TooManyUnfunded(1))), "{second:?}");
 }
 
 fn assert_never_opens(story: &Story, id: ChannelId) {

@@ -30,7 +30,12 @@ const QUARANTINES: &[Quarantine] = &[
         only_in: &["farthing-gateway"],
     },
     Quarantine { what: "reading invoices", crates: &["lightning-invoice"], only_in: &["farthing-protocol"] },
-    Quarantine { what: "threshold signing", crates: &["dkls23-*", "k256"], only_in: &["farthing-threshold"] },
+    Quarantine {
+        what: "threshold signing",
+        crates: &["dkls23-*", "k256"],
+        // The benchmarks also measure the engine by itself.
+        only_in: &["farthing-threshold", "farthing-testkit"],
+    },
     Quarantine {
         what: "RPC to a bitcoind",
         crates: &["bitcoind", "corepc-*", "jsonrpc", "bitcoincore-rpc*"],
@@ -71,7 +76,14 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     (
         "farthing-testkit",
-        &["farthing-protocol", "farthing-mailbox", "farthing-chain", "farthing-node", "farthing-http"],
+        &[
+            "farthing-protocol",
+            "farthing-mailbox",
+            "farthing-chain",
+            "farthing-node",
+            "farthing-http",
+            "farthing-gateway",
+        ],
     ),
     ("xtask", &[]),
 ];

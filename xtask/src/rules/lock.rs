@@ -4,17 +4,32 @@
 /// can link one.
 const ONCE: [&str; 3] = ["bitcoin", "bitcoinconsensus", "libsqlite3-sys"];
 
-/// No crate of the table is in `Cargo.lock` twice.
-pub fn one_version(lock: &str) -> Vec<String> {
+/// A test of other versions of these would say nothing about what we ship.
+const SAME: [&str; 6] =
+    ["bitcoin", "dkls23-secp256k1", "k256", "lightning", "lightning-invoice", "secp256k1"];
+
+/// No crate of the table is in a lock file twice.
+pub fn one_version(file: &str, lock: &str) -> Vec<String> {
     let mut violations = Vec::new();
     for name in ONCE {
         let versions = versions(lock, name);
         if versions.len() > 1 {
-            violations
-                .push(format!("Cargo.lock has {name} in versions {}: one only", versions.join(" and ")));
+            violations.push(format!("{file} has {name} in versions {}: one only", versions.join(" and ")));
         }
     }
     violations
+}
+
+/// What is tested beside the workspace is what the workspace has.
+pub fn same_versions(ours: &str, file: &str, other: &str) -> Vec<String> {
+    let differs = |name: &&&str| versions(ours, name) != versions(other, name);
+    let differing = SAME.iter().filter(differs);
+    differing
+        .map(|name| {
+            let (ours, other) = (versions(ours, name).join(" and "), versions(other, name).join(" and "));
+            format!("{file} has {name} {other}, Cargo.lock has {ours}: they are to be the same")
+        })
+        .collect()
 }
 
 /// The versions of a package: a `[[package]]` starts with its name, then its version.
@@ -33,9 +48,24 @@ mod tests {
     fn a_second_version_is_refused() {
         let one = "[[package]]\nname = \"bitcoin\"\nversion = \"0.32.102\"\n\n\
                    [[package]]\nname = \"bitcoin-io\"\nversion = \"0.1.101\"\n";
-        assert!(one_version(one).is_empty());
+        assert!(one_version("Cargo.lock", one).is_empty());
 
         let two = format!("{one}\n[[package]]\nname = \"bitcoin\"\nversion = \"0.31.2\"\n");
-        assert_eq!(one_version(&two), ["Cargo.lock has bitcoin in versions 0.32.102 and 0.31.2: one only"]);
+        assert_eq!(
+            one_version("Cargo.lock", &two),
+            ["Cargo.lock has bitcoin in versions 0.32.102 and 0.31.2: one only"]
+        );
+    }
+
+    #[test]
+    fn another_lock_file_may_not_test_other_versions() {
+        let lock = |version| format!("[[package]]\nname = \"lightning\"\nversion = \"{version}\"\n");
+        assert!(same_versions(&lock("0.2.7"), "other.lock", &lock("0.2.7")).is_empty());
+        assert_eq!(
+            same_versions(&lock("0.2.7"), "other.lock", &lock("0.2.8")),
+            ["other.lock has lightning 0.2.8, Cargo.lock has 0.2.7: they are to be the same"]
+        );
+        let missing = same_versions(&lock("0.2.7"), "other.lock", "");
+        assert_eq!(missing, ["other.lock has lightning , Cargo.lock has 0.2.7: they are to be the same"]);
     }
 }

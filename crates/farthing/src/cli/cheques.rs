@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use secp256k1::XOnlyPublicKey;
 
 use crate::amounts::AmountArgument;
 use crate::cli::Spending;
@@ -90,4 +91,63 @@ pub struct CancelArguments {
     /// Allow plain http to another machine.
     #[arg(long)]
     pub allow_http: bool,
+}
+
+/// Arguments of `cheque authorise`.
+#[derive(Debug, Args)]
+pub struct AuthoriseArguments {
+    /// Who may pay: the key that `farthing cheque payer` shows to the payer.
+    #[arg(long, value_name = "KEY")]
+    pub to_payer: XOnlyPublicKey,
+    /// What the payer may add to your channel, for example 5000sat. In a new channel, the first must be large enough to be
+    /// claimed on chain.
+    #[arg(long)]
+    pub amount: AmountArgument,
+    /// What for.
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub memo: String,
+    /// The agent that pays you: its address. A channel from it is opened when none is free.
+    #[arg(long, value_name = "URL")]
+    pub agent: String,
+    /// For how many blocks the payer may pay, and the channel takes nothing else [default: as long as the channel allows].
+    #[arg(long, value_name = "BLOCKS")]
+    pub blocks: Option<u32>,
+    /// The mailbox that your payer writes to (default: `mailbox` of `cheque` in the configuration).
+    #[arg(long, value_name = "URL")]
+    pub mailbox: Option<String>,
+    /// How long to wait for the funding of a new channel, in seconds. When it is not in a block by then, run this again.
+    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    pub wait: u64,
+    /// Allow plain http to another machine.
+    #[arg(long)]
+    pub allow_http: bool,
+}
+
+/// Arguments of `cheque pay`.
+#[derive(Debug, Args)]
+pub struct PayArguments {
+    /// The payee's invitation, which begins with farthingpay1. Without it, everything that was begun is looked after.
+    pub invitation: Option<String>,
+    /// The most that the agent may want for it, beside the amount.
+    #[arg(long, default_value = "100sat", value_name = "AMOUNT")]
+    pub max_fee: AmountArgument,
+    /// How long to wait for the agent, in seconds. When it has not answered by then, run this again.
+    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    pub wait: u64,
+    /// For how many blocks a new channel to the agent lives at most [default: as long as both and the invitation allow].
+    #[arg(long, value_name = "BLOCKS")]
+    pub lifetime: Option<u32>,
+    /// What the mailbox may cost, and what a new channel locks.
+    #[command(flatten)]
+    pub spending: Spending,
+}
+
+/// Arguments of `cheque release`.
+#[derive(Debug, Args)]
+pub struct ReleaseArguments {
+    /// The payee's invitation, which begins with farthingpay1.
+    pub invitation: String,
+    /// What the mailbox may cost.
+    #[command(flatten)]
+    pub spending: Spending,
 }

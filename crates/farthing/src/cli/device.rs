@@ -23,6 +23,16 @@ pub enum DeviceCommand {
         /// The word by which the gateway's operator lets devices in.
         #[arg(long, default_value = "", value_name = "WORD")]
         invitation: String,
+        /// The owner's store, as `farthing owner keep` prints it: KEY@HOST:PORT. The device then always waits for it: it pays nothing
+        /// that the owner could not close without the device.
+        #[arg(long, value_name = "STORE")]
+        store: Option<String>,
+    },
+    /// Make this machine a lost device again, from the owner's backup. Channels of before do not come back: the owner closes them from its
+    /// store (`farthing owner force-close`), or their bridges close them, and `farthing owner sweep` finds the money. Next: `farthing device open`.
+    Restore {
+        /// What `farthing device enroll` gave.
+        backup: PathBuf,
     },
     /// Ask the gateway for a channel. Next: `farthing owner fund`.
     Open {
@@ -40,7 +50,7 @@ pub enum DeviceCommand {
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
     },
-    /// Pay an invoice.
+    /// Pay an invoice. Next, if it takes too long: `farthing device run` goes on with it, and `farthing device status` shows what came of it.
     Pay {
         /// BOLT 11; or `-` to read one from each line of standard input, and pay them one after the other.
         invoice: String,
@@ -51,16 +61,17 @@ pub enum DeviceCommand {
         #[arg(long, default_value_t = 60, value_name = "SECONDS")]
         patience: u64,
     },
-    /// Stay connected, until stopped: payments that were cut short go on.
+    /// Stay connected, until stopped: payments that were cut short go on. Next: `farthing device status`.
     Run,
-    /// Show channels, limits and payments. Asks nobody.
+    /// Show channels, limits and payments. Asks nobody. Next: `farthing device pay`, or `farthing device open` while there is no channel.
     Status,
-    /// Take a policy that the owner signed, and give it to the gateway.
+    /// Take a policy that the owner signed, and give it to the gateway. Next: `farthing device status` shows the limits in force.
     Policy {
         /// What `farthing owner policy` gave.
         policy: PathBuf,
     },
-    /// Close together with the bridge: at once, and the money goes to the owner's address.
+    /// Close together with the bridge: at once, and the money goes to the owner's address. Next, if nobody answers: `farthing device
+    /// force-close`.
     Close {
         /// How long to wait.
         #[arg(long, default_value_t = 60, value_name = "SECONDS")]
@@ -95,7 +106,7 @@ pub enum OwnerCommand {
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
     },
-    /// Keep a device's backup, and from now on know its key.
+    /// Keep a device's backup, and from now on know its key. Next: `farthing device open` on the device.
     Adopt {
         /// The device.
         name: String,
@@ -123,7 +134,8 @@ pub enum OwnerCommand {
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
     },
-    /// Sign and send the funding, if the device says that it could close the channel alone.
+    /// Sign and send the funding, if the device says that it could close the channel alone. Next: `farthing device pay` on the
+    /// device, once the funding is deep enough.
     Release {
         /// The device.
         name: String,
@@ -132,12 +144,29 @@ pub enum OwnerCommand {
         /// What `farthing device fund` gave.
         statement: PathBuf,
     },
-    /// Bring what a closing left to the wallet.
+    /// Keep devices' newest states, so that their channels can be closed when they are gone. Devices that were enrolled with `--store` wait for
+    /// it: it must run where they can reach it. Never put what it keeps (`owner-store/`) into a backup. Next:
+    /// `farthing device enroll --store` with the address that it prints.
+    Keep {
+        /// Where to listen for devices.
+        #[arg(long, default_value = "127.0.0.1:8406", value_name = "ADDRESS")]
+        listen: String,
+    },
+    /// Close a device's channels without it and without its gateway, from what `farthing owner keep` has kept. Run it again until nothing waits.
+    /// Next: `farthing owner sweep`.
+    ForceClose {
+        /// The device.
+        name: String,
+        /// Where to put what the owner may then claim.
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+    },
+    /// Bring what a closing left to the wallet. Next: `farthing wallet balance`, once it is in a block.
     Sweep {
         /// The device.
         name: String,
-        /// What `farthing device force-close` gave.
-        claims: PathBuf,
+        /// What `farthing device force-close` or `farthing owner force-close` gave. Without it, the chain is searched for what bridges' closings paid the owner.
+        claims: Option<PathBuf>,
     },
 }
 

@@ -5,7 +5,10 @@ use secp256k1::XOnlyPublicKey;
 
 use crate::amounts::{AmountArgument, PostageArgument};
 use crate::cli::Spending;
-use crate::cli::cheques::{CancelArguments, CashArguments, ListArguments, WriteArguments};
+use crate::cli::cheques::{
+    AuthoriseArguments, CancelArguments, CashArguments, ListArguments, PayArguments, ReleaseArguments,
+    WriteArguments,
+};
 
 /// What to do with cheques.
 #[derive(Debug, Subcommand)]
@@ -16,13 +19,25 @@ pub enum ChequeCommand {
     /// Write a cheque to somebody who may be offline, and switch off: the agent pays it, also days later. Next: `farthing cheque
     /// list`, where the receipt is once it was cashed.
     Write(Box<WriteArguments>),
-    /// Cash the cheques that wait at the mailbox. Run it again until nothing waits; `farthing channels list` shows what came, and
+    /// Cash the cheques that wait at the mailbox. Next: run it again until nothing waits; `farthing channels list` shows what came, and
     /// `farthing channels close` takes it to the chain.
     Cash(CashArguments),
-    /// The cheques that were written, with their receipts, and those that came.
+    /// The cheques that were written, with their receipts, and those that came. Next: `farthing receipt verify` checks a receipt.
     List(ListArguments),
-    /// Take a cheque back that was not cashed. It counts when the agent has said so.
+    /// Take a cheque back that was not cashed. It counts when the agent has said so. Next, if it has not: run this again until it has.
     Cancel(CancelArguments),
+    /// Print the key by which a payee authorises you to pay it while it is offline. Next: give it to the payee, who runs `farthing
+    /// cheque authorise`.
+    Payer,
+    /// Let a payer pay you while you are offline, and print the invitation that it needs. Until it has paid, has given the
+    /// invitation back, or it ends, your channel takes nothing else. Next: `farthing cheque cash` when you are back.
+    Authorise(AuthoriseArguments),
+    /// Pay a payee that is offline, as it has invited you to: you buy its agent's signature. Next: until the agent
+    /// has answered, run this again now and then: if it takes the price silently, you have to tell the payee.
+    Pay(Box<PayArguments>),
+    /// Give an invitation back under which you have paid nothing, and never will. Next: the payee's channel is free for another with
+    /// its next `farthing cheque cash`.
+    Release(Box<ReleaseArguments>),
 }
 
 /// Arguments of `cheque address`.
@@ -42,7 +57,8 @@ pub struct AddressArguments {
 /// What to do with receipts.
 #[derive(Debug, Subcommand)]
 pub enum ReceiptCommand {
-    /// Check a receipt, and show who was paid how much, for what and when. Fails for one that is forged or damaged.
+    /// Check a receipt, and show who was paid how much, for what and when. Fails for one that is forged or damaged. Next: compare
+    /// the payee's key with the one that you know, or have `--payee` do it.
     Verify {
         /// The receipt, which begins with farthingreceipt1; or - to read it from standard input.
         receipt: String,

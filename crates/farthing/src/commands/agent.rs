@@ -1,7 +1,9 @@
 //! `farthing agent`.
 
+mod trunk;
+
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use axum::Router;
@@ -15,6 +17,7 @@ use tokio::net::TcpListener;
 use crate::cli::AgentArguments;
 use crate::commands::{blocking, cheque, sell};
 use crate::config::Context;
+use trunk::Trunk;
 
 /// How many rounds of asking the nodes go by before everything is looked after.
 const TEND_EVERY: u32 = 20;
@@ -42,7 +45,9 @@ pub async fn run(context: &Context, arguments: AgentArguments) -> anyhow::Result
     );
     context.output.say(&value, &line)?;
     let pace = context.pace().interval.max(Duration::from_millis(200));
-    let tending = tokio::spawn(tend(client.clone(), towards, towards_capacity.0.ceil(), pace));
+    let most = context.most_towards();
+    let trunks = towards.into_iter().map(|node| Trunk::new(node, most)).collect();
+    let tending = tokio::spawn(tend(client.clone(), trunks, towards_capacity.0.ceil(), pace));
     let counter = Arc::new(Counter::new(client.teller().clone(), client.clone()));
     let app: Router = counter.clone().routes();
     listening::serve(listener, app, context.listening(), sell::stopped()).await?;
@@ -53,17 +58,18 @@ pub async fn run(context: &Context, arguments: AgentArguments) -> anyhow::Result
 }
 
 /// Keeps channels to the nodes, and asks them what came of the locks there.
-async fn tend(client: Client, towards: Vec<String>, capacity: Amount, pace: Duration) {
-    let mut missing = towards;
+async fn tend(client: Client, mut trunks: Vec<Trunk>, capacity: Amount, pace: Duration) {
     for round in 0_u32.. {
-        let mut still = Vec::new();
-        for node in missing {
-            if let Err(error) = reach(&client, &node, capacity).await {
-                tracing::info!(node, error = format!("{error:#}"), "no channel to the node yet");
-                still.push(node);
+        for trunk in &mut trunks {
+            if let Err(error) = extend(&client, trunk, capacity).await {
+                trunk.failed(Instant::now());
+                tracing::info!(
+                    node = trunk.node(),
+                    error = format!("{error:#}"),
+                    "no channel to the node yet"
+                );
             }
         }
-        missing = still;
         if let Err(error) = client.sync_all().await {
             tracing::warn!(%error, "the nodes were not asked");
         }
@@ -77,22 +83,17 @@ async fn tend(client: Client, towards: Vec<String>, capacity: Amount, pace: Dura
     }
 }
 
-/// A channel to a node, a new one where there is none.
-async fn reach(client: &Client, node: &str, capacity: Amount) -> anyhow::Result<()> {
-    let (teller, at) = (client.teller().clone(), node.to_owned());
-    let known = blocking(move || {
-        let channels = teller.channels()?;
-        Ok(channels.iter().any(|entry| {
-            entry.record.peer() == Some(&at) && entry.state.drawer().is_some() && entry.state.is_live()
-        }))
-    });
-    if known.await? {
+/// Opens a channel to a node where one is missing.
+async fn extend(client: &Client, trunk: &mut Trunk, capacity: Amount) -> anyhow::Result<()> {
+    let (teller, node) = (client.teller().clone(), trunk.node().to_owned());
+    let held = blocking(move || Ok(teller.trunk(&node)?)).await?;
+    if !trunk.wants_another(&held, Instant::now()) {
         return Ok(());
     }
     // So much earlier than the longest channel of a writer that a lock in it ends in time.
     let terms = client.teller().terms();
     let longest = terms.paid.lifetime.1.min(terms.paying.most_lifetime).saturating_sub(terms.delta);
-    let theirs = client.terms(node).await?.offer.offer.lifetime.1;
-    client.open(node, capacity, Kind::Lock, Some(longest.min(theirs))).await?;
+    let theirs = client.terms(trunk.node()).await?.offer.offer.lifetime.1;
+    client.open(trunk.node(), capacity, Kind::Lock, Some(longest.min(theirs))).await?;
     Ok(())
 }

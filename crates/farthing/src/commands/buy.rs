@@ -101,6 +101,7 @@ async fn buy(context: &Context, arguments: &BuyArguments, buyer: Arc<Buyer>) -> 
         "blake3": hex(&quote.manifest.blake3),
         "pieces": report.pieces,
         "payments": report.payments,
+        "signatures": report.signatures,
         "again": report.again,
         "cost_msat": report.cost.get(),
         "channel": channel.map(|id| id.to_string()),
@@ -125,7 +126,7 @@ fn summary(
         ("file", arguments.output.display().to_string()),
         ("size", human_size(quote.manifest.size)),
         ("pieces fetched", report.pieces.to_string()),
-        ("payments", format!("{}, one signature each", report.payments)),
+        ("payments", format!("{}, {} signatures for them", report.payments, report.signatures)),
         ("paid", report.cost.to_string()),
         (
             "closing",
@@ -217,7 +218,9 @@ async fn can_pay(
     quote: &Quote,
     terms: &Terms,
 ) -> anyhow::Result<bool> {
-    let open = matches!(entry.state, payer::State::AwaitingFunding(_) | payer::State::Open(_));
+    // A channel that pays for calls pays for nothing else.
+    let open = matches!(entry.state, payer::State::AwaitingFunding(_) | payer::State::Open(_))
+        && entry.state.purse().is_none();
     let Some(most) = client.buyer().max_total(entry.id).filter(|_| open) else { return Ok(false) };
     let bought = download::bought_before(client, entry.id, &quote.manifest).await?;
     let missing = terms.cost.saturating_sub(bought);

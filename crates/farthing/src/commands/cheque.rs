@@ -1,9 +1,11 @@
 //! `farthing cheque`.
 
 mod address;
+mod authorise;
 mod cancel;
 mod cash;
 mod list;
+mod pay;
 mod post;
 mod write;
 
@@ -27,6 +29,10 @@ pub async fn run(context: &Context, command: ChequeCommand) -> anyhow::Result<()
         ChequeCommand::Cash(arguments) => cash::run(context, arguments).await,
         ChequeCommand::List(arguments) => list::run(context, arguments).await,
         ChequeCommand::Cancel(arguments) => cancel::run(context, arguments).await,
+        ChequeCommand::Payer => authorise::payer(context),
+        ChequeCommand::Authorise(arguments) => authorise::run(context, arguments).await,
+        ChequeCommand::Pay(arguments) => pay::run(context, *arguments).await,
+        ChequeCommand::Release(arguments) => pay::release(context, *arguments).await,
     }
 }
 

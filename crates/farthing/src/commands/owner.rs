@@ -2,6 +2,8 @@
 //!
 //! What it knows of its devices is in `owner/NAME.json` in the data folder, mode 0600.
 
+mod keep;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +13,7 @@ use bitcoin::{FeeRate, OutPoint, Psbt};
 use farthing_node::device::{Backup, Card};
 use farthing_protocol::Msat;
 use farthing_protocol::device::headers::{Checkpoint, EPOCH};
-use farthing_protocol::device::owner::OwnerKeys;
+use farthing_protocol::device::owner::{Claim, OwnerKeys};
 use farthing_protocol::device::setup::Bounds;
 use farthing_protocol::device::{Enrolment, Policy};
 use secp256k1::PublicKey;
@@ -53,7 +55,12 @@ pub async fn run(context: &Context, command: OwnerCommand) -> anyhow::Result<()>
         OwnerCommand::Release { name, funding, statement } => {
             release(context, &name, &funding, &statement).await
         }
-        OwnerCommand::Sweep { name, claims } => sweep(context, &name, &claims).await,
+        OwnerCommand::Keep { listen } => keep::run(context, &listen).await,
+        OwnerCommand::ForceClose { name, output } => {
+            let context = context.clone();
+            blocking(move || keep::force_close(&context, &name, &output)).await
+        }
+        OwnerCommand::Sweep { name, claims } => sweep(context, &name, claims.as_deref()).await,
     }
 }
 
@@ -191,10 +198,13 @@ async fn release(context: &Context, name: &str, funding: &Path, statement: &Path
     context.output.say(&json!({ "txid": txid }), &format!("the channel is funded by transaction {txid}"))
 }
 
-async fn sweep(context: &Context, name: &str, claims: &Path) -> anyhow::Result<()> {
+async fn sweep(context: &Context, name: &str, claims: Option<&Path>) -> anyhow::Result<()> {
     let (_, owned) = read(context, name)?;
     let keys = keys(context, &owned)?;
-    let Claims { claims, .. } = files::read(claims)?;
+    let claims = match claims {
+        Some(path) => files::read::<Claims>(path)?.claims,
+        None => paid_by_bridges(context, &keys).await?,
+    };
     ensure!(!claims.is_empty(), "there is nothing to claim");
     let (buyer, chain) = (wallet::start(context).await?, context.chain()?);
     let swept = blocking(move || {
@@ -216,6 +226,16 @@ async fn sweep(context: &Context, name: &str, claims: &Path) -> anyhow::Result<(
     let (txid, value) = (swept.compute_txid(), swept.output[0].value);
     let line = format!("{value} are on their way to the wallet in transaction {txid}");
     context.output.say(&json!({ "txid": txid, "value_sat": value.to_sat() }), &line)
+}
+
+/// What closings of bridges paid the owner, found without the device.
+async fn paid_by_bridges(context: &Context, keys: &OwnerKeys) -> anyhow::Result<Vec<Claim>> {
+    let (chain, script) = (context.chain()?, keys.payment_script());
+    blocking(move || {
+        let found = chain.unspent_paying(&[script])?;
+        Ok(found.into_iter().map(|(outpoint, output)| Claim::of_payment(outpoint, output.value)).collect())
+    })
+    .await
 }
 
 fn to_policy(limits: &Limits, version: u64) -> Policy {

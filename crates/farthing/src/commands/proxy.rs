@@ -1,6 +1,7 @@
 //! `farthing proxy`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use farthing_http::listening::{self, Bounds};
@@ -37,7 +38,9 @@ pub async fn run(context: &Context, arguments: ProxyArguments) -> anyhow::Result
     );
     context.output.say(&value, &line)?;
     let router = proxy::router(caller.clone(), target);
-    listening::serve(listener, router, Bounds::default(), sell::stopped()).await?;
+    // Whoever reads slowly here is the user's own program, and may have been paused by the user.
+    let bounds = Bounds { write_patience: Duration::from_secs(24 * 3_600), ..Bounds::default() };
+    listening::serve(listener, router, bounds, sell::stopped()).await?;
     blocking(move || {
         drop((caller, buyer));
         Ok(())

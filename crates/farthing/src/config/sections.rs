@@ -132,6 +132,8 @@ pub struct Agent {
     pub onward: (u64, u64),
     /// The most that all of them lock.
     pub most_onward: u64,
+    /// The most channels to one node. A further one is opened when locks have held all of them for a minute.
+    pub most_towards: usize,
 }
 
 impl Default for Agent {
@@ -142,6 +144,7 @@ impl Default for Agent {
             delta: terms.delta,
             onward: (terms.onward.0.to_sat(), terms.onward.1.to_sat()),
             most_onward: terms.most_onward.to_sat(),
+            most_towards: 4,
         }
     }
 }
@@ -196,6 +199,8 @@ impl Default for Mailbox {
 pub struct Gateway {
     /// The node at the other end of devices' channels: `KEY@HOST:PORT`.
     pub bridge: Option<String>,
+    /// Where the operator's ordinary Lightning node listens, as HOST:PORT. It earns the service fee; without it there is none.
+    pub ordinary_listen: Option<String>,
     /// The service fee, in millionths of a payment.
     pub fee_ppm: u32,
     /// Its fixed part, in millisatoshi.
@@ -205,6 +210,8 @@ pub struct Gateway {
     /// What commitments pay. Fixed, with headroom: a change costs joint signatures.
     pub commitment_fee_rate: u32,
     pub onchain_fee_rate: u32,
+    /// What a closing together may cost above that, in satoshi.
+    pub closing_margin: u64,
     pub bridge_delay: u16,
     pub keys_ready: usize,
 }
@@ -213,11 +220,13 @@ impl Default for Gateway {
     fn default() -> Self {
         Self {
             bridge: None,
+            ordinary_listen: None,
             fee_ppm: 50_000,
             fee_base_msat: 0,
             invitation: String::new(),
             commitment_fee_rate: 10,
             onchain_fee_rate: 10,
+            closing_margin: 1_000,
             bridge_delay: 2_016,
             keys_ready: 2,
         }

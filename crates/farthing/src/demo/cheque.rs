@@ -2,6 +2,7 @@
 //! with the payee.
 
 mod acts;
+mod payee_gone;
 mod report;
 
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ use crate::output::Output;
 const COINS: Amount = Amount::from_sat(1_000_000);
 const DIRECT: &str = "2000sat";
 const ROUTED: &str = "3000sat";
+const REVERSE: &str = "4000sat";
 
 /// Plays the sales and the acts, and prints what everybody had.
 pub async fn run(json: bool) -> anyhow::Result<()> {
@@ -35,17 +37,19 @@ fn play() -> anyhow::Result<Report> {
     let direct = cast.sale(&stage, DIRECT, false)?;
     let routed = cast.sale(&stage, ROUTED, true)?;
     let linkable = cast.is_linkable()?;
+    let reverse = cast.reverse(&stage, REVERSE)?;
     let together = cast.were_together();
     drop(cast);
     let acts = acts::play(&stage)?;
-    Ok(Report::new(direct, routed, linkable, together, acts, started.elapsed()))
+    Ok(Report::new([direct, routed, reverse], linkable, together, acts, started.elapsed()))
 }
 
 /// What a sale came to.
 pub struct Sale {
     /// What the payee is paid, in satoshi.
     pub paid_sat: u64,
-    /// Whether the receipt holds, and says what was paid.
+    /// Whether the receipt holds, and says what was paid. The other way round there is none, and the payer's list says that it has
+    /// paid.
     pub receipt_ok: bool,
     /// From asking to being paid, the funding of a new channel included.
     pub took: Duration,
@@ -131,6 +135,26 @@ impl Cast {
         self.as_payer(&["cheque", "cancel", cheque])
     }
 
+    /// Who cashes cheques here.
+    fn payee(&self) -> &Person {
+        &self.payee
+    }
+
+    /// Who writes them.
+    fn payer(&self) -> &Person {
+        &self.payer
+    }
+
+    /// Who holds them.
+    fn agent(&self) -> &Person {
+        &self.agent
+    }
+
+    /// Where the mailbox is.
+    fn mailbox(&self) -> &str {
+        &self.mailbox.url
+    }
+
     /// The agent is gone, without a word.
     pub fn without_agent(self) -> anyhow::Result<(Person, Person, Service)> {
         self.at_agent.kill()?;
@@ -169,6 +193,29 @@ impl Cast {
         let receipt_ok =
             checked["amount_msat"].as_u64() == Some(paid_sat * 1_000) && checked["memo"] == "a coffee";
         Ok(Sale { paid_sat, receipt_ok, took })
+    }
+
+    /// The other way round: the payee invites the payer and goes; the payer pays and goes; the payee collects.
+    fn reverse(&mut self, stage: &Stage, amount: &str) -> anyhow::Result<Sale> {
+        let _miner = stage.miner();
+        let key = self.as_payer(&["cheque", "payer"])?["payer"].as_str().context("a key")?.to_owned();
+        eprintln!("\nThe payee invites the payer to pay {amount}, and switches off …");
+        let (agent, mailbox) = (self.at_agent.url.clone(), self.mailbox.url.clone());
+        let arguments = ["cheque", "authorise", "--to-payer", &key, "--amount", amount, "--memo", "a coffee"];
+        let where_to = ["--agent", &agent, "--mailbox", &mailbox];
+        let all: Vec<&str> = arguments.iter().chain(&where_to).copied().collect();
+        let invited = self.as_payee(&all)?;
+        let invitation = invited["invitation"].as_str().context("an invitation")?.to_owned();
+        eprintln!("The payer buys the agent's signature for it, and switches off …");
+        let from = Instant::now();
+        let paid = self.as_payer(&["cheque", "pay", &invitation])?;
+        let took = from.elapsed();
+        let is_paid = paid[0]["state"] == "paid";
+        ensure!(is_paid, "the payer has not paid: {paid}");
+        eprintln!("The payee comes back, and finds what it was paid …");
+        let rows = self.cash(&[])?;
+        let paid_msat: u64 = rows.iter().filter_map(|row| row["paid_msat"].as_u64()).sum();
+        Ok(Sale { paid_sat: paid_msat / 1_000, receipt_ok: is_paid, took })
     }
 
     /// Whether the agent or the node has stored anything of both ends: whatever names the payer's channel or the cheque on one

@@ -22,7 +22,7 @@ use crate::output::Output;
 pub async fn run(arguments: &DemoArguments, json: bool) -> anyhow::Result<()> {
     match arguments.what {
         Play::Channel => channel(arguments, json).await,
-        Play::Gateway => gateway::run(json).await,
+        Play::Gateway => gateway::run(arguments.tolls, json).await,
         Play::Lightspeed => lightspeed::run(arguments.calls, json).await,
         Play::Cheque => cheque::run(json).await,
     }

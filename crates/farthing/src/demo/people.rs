@@ -127,7 +127,7 @@ impl Person {
         let output = self.command(arguments)?.stderr(Stdio::piped()).output()?;
         let error = String::from_utf8_lossy(&output.stderr);
         if !output.status.success() {
-            bail!("the {}'s `farthing {}` failed: {}", self.name, arguments.join(" "), error.trim());
+            bail!("the {}'s `farthing {}` failed: {}", self.name, shortened(arguments), error.trim());
         }
         let text = String::from_utf8(output.stdout)?;
         let last = text.lines().last().unwrap_or_default();
@@ -167,6 +167,15 @@ impl Person {
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         Ok(command)
     }
+}
+
+/// A command as people read it: an invoice would hide what comes behind it.
+fn shortened(arguments: &[&str]) -> String {
+    let short = |argument: &&str| match argument.char_indices().nth(60) {
+        Some((end, _)) => format!("{}…", &argument[..end]),
+        None => (*argument).to_owned(),
+    };
+    arguments.iter().map(short).collect::<Vec<_>>().join(" ")
 }
 
 /// A process that does not outlive the demo.

@@ -23,6 +23,7 @@ pub struct Report {
     pieces: u64,
     payments: u64,
     signatures_per_payment: u64,
+    signatures: u64,
     sha_ok: bool,
     payer: Balances,
     payee: Balances,
@@ -87,7 +88,8 @@ impl Report {
             bytes: sale.bytes,
             pieces: sale.pieces,
             payments: sale.payments,
-            signatures_per_payment: 1,
+            signatures_per_payment: sale.signatures.div_ceil(sale.payments),
+            signatures: sale.signatures,
             sha_ok: sale.sha_ok,
             payer: sale.payer.into(),
             payee: sale.payee.into(),
@@ -134,10 +136,11 @@ impl Report {
             acts.add_row([*title, if *ok { "ok" } else { "FAILED" }, outcome]);
         }
         all.add_row([format!(
-            "{} in {} pieces, {} payments of one signature each, {} in all; {} sat of it to miners",
+            "{} in {} pieces, {} payments with {} signatures, {} in all; {} sat of it to miners",
             human_size(self.bytes),
             self.pieces,
             self.payments,
+            self.signatures,
             self.cost,
             self.fees_sat,
         )]);

@@ -1,8 +1,10 @@
 //! How cheques end when somebody goes away or cheats: each on a real bitcoind, through the driver.
 
-use crate::carriers::{Carriers, DELTA, FEE, FINALITY, MARGIN, sat};
+use crate::carriers::{Carriers, DELTA, FEE, FINALITY, MARGIN, MOST_ONWARD, PURSE, sat};
+use bitcoin::Amount;
 use farthing_node::books::OrderError;
 use farthing_node::cheques::cashing::CashError;
+use farthing_node::cheques::opening::{Direction, OpenError};
 use farthing_node::cheques::paper::Fate;
 use farthing_node::cheques::selling::{Ask, LockError, Towards};
 use farthing_protocol::channel::SpendKind;
@@ -263,4 +265,44 @@ fn bad_updates_are_refused_by_name_and_change_nothing() {
         ))) => assert!(matches!(reject, drawn::Reject::Dust { .. }), "{reject}"),
         other => panic!("{other}"),
     }
+}
+
+#[test]
+fn whoever_asks_for_channels_and_accepts_none_ties_up_no_more_than_the_agent_allows() {
+    let story = Carriers::begin(&["agent", "payee"]);
+    for _ in 0..2 {
+        story.node.send(&story.at("agent").new_address().unwrap(), PURSE).unwrap();
+    }
+    story.mine(1);
+    let (offer, _key) = story.at("payee").offer();
+    let latest = story.chain.tip().unwrap().height + 500;
+    let ask = || {
+        let least = Amount::from_sat(20_000);
+        story.at("agent").propose_onward(&offer, least, latest, Direction::Authorised)
+    };
+    let mut locked = Amount::ZERO;
+    for _ in 0..2 {
+        let (_, opening) = ask().unwrap();
+        locked += opening.params.capacity;
+    }
+    let refused = ask().unwrap_err();
+    assert!(
+        matches!(refused, OpenError::TooMuchLocked { locked: told, most } if told == locked && most == MOST_ONWARD),
+        "{refused}"
+    );
+}
+
+#[test]
+fn a_lock_is_not_lost_when_its_payee_has_thought_of_another_way_since() {
+    let (story, _behind, towards, issued) = sale();
+    let other = story.open("agent", "payee", Kind::Lock, 100);
+    story.lock_directly(&issued, towards);
+    let payee = story.at("payee");
+    let (_, route) = payee.plan_sale(&issued.written.point, towards, None).unwrap();
+    let (_, another) = payee.plan_sale(&issued.written.point, other, None).unwrap();
+    assert_ne!(route, another);
+    let lost = payee.cash(&issued.written.point);
+    assert!(matches!(lost, Err(CashError::NoLock)), "{lost:?}");
+    story.lock_directly(&issued, towards);
+    assert_eq!(payee.cash(&issued.written.point).unwrap(), issued.written.cheque.terms.amount);
 }

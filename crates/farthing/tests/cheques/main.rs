@@ -2,6 +2,7 @@
 
 mod carriers;
 mod endings;
+mod reverse;
 
 use carriers::{Carriers, FEE, sat};
 use farthing_node::cheques::paper::Fate;
@@ -66,4 +67,29 @@ fn a_cheque_is_cashed_through_a_node() {
     story.sync("writer", "agent", behind);
     story.receipt(&issued);
     assert_eq!(FEE, sat(1));
+}
+
+#[test]
+fn a_payee_that_stays_silent_holds_one_channel_to_the_node_and_not_the_others() {
+    let story = Carriers::begin(&["writer", "agent", "node", "payee"]);
+    let behind = story.open("writer", "agent", Kind::Cheques, 200);
+    let held = story.open("agent", "node", Kind::Lock, 150);
+    let silent = story.open("node", "payee", Kind::Lock, 100);
+    let trunk = || story.at("agent").trunk("node").unwrap();
+    assert_eq!(trunk(), [false]);
+    let first = story.write(behind, 2_000, 2);
+    let second = story.write(behind, 1_500, 2);
+    story.sync("writer", "agent", behind);
+
+    story.lock_through(&first, held, silent);
+    assert_eq!(trunk(), [true], "time to open another");
+    let free = story.open("agent", "node", Kind::Lock, 150);
+    assert_eq!(trunk().into_iter().filter(|is_held| *is_held).count(), 1);
+    let last = story.open("node", "payee", Kind::Lock, 100);
+    story.lock_through(&second, free, last);
+    assert_eq!(story.at("payee").cash(&second.written.point).unwrap(), sat(1_500));
+    story.sync("node", "payee", last);
+    story.sync("agent", "node", free);
+    assert_eq!(trunk().into_iter().filter(|is_held| *is_held).count(), 1, "only the first is held still");
+    assert_eq!(story.totals("node", free), (1_501, 1_501));
 }

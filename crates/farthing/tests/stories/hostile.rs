@@ -61,7 +61,7 @@ impl BrokenOff {
         let id = self.channel.id();
         let call = Call {
             channel: id,
-            item: wire::piece_item(root.as_bytes(), LAST.0),
+            item: wire::piece_item(root.as_bytes(), LAST.1 as u64, LAST.0),
             cost,
             total: payment.total,
             method: "GET",

@@ -5,6 +5,7 @@ mod closing;
 mod crashes;
 mod full_disk;
 mod hostile;
+mod invited;
 mod killed;
 mod lightspeed;
 mod mailbox;

@@ -13,6 +13,9 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::scene;
 
+/// What a header may take, in bytes, where others' servers and proxies are in between.
+const MOST_CHALLENGE: usize = 2_048;
+
 /// A file was bought, and somebody on the wire has kept the request for its last piece.
 struct Overheard {
     _world: World,
@@ -56,7 +59,9 @@ impl Overheard {
             answer.problem()
         );
         ensure!(answer.header("cache-control") == Some("no-store"), "{what}: the answer may be stored");
-        let fresh = Challenge::from_header(answer.header("www-authenticate").context("a challenge")?)?;
+        let offered = answer.header("www-authenticate").context("a challenge")?;
+        ensure!(offered.len() < MOST_CHALLENGE, "{what}: a challenge of {} bytes", offered.len());
+        let fresh = Challenge::from_header(offered)?;
         ensure!(fresh.id != self.credential.challenge.id, "{what}: the challenge is the old one");
         let spent = self.payee.channel()?.spent_msat;
         ensure!(spent == self.spent, "{what}: {spent} is charged instead of {}", self.spent);

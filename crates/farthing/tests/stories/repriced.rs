@@ -8,7 +8,7 @@ use farthing_testkit::message::Message;
 use farthing_testkit::people::free_address;
 use farthing_testkit::relay::{Fate, Relay};
 use farthing_testkit::world::Miner;
-use farthing_testkit::{Goods, Person, Seller, World};
+use farthing_testkit::{Goods, Person, Seller, Service, World};
 
 use crate::{PIECE_MSAT, SLOWLY, scene};
 
@@ -167,4 +167,46 @@ fn a_payment_at_a_higher_price_that_was_lost_counts_as_it_was_made() -> Result<(
     let story = Interrupted::new(CHEAPER, mute)?;
     assert_eq!(story.payee.channel()?.spent_msat, 0);
     story.goes_on(story.seller.cost_msat - CHEAPER_PIECE_MSAT + PIECE_MSAT)
+}
+
+/// A piece of that number was bought before, when pieces were small.
+#[test]
+fn larger_pieces_are_not_paid_with_what_small_ones_cost() -> Result<()> {
+    let (world, payee, payer, goods) = scene(60_000)?;
+    let seller = payee.sell_at(&goods, &free_address()?)?;
+    let address = seller.address.clone();
+    let _miner = world.miner();
+    let mut buying = payer.start_buying(&seller.url, "out", &SLOWLY)?;
+    buying.await_pieces(3)?;
+    buying.kill()?;
+    seller.kill()?;
+    let (_, before) = spent(&payer, &payee)?;
+    // Eight small ones each, so nothing that is here is a whole piece.
+    let seller = payee.sell_at(&Goods { piece: "8KiB", ..goods.clone() }, &address)?;
+    std::fs::remove_file(payer.path("out.part"))?;
+    let bought = payer.buy(&seller.url, "out", &[])?.result()?;
+
+    assert_eq!(std::fs::read(payer.path("out"))?, std::fs::read(&goods.file)?);
+    assert_eq!(bought["cost_msat"], seller.cost_msat);
+    let (_, after) = spent(&payer, &payee)?;
+    assert!(after >= before + seller.cost_msat, "{after} after {before} is less than {}", seller.cost_msat);
+    Ok(())
+}
+
+/// The seller of a file sold calls at that address before, and the channel of those is open.
+#[test]
+fn a_channel_that_pays_for_calls_is_no_hindrance_to_buying() -> Result<()> {
+    let (world, payee, payer, goods) = scene(6_000)?;
+    let service = Service::counting()?;
+    let address = free_address()?;
+    let api = payee.sell_calls_at(&service.url(), "500sat/call", &[], &address)?;
+    let _miner = world.miner();
+    payer.call(&api.at("/item"), &[])?;
+    api.kill()?;
+    let seller = payee.sell_at(&goods, &address)?;
+
+    payer.buy(&seller.url, "out", &[])?.result()?;
+    assert_eq!(std::fs::read(payer.path("out"))?, std::fs::read(&goods.file)?);
+    assert_eq!(payer.channels()?.len(), 2);
+    Ok(())
 }

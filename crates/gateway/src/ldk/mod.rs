@@ -5,19 +5,22 @@
 //! | [`blocks`] | feeds blocks of a bitcoind, through reorganisations |
 //! | [`broadcaster`], [`fees`], [`log`] | what LDK asks its surroundings for |
 //! | [`ear`] | hears what a bridge answers to an opening |
+//! | `map` | what is known of the network, and which routes failed |
+//! | `peers` | connects to other nodes, until the node stops |
 //! | [`vault`] | writes LDK's state in an order that survives crashes |
 //!
-//! Everything that LDK wants kept lies in one folder: `monitors/` (what protects a channel's money, written before a message
-//! that depends on it leaves), `manager` and `network_graph`.
+//! What LDK must not lose lies in one database, `lightning.sqlite`: monitors (what protects a channel's money, written before a
+//! message that depends on it leaves) and the manager.
 
 pub mod blocks;
 pub mod broadcaster;
 pub mod ear;
 pub mod fees;
 pub mod log;
+mod map;
+mod peers;
 pub mod vault;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -26,6 +29,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use farthing_chain::{Chain, ChainError};
 use farthing_node::entropy;
+use farthing_node::store::StoreError;
 use lightning::chain::chainmonitor::ChainMonitor;
 use lightning::chain::{BestBlock, Filter};
 use lightning::events::{Event, EventsProvider as _, ReplayEvent};
@@ -33,11 +37,9 @@ use lightning::ln::channelmanager::{ChainParameters, ChannelManager, ChannelMana
 use lightning::ln::peer_handler::{IgnoringMessageHandler, MessageHandler, PeerManager};
 use lightning::ln::types::ChannelId;
 use lightning::onion_message::messenger::NullMessageRouter;
-use lightning::routing::gossip::{NetworkGraph, P2PGossipSync};
+use lightning::routing::gossip::P2PGossipSync;
 use lightning::routing::router::DefaultRouter;
-use lightning::routing::scoring::{
-    ProbabilisticScorer, ProbabilisticScoringDecayParameters, ProbabilisticScoringFeeParameters,
-};
+use lightning::routing::scoring::ProbabilisticScoringFeeParameters;
 use lightning::routing::utxo::UtxoLookup;
 use lightning::sign::{KeysManager, NodeSigner as _, SignerProvider};
 use lightning::util::config::UserConfig;
@@ -45,19 +47,17 @@ use lightning::util::persist::read_channel_monitors;
 use lightning::util::ser::{ReadableArgs as _, Writeable as _};
 use lightning::util::wakers::Sleeper;
 use lightning_net_tokio::SocketDescriptor;
-use lightning_persister::fs_store::FilesystemStore;
 use secp256k1::PublicKey;
-use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 
 use blocks::{Both, OneMonitor, Position};
 use broadcaster::Broadcaster;
 use ear::Ear;
 use fees::FeeRates;
 use log::Log;
+use map::{Graph, Map, Scorer};
 use vault::Vault;
 
-type Graph = NetworkGraph<Arc<Log>>;
-type Scorer = ProbabilisticScorer<Arc<Graph>, Arc<Log>>;
 /// LDK's router.
 pub type Router = DefaultRouter<
     Arc<Graph>,
@@ -106,6 +106,8 @@ pub type Peers<P> = PeerManager<
     Arc<Monitors<P>>,
 >;
 
+/// How often the map of the network is written.
+const MAP: Duration = Duration::from_secs(600);
 /// How long the background thread sleeps when nothing happens.
 const IDLE: Duration = Duration::from_millis(500);
 /// How often LDK wants to be told that time passes, and its peers.
@@ -144,6 +146,9 @@ pub enum StartError {
         /// Why.
         source: std::io::Error,
     },
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// What is stored cannot be read.
     #[error("what LDK stored in {} cannot be read: {reason}", path.display())]
     Stored {
@@ -169,13 +174,17 @@ pub struct Node<P: SignerProvider + Send + Sync + 'static> {
     pub ear: Arc<Ear<P>>,
     /// Finds routes.
     pub router: Arc<Router>,
-    graph: Arc<Graph>,
+    name: &'static str,
+    map: Map,
     keys: Arc<KeysManager>,
     chain: Chain,
     vault: Arc<Vault>,
     poll: Duration,
     position: Mutex<Position>,
     is_stopped: AtomicBool,
+    /// Held while a connection is registered, and while the node is told to stop.
+    door: Mutex<()>,
+    tasks: Mutex<JoinSet<()>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -194,8 +203,9 @@ where
         let fees = Arc::new(fees);
         let network = chain.network();
         let broadcaster = Arc::new(Broadcaster::new(chain.clone()));
-        let store = Arc::new(FilesystemStore::new(folder.clone()));
-        let vault = Arc::new(Vault::new(store.clone()));
+        std::fs::create_dir_all(&folder)
+            .map_err(|source| StartError::File { path: folder.clone(), source })?;
+        let vault = Arc::new(Vault::open(&folder)?);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let keys = Arc::new(KeysManager::new(&seed, now.as_secs(), now.subsec_nanos(), true));
         let monitors = Arc::new(Monitors::<P>::new(
@@ -207,24 +217,30 @@ where
             keys.clone(),
             keys.get_peer_storage_key(),
         ));
-        let graph = Arc::new(Graph::new(network, log.clone()));
-        let scorer = Scorer::new(ProbabilisticScoringDecayParameters::default(), graph.clone(), log.clone());
-        let router = Arc::new(Router::new(
-            graph.clone(),
-            log.clone(),
-            keys.clone(),
-            Arc::new(RwLock::new(scorer)),
-            ProbabilisticScoringFeeParameters::default(),
-        ));
-
         let stored = |reason: &dyn std::fmt::Display| StartError::Stored {
             path: folder.clone(),
             reason: reason.to_string(),
         };
-        let read = read_channel_monitors(store.clone(), keys.clone(), provider.clone());
+        let map = Map::open(vault.clone(), network, log.clone()).map_err(|error| stored(&error))?;
+        let router = Arc::new(Router::new(
+            map.graph.clone(),
+            log.clone(),
+            keys.clone(),
+            map.scorer.clone(),
+            ProbabilisticScoringFeeParameters::default(),
+        ));
+
+        let read = read_channel_monitors(&vault.room(), keys.clone(), provider.clone());
         let stored_monitors = read.map_err(|error| stored(&error))?;
+        for (_, monitor) in &stored_monitors {
+            let apply = |update: &_| monitor.update_monitor(update, &broadcaster, &fees, &log).is_ok();
+            vault.catch_up(monitor, apply).map_err(|error| stored(&error))?;
+        }
         let tip = chain.tip()?;
-        let (channels, position) = match vault.manager() {
+        let (channels, position) = match vault.manager()? {
+            None if !stored_monitors.is_empty() => {
+                return Err(stored(&"there are channels, and the channel manager is gone"));
+            }
             None => {
                 let best_block = BestBlock::new(tip.hash, tip.height);
                 let channels = Channels::<P>::new(
@@ -276,7 +292,7 @@ where
         }
 
         let ear = Arc::new(Ear::new(channels.clone()));
-        let gossip = Arc::new(Gossip::new(graph.clone(), None, log.clone()));
+        let gossip = Arc::new(Gossip::new(map.graph.clone(), None, log.clone()));
         let handlers = MessageHandler {
             chan_handler: ear.clone(),
             route_handler: gossip,
@@ -291,13 +307,16 @@ where
             peers: Arc::new(peers),
             ear,
             router,
-            graph,
+            name,
+            map,
             keys,
             chain,
             vault,
             poll,
             position: Mutex::new(position),
             is_stopped: AtomicBool::new(false),
+            door: Mutex::default(),
+            tasks: Mutex::default(),
             threads: Mutex::default(),
         }))
     }
@@ -309,7 +328,7 @@ where
 
     /// How many channels of the network it has heard of.
     pub fn known_channels(&self) -> usize {
-        self.graph.read_only().channels().len()
+        self.map.graph.read_only().channels().len()
     }
 
     /// The node's own keys, not those of its channels.
@@ -317,54 +336,23 @@ where
         &self.keys
     }
 
-    /// Runs the node: its events go to `handler`, which must not block for long.
+    /// Runs the node: its events go to `handler`, which must not block for long. One that could not be handled comes again. The node's
+    /// threads carry its name.
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn run(self: &Arc<Self>, handler: impl Fn(Event) + Send + 'static) -> Result<(), std::io::Error> {
+    pub fn run(
+        self: &Arc<Self>,
+        handler: impl Fn(Event) -> Result<(), ReplayEvent> + Send + 'static,
+    ) -> Result<(), std::io::Error> {
         let node = self.clone();
-        let background =
-            thread::Builder::new().name("lightning".into()).spawn(move || node.work(&handler))?;
+        let thread = |does: &str| thread::Builder::new().name(format!("{} {does}", self.name));
+        let background = thread("events").spawn(move || node.work(&handler))?;
         let node = self.clone();
-        let blocks = thread::Builder::new().name("lightning blocks".into()).spawn(move || node.watch())?;
+        let blocks = thread("blocks").spawn(move || node.watch())?;
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         threads.extend([background, blocks]);
         Ok(())
-    }
-
-    /// Takes connections of peers.
-    ///
-    /// # Errors
-    /// When the address cannot be used.
-    pub async fn listen(self: &Arc<Self>, address: SocketAddr) -> Result<SocketAddr, std::io::Error> {
-        let listener = TcpListener::bind(address).await?;
-        let address = listener.local_addr()?;
-        let node = self.clone();
-        tokio::spawn(async move {
-            while !node.is_stopped() {
-                let Ok((stream, _)) = listener.accept().await else { continue };
-                let Ok(stream) = stream.into_std() else { continue };
-                tokio::spawn(lightning_net_tokio::setup_inbound(node.peers.clone(), stream));
-            }
-        });
-        Ok(address)
-    }
-
-    /// Keeps a connection to a peer, whatever happens to it.
-    pub fn keep_connected(self: &Arc<Self>, peer: PublicKey, address: SocketAddr) {
-        let node = self.clone();
-        tokio::spawn(async move {
-            while !node.is_stopped() {
-                if node.peers.peer_by_node_id(&peer).is_none() {
-                    let connected =
-                        lightning_net_tokio::connect_outbound(node.peers.clone(), peer, address).await;
-                    if let Some(disconnected) = connected {
-                        disconnected.await;
-                    }
-                }
-                tokio::time::sleep(Duration::from_millis(200)).await;
-            }
-        });
     }
 
     /// Lets LDK go on with a channel whose signer has an answer now.
@@ -379,9 +367,12 @@ where
         self.peers.process_events();
     }
 
-    /// Ends the threads and stores what LDK wants kept.
+    /// Ends connections and threads, and stores what LDK wants kept. Nobody gets an answer of it afterwards.
     pub fn stop(&self) {
+        let door = self.door.lock().unwrap_or_else(PoisonError::into_inner);
         self.is_stopped.store(true, Ordering::SeqCst);
+        drop(door);
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
         self.peers.disconnect_all_peers();
         let threads: Vec<_> = self.threads.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect();
         for thread in threads {
@@ -389,16 +380,17 @@ where
             let _ended = thread.join();
         }
         self.save();
+        self.map.save();
     }
 
     fn is_stopped(&self) -> bool {
         self.is_stopped.load(Ordering::SeqCst)
     }
 
-    fn work(&self, handler: &dyn Fn(Event)) {
+    fn work(&self, handler: &dyn Fn(Event) -> Result<(), ReplayEvent>) {
         let handle = |event: Event| -> Result<(), ReplayEvent> {
-            handler(event);
-            Ok(())
+            self.map.learn(&event);
+            handler(event)
         };
         let (mut tick, mut peer_tick, mut rebroadcast) = (Instant::now(), Instant::now(), Instant::now());
         self.channels.timer_tick_occurred();
@@ -409,12 +401,8 @@ where
                 self.channels.process_pending_htlc_forwards();
             }
             self.peers.process_events();
-            if self.channels.get_and_clear_needs_persistence() || self.vault.is_waiting() {
-                self.save();
-                // What waited for the disk goes on at once.
-                self.channels.process_pending_events(&handle);
-                self.peers.process_events();
-            }
+            let is_saved =
+                (self.channels.get_and_clear_needs_persistence() || self.vault.is_waiting()) && self.save();
             if tick.elapsed() > TICK {
                 self.channels.timer_tick_occurred();
                 tick = Instant::now();
@@ -427,12 +415,17 @@ where
                 self.monitors.rebroadcast_pending_claims();
                 rebroadcast = Instant::now();
             }
+            if is_saved {
+                // What waited for the disk goes on at once.
+                continue;
+            }
             let channels = self.channels.get_event_or_persistence_needed_future();
             Sleeper::from_two_futures(&channels, &self.monitors.get_update_future()).wait_timeout(IDLE);
         }
     }
 
     fn watch(&self) {
+        let mut mapped = Instant::now();
         while !self.is_stopped() {
             let mut position = self.position.lock().unwrap_or_else(PoisonError::into_inner);
             let listener = Both(&*self.channels, &*self.monitors);
@@ -440,11 +433,16 @@ where
                 tracing::warn!(%error, "no blocks");
             }
             drop(position);
+            if mapped.elapsed() > MAP {
+                self.map.save();
+                mapped = Instant::now();
+            }
             thread::park_timeout(self.poll);
         }
     }
 
-    fn save(&self) {
+    /// Whether everything is on the disk that was there to be stored.
+    fn save(&self) -> bool {
         match self.vault.save(|| self.channels.encode()) {
             Ok(stored) => {
                 for (channel, update) in stored {
@@ -452,8 +450,12 @@ where
                         tracing::debug!(%channel, "a channel that is gone has no monitor to update");
                     }
                 }
+                true
             }
-            Err(error) => tracing::error!(%error, "channels stand still until the disk works again"),
+            Err(error) => {
+                tracing::error!(%error, "channels stand still until the disk works again");
+                false
+            }
         }
     }
 }

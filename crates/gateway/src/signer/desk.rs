@@ -2,7 +2,7 @@
 //!
 //! **What survives a restart.** LDK asks again for signatures and secrets, but shows a validated commitment and a revocation secret only
 //! once: both are stored before LDK is told that they are accepted, and stay stored until the device has taken them. Points are stored
-//! since LDK cannot do without them.
+//! since LDK cannot do without them. That a channel is to be closed alone LDK says once as well.
 //!
 //! A commitment of ours is shown to the device only when LDK wants to revoke the one before: by then LDK has stored it, so after a
 //! crash LDK and the device cannot disagree about which one it was.
@@ -19,6 +19,9 @@ use tokio::sync::Notify;
 
 use crate::ledger::Outline;
 use crate::shelf::{Shelf, ShelfError};
+
+/// The value that says whether the device is to close alone.
+const CLOSE_ALONE: &str = "close_alone";
 
 /// Answers older than this many commitments are forgotten.
 const KEPT: u64 = 4;
@@ -100,6 +103,9 @@ impl Desk {
         let secrets = inner.bridge_secrets.iter();
         inner.orders =
             secrets.map(|(number, secret)| Order::BridgeRevoked(*number, secret.clone())).collect();
+        if shelf.get(&channel, CLOSE_ALONE)?.unwrap_or_default() {
+            inner.orders.push_back(Order::CloseAlone);
+        }
         Ok(Arc::new(Self { channel, shelf, inner: Mutex::new(inner), bell }))
     }
 
@@ -188,17 +194,27 @@ impl Desk {
         None
     }
 
-    /// Orders the holder's commitment to be published.
+    /// Orders the holder's commitment to be published. LDK says only once that it has given a channel up, so that is stored.
     pub fn close_alone(&self) {
+        self.note_close_alone(true);
         let mut inner = self.inner();
-        // Nothing else can be done for this channel any more.
-        inner.orders = VecDeque::from([Order::CloseAlone]);
+        // Nothing else can be done for this channel any more, but for what helps the device to punish.
+        inner.orders.retain(|order| matches!(order, Order::BridgeRevoked(..)));
+        inner.orders.push_back(Order::CloseAlone);
         self.bell.notify_one();
     }
 
     /// The device gave its transactions.
     pub fn published(&self) {
+        self.note_close_alone(false);
         self.inner().done(|order| *order == Order::CloseAlone);
+    }
+
+    fn note_close_alone(&self, is_ordered: bool) {
+        if let Err(error) = self.shelf.put(&self.channel, CLOSE_ALONE, &is_ordered) {
+            // The device can close without being told.
+            tracing::error!(%error, "an order to close alone was not stored");
+        }
     }
 
     /// Stores a commitment of ours that the bridge signed.
@@ -228,9 +244,9 @@ impl Desk {
         Ok(())
     }
 
-    /// The next order. It stays first until it is done.
-    pub fn next(&self) -> Option<Order> {
-        self.inner().orders.front().cloned()
+    /// The first order of which that holds. It keeps its place until it is done.
+    pub fn next(&self, holds: impl Fn(&Order) -> bool) -> Option<Order> {
+        self.inner().orders.iter().find(|order| holds(order)).cloned()
     }
 
     /// The commitments of ours up to that one which the device has not validated, in order.

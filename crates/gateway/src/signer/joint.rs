@@ -140,6 +140,17 @@ impl EcdsaChannelSigner for JointSigner {
         Err(())
     }
 
+    /// LDK's own tests ask for it, to publish states that are revoked later. Neither device nor gateway gives one out.
+    #[cfg(feature = "signer-suite")]
+    fn unsafe_sign_holder_commitment(
+        &self,
+        _: &ChannelTransactionParameters,
+        _: &HolderCommitmentTransaction,
+        _: &Secp256k1<All>,
+    ) -> Result<ecdsa::Signature, ()> {
+        Err(())
+    }
+
     fn sign_justice_revoked_output(
         &self,
         _: &ChannelTransactionParameters,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bitcoin::{Network, Transaction};
 use farthing_protocol::device::bolt3::{Basepoints, CommitmentNumber, PartyTerms, Terms};
-use farthing_protocol::device::joint::{DeviceShare as _, JointSignature, Round as _, Step, Task};
+use farthing_protocol::device::joint::{DeviceShare as _, Round as _, Step, Task};
 use farthing_protocol::device::keys::{DeviceKeys, DeviceSecret};
 use farthing_protocol::device::payments::Source;
 use farthing_protocol::device::setup::FundingStatement;
@@ -213,7 +213,8 @@ impl Device {
         self.running.insert(id, Running::Signing(Box::new(round), number));
         // The number is known to the round's end by its channel.
         self.current.insert(id, *channel);
-        vec![ToGateway::Answer { id, answer: Answer::Signing { htlc_signatures, messages: vec![one, two] } }]
+        let answer = Answer::Signing { htlc_signatures, first: one };
+        vec![ToGateway::Answer { id, answer }, ToGateway::Round { id, messages: vec![two] }]
     }
 
     fn request(
@@ -316,16 +317,16 @@ impl Device {
                 vec![ToGateway::Answer { id, answer }]
             }
             Some(Running::Signing(round, number)) => {
-                let channel = self.current.remove(&id).unwrap();
-                match (round.next(&messages[0]).unwrap(), number) {
+                let [message] = &messages[..] else { panic!("one message") };
+                match (round.next(message).unwrap(), number) {
                     (Step::SendLast(last), None) => vec![ToGateway::Round { id, messages: vec![last] }],
                     (Step::Wait(round), Some(number)) => {
-                        let Step::Signed(JointSignature(signature)) = round.next(&messages[1]).unwrap()
-                        else {
-                            panic!("the device finishes")
-                        };
-                        let input = Input::HolderSigned { number, signature: JointSignature(signature) };
-                        self.give(&channel, input).unwrap();
+                        self.running.insert(id, Running::Signing(Box::new(round), Some(number)));
+                        Vec::new()
+                    }
+                    (Step::Signed(signature), Some(number)) => {
+                        let channel = self.current.remove(&id).unwrap();
+                        self.give(&channel, Input::HolderSigned { number, signature }).unwrap();
                         vec![ToGateway::Answer { id, answer: Answer::HolderComplete { number } }]
                     }
                     _ => panic!("one side finishes"),

@@ -24,7 +24,7 @@ use farthing_gateway::session::Connection;
 use farthing_protocol::Msat;
 use farthing_protocol::device::setup::{Bounds, FundingStatement};
 use farthing_protocol::device::wire::*;
-use farthing_protocol::device::{Enrolment, Policy};
+use farthing_protocol::device::{Enrolment, Policy, SignedPolicy};
 use secp256k1::{Keypair, Message, PublicKey, SECP256K1, SecretKey};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -33,7 +33,7 @@ use tokio::task::JoinHandle;
 use device::{Device, Do};
 
 pub const CAPACITY: Amount = Amount::from_sat(1_000_000);
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(50);
 
 pub fn secret(byte: u8) -> SecretKey {
@@ -49,6 +49,8 @@ pub const COLD_PAYMENT: u8 = 0x12;
 pub const COLD_DELAYED: u8 = 0x13;
 pub const COLD: u8 = 0x14;
 pub const COIN: u8 = 0x15;
+/// What the bridge's keys come from.
+pub const BRIDGE: u8 = 0x20;
 
 /// P2WPKH of a test key.
 pub fn script(byte: u8) -> ScriptBuf {
@@ -104,7 +106,7 @@ pub struct Stock {
     pub node: Ordinary,
     pub address: SocketAddr,
     pub news: mpsc::UnboundedReceiver<News>,
-    _folder: TempDir,
+    pub folder: TempDir,
 }
 
 impl Stock {
@@ -122,7 +124,7 @@ impl Stock {
         let (sender, news) = mpsc::unbounded_channel();
         let node = Ordinary::start(setup, sender).unwrap();
         let address = node.listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
-        Self { node, address, news, _folder: folder }
+        Self { node, address, news, folder }
     }
 
     pub fn invoice(&self, msat: u64) -> String {
@@ -143,28 +145,30 @@ pub struct World {
     pub bridge: Stock,
     pub destination: Stock,
     pub gateway: Arc<Gateway>,
-    folder: TempDir,
+    pub folder: TempDir,
 }
 
 impl World {
     pub async fn start() -> Self {
+        Self::start_on(RegtestNode::start().unwrap()).await
+    }
+
+    /// On a chain that a test set up in its own way.
+    pub async fn start_on(regtest: RegtestNode) -> Self {
         let filter = tracing_subscriber::EnvFilter::from_default_env();
         let _again = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
-        let regtest = RegtestNode::start().unwrap();
         let chain = regtest.chain();
-        let mut bridge = Stock::start("bridge", 0x20, &chain).await;
+        let mut bridge = Stock::start("bridge", BRIDGE, &chain).await;
         let destination = Stock::start("destination", 0x30, &chain).await;
         let to = destination.node.id();
         bridge.node.keep_connected(to, destination.address);
         until("the bridge reaches the destination", || bridge.node.is_connected(&to)).await;
-        bridge.node.open_channel(to, Amount::from_sat(5_000_000), false).unwrap();
+        bridge.node.open_channel(1, to, Amount::from_sat(5_000_000), false).unwrap();
         loop {
             let news = tokio::time::timeout(PATIENCE, bridge.news.recv()).await.unwrap().unwrap();
-            if let News::FundingWanted { temporary, peer, script, capacity } = news {
+            if let News::FundingWanted { temporary, peer, script, capacity, .. } = news {
                 let address = Address::from_script(&script, Network::Regtest).unwrap();
-                let txid = regtest.send(&address, capacity).unwrap();
-                let funding = chain.mempool_transaction(&txid).unwrap().unwrap();
-                bridge.node.fund(temporary, peer, funding).unwrap();
+                bridge.node.fund(temporary, peer, regtest.pay(&address, capacity).unwrap()).unwrap();
                 break;
             }
         }
@@ -201,6 +205,11 @@ impl World {
     pub fn mine(&self, blocks: u32) {
         self.regtest.mine(blocks).unwrap();
     }
+
+    /// What the cold address has in the chain.
+    pub fn cold(&self) -> Amount {
+        self.chain.unspent_paying(&[script(COLD)]).unwrap().iter().map(|(_, output)| output.value).sum()
+    }
 }
 
 pub fn open_gateway(folder: &TempDir, bridge: &Stock, chain: &Chain) -> Arc<Gateway> {
@@ -213,6 +222,7 @@ pub fn open_gateway(folder: &TempDir, bridge: &Stock, chain: &Chain) -> Arc<Gate
         invitation: String::new(),
         commitment_fee_rate: FeeRate::from_sat_per_kwu(1_000),
         onchain_fee_rate: FeeRate::from_sat_per_kwu(1_000),
+        closing_margin: Amount::from_sat(1_000),
         bridge_delay: 2_016,
         keys_ready: 1,
         poll: POLL,
@@ -283,6 +293,11 @@ impl Connected {
     /// Enrols, and opens a channel that the owner funds once the device has said that it may.
     pub async fn open(&mut self, world: &World) -> ChannelKeysId {
         let policy = policy().sign(&Keypair::from_secret_key(SECP256K1, &secret(OWNER)));
+        self.open_under(world, policy).await
+    }
+
+    /// The same, and the gateway is given that policy.
+    pub async fn open_under(&mut self, world: &World, policy: SignedPolicy) -> ChannelKeysId {
         self.order(Order::Enrol(Enrol {
             invitation: String::new(),
             name: "car".into(),
@@ -331,29 +346,37 @@ impl Connected {
 }
 
 /// The owner's funding transaction, not signed, and the coin that it spends.
-fn funding(world: &World, script_pubkey: ScriptBuf) -> (Transaction, TxOut) {
+pub fn funding(world: &World, script_pubkey: ScriptBuf) -> (Transaction, TxOut) {
+    let (outpoint, coin) = coin(&world.regtest);
+    (spend(outpoint, script_pubkey), coin)
+}
+
+/// A coin in a block, of a channel's capacity and a fee.
+pub fn coin(regtest: &RegtestNode) -> (OutPoint, TxOut) {
     let address = Address::from_script(&script(COIN), Network::Regtest).unwrap();
-    let value = CAPACITY + Amount::from_sat(1_000);
-    let txid = world.regtest.send(&address, value).unwrap();
-    let parent = world.chain.mempool_transaction(&txid).unwrap().unwrap();
+    let parent = regtest.pay(&address, CAPACITY + Amount::from_sat(1_000)).unwrap();
     let vout = parent.output.iter().position(|output| output.script_pubkey == script(COIN)).unwrap();
-    world.mine(1);
+    regtest.mine(1).unwrap();
+    (OutPoint { txid: parent.compute_txid(), vout: vout as u32 }, parent.output[vout].clone())
+}
+
+/// Pays a channel's capacity out of a coin; not signed.
+pub fn spend(previous_output: OutPoint, script_pubkey: ScriptBuf) -> Transaction {
     let input = TxIn {
-        previous_output: OutPoint { txid, vout: vout as u32 },
+        previous_output,
         script_sig: ScriptBuf::new(),
         sequence: Sequence::MAX,
         witness: Witness::new(),
     };
-    let transaction = Transaction {
+    Transaction {
         version: Version::TWO,
         lock_time: LockTime::ZERO,
         input: vec![input],
         output: vec![TxOut { value: CAPACITY, script_pubkey }],
-    };
-    (transaction, parent.output[vout].clone())
+    }
 }
 
-fn sign(mut transaction: Transaction, coin: &TxOut) -> Transaction {
+pub fn sign(mut transaction: Transaction, coin: &TxOut) -> Transaction {
     let sighash = SighashCache::new(&transaction)
         .p2wpkh_signature_hash(0, &coin.script_pubkey, coin.value, EcdsaSighashType::All)
         .unwrap();

@@ -5,18 +5,20 @@ use std::time::Duration;
 
 use bitcoin::Amount;
 use farthing_node::books::OrderError;
-use farthing_node::cheques::opening::{OpenError, Plan};
+use farthing_node::cheques::opening::{Direction, OpenError, Plan};
 use farthing_node::cheques::selling::{Answer, Ask};
 use farthing_node::cheques::{Failed, Teller};
 use farthing_node::watch::WatchError;
 use farthing_protocol::cheque::drawn::Kind;
+use farthing_protocol::cheque::reverse::authorisation::Authorisation;
+use farthing_protocol::cheque::reverse::purchase::Offer;
 use farthing_protocol::{ChannelId, Msat};
 use reqwest::{Response, Url};
 use serde::Serialize;
 
 use super::wire::{
-    self, AcceptanceBody, AnswerBody, AskBody, BadAnswer, OpenBody, ProposalBody, RequestBody, TermsBody,
-    UpdateBody,
+    self, AcceptanceBody, AnswerBody, AskBody, BadAnswer, OfferBody, OpenBody, ProposalBody, RequestBody,
+    SaleBody, TermsBody, UpdateBody,
 };
 use crate::client::{self, ClientError};
 use crate::wire::AcceptedBody;
@@ -190,9 +192,20 @@ impl Client {
     ///
     /// # Errors
     /// When it does not want to, or its terms are refused here.
-    pub async fn request(&self, at: &str, amount: Msat, latest: u32) -> Result<ChannelId, CarryError> {
+    pub async fn request(
+        &self,
+        at: &str,
+        amount: Msat,
+        latest: u32,
+        direction: Direction,
+    ) -> Result<ChannelId, CarryError> {
         let (offer, key) = self.teller.offer();
-        let body = RequestBody { offer: offer.clone(), least_sat: amount.ceil().to_sat(), latest };
+        let authorises = match direction {
+            Direction::Cheques => false,
+            Direction::Authorised => true,
+        };
+        let least_sat = amount.ceil().to_sat();
+        let body = RequestBody { offer: offer.clone(), least_sat, latest, authorises };
         let response = self.post(at, &wire::requests_path(), &body).await?;
         let ProposalBody { opening } = client::json(response).await?;
         if opening.params.expiry.height() > latest {
@@ -221,6 +234,16 @@ impl Client {
     /// When no promise is held there, or a rule forbids the lock.
     pub async fn ask(&self, at: &str, ask: &Ask) -> Result<(), ClientError> {
         self.post(at, &wire::asks_path(), &AskBody::from(ask)).await.map(drop)
+    }
+
+    /// Asks an agent for its signature, as a payee has authorised this program to. The same again is the same.
+    ///
+    /// # Errors
+    /// When the agent does not know the payee's channel, or the authorisation fits it no more.
+    pub async fn offer(&self, at: &str, authorisation: &Authorisation) -> Result<Offer, ClientError> {
+        let body = SaleBody { authorisation: authorisation.clone() };
+        let response = self.post(at, &wire::sales_path(), &body).await?;
+        Ok(client::json::<OfferBody>(response).await?.into())
     }
 
     /// Says to a channel's payer what it has to learn and takes its newest update, until neither has anything new to say.

@@ -9,7 +9,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use farthing_node::books::OrderError;
-use farthing_node::cheques::opening::OpenError;
+use farthing_node::cheques::opening::{Direction, OpenError};
+use farthing_node::cheques::reverse::agent::SaleError;
 use farthing_node::cheques::selling::LockError;
 use farthing_node::cheques::{Failed, Teller};
 use farthing_protocol::cheque::side::Reject;
@@ -19,8 +20,8 @@ use farthing_protocol::{ChannelId, Msat};
 
 use super::client::Client;
 use super::wire::{
-    self, AcceptanceBody, AnswerBody, AskBody, Bound, OpenBody, ProposalBody, RequestBody, TermsBody,
-    UpdateBody,
+    self, AcceptanceBody, AnswerBody, AskBody, Bound, OfferBody, OpenBody, ProposalBody, RequestBody,
+    SaleBody, TermsBody, UpdateBody,
 };
 use crate::problem::{Kind, Problem};
 use crate::till::{blocking, channel, read};
@@ -51,6 +52,7 @@ impl Counter {
             .route(&wire::channels_path(), post(open))
             .route(&wire::requests_path(), post(request))
             .route(&wire::asks_path(), post(ask))
+            .route(&wire::sales_path(), post(sale))
             .route(&wire::below("{id}", "update"), post(update))
             .route(&wire::below("{id}", "accepted"), post(accepted))
             .route(&wire::below("{id}", "answer"), post(answer))
@@ -108,7 +110,8 @@ async fn request(
 ) -> Result<Response, Problem> {
     let body = read(body)?;
     let teller = counter.teller.clone();
-    let propose = move || teller.propose_onward(&body.offer, body.least(), body.latest);
+    let direction = if body.authorises { Direction::Authorised } else { Direction::Cheques };
+    let propose = move || teller.propose_onward(&body.offer, body.least(), body.latest, direction);
     let (_, opening) = blocking(propose).await?.map_err(open_problem)?;
     Ok((StatusCode::CREATED, Json(ProposalBody { opening })).into_response())
 }
@@ -171,6 +174,23 @@ async fn ask(
         })?;
     }
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// `POST …/sales`.
+async fn sale(
+    State(counter): Asked,
+    body: Result<Json<SaleBody>, JsonRejection>,
+) -> Result<Json<OfferBody>, Problem> {
+    let SaleBody { authorisation } = read(body)?;
+    let teller = counter.teller.clone();
+    let offered = blocking(move || teller.offer_signature(&authorisation)).await?;
+    let offer = offered.map_err(|error| match error {
+        SaleError::NoChannel => Problem::new(Kind::NotFound, error),
+        SaleError::Order(error) => problem(error),
+        SaleError::Chain(_) | SaleError::Store(_) => unavailable(&error),
+        other => Problem::new(Kind::ChequeRefused, other),
+    })?;
+    Ok(Json(offer.into()))
 }
 
 fn key(counter: &Counter, id: ChannelId) -> Result<farthing_protocol::session::CallKey, Problem> {

@@ -4,10 +4,12 @@ use bitcoin::Amount;
 use farthing_node::cheques::selling::{Answer, Ask, Towards};
 use farthing_protocol::cheque::point::{AdaptorPoint, AdaptorSecret};
 use farthing_protocol::cheque::promises::Update;
+use farthing_protocol::cheque::reverse::authorisation::Authorisation;
+use farthing_protocol::cheque::reverse::purchase::Offer;
 use farthing_protocol::keys::KeyId;
-use farthing_protocol::opening::{Offer, Opening};
+use farthing_protocol::opening::{self, Opening};
 use farthing_protocol::session::{Call, CallKey, NotAuthentic};
-use farthing_protocol::{ChannelId, Msat};
+use farthing_protocol::{ChannelId, Msat, Params};
 use secp256k1::schnorr;
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +31,10 @@ pub(super) fn asks_path() -> String {
     format!("{ROOT}/asks")
 }
 
+pub(super) fn sales_path() -> String {
+    format!("{ROOT}/sales")
+}
+
 pub(super) fn below(channel: impl std::fmt::Display, last: &str) -> String {
     format!("{ROOT}/channels/{channel}/{last}")
 }
@@ -38,7 +44,7 @@ pub(super) fn below(channel: impl std::fmt::Display, last: &str) -> String {
 #[serde(rename_all = "camelCase")]
 pub struct Bound {
     /// The offer.
-    pub offer: Offer,
+    pub offer: opening::Offer,
     /// Which keys of the offerer's.
     pub key: u64,
     /// Its MAC.
@@ -48,7 +54,7 @@ pub struct Bound {
 
 impl Bound {
     /// Binds an offer.
-    pub(super) fn new(offer: Offer, key: KeyId, secret: &[u8; 32]) -> Self {
+    pub(super) fn new(offer: opening::Offer, key: KeyId, secret: &[u8; 32]) -> Self {
         let key = key.to_u64();
         let mac = Self::mac(&offer, key, secret);
         Self { offer, key, mac }
@@ -60,7 +66,7 @@ impl Bound {
         bitcoin::hashes::cmp::fixed_time_eq(&expected, &self.mac)
     }
 
-    fn mac(offer: &Offer, key: u64, secret: &[u8; 32]) -> [u8; 32] {
+    fn mac(offer: &opening::Offer, key: u64, secret: &[u8; 32]) -> [u8; 32] {
         let own = blake3::derive_key("farthing 2026 offer of a channel that carries cheques", secret);
         *blake3::keyed_hash(&own, &encoding::canonical(&(offer, key))).as_bytes()
     }
@@ -172,11 +178,14 @@ impl AnswerBody {
 #[serde(rename_all = "camelCase")]
 pub struct RequestBody {
     /// The payee's terms and keys.
-    pub offer: Offer,
+    pub offer: opening::Offer,
     /// The least capacity, in satoshi.
     pub least_sat: u64,
     /// The latest expiry.
     pub latest: u32,
+    /// Whether it is to be paid the other way round, by payers that it authorises: then the channel may outlive the writers'.
+    #[serde(default)]
+    pub authorises: bool,
 }
 
 impl RequestBody {
@@ -253,5 +262,36 @@ impl AskBody {
         let tweak = AdaptorSecret::from_bytes(&self.tweak)?;
         let amount = Msat::new(self.amount_msat);
         Some(Ask { held: self.held, point: self.point, tweak, amount, towards })
+    }
+}
+
+/// A payer asks for an agent's signature, as a payee has authorised it to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SaleBody {
+    /// The payee's word.
+    pub authorisation: Authorisation,
+}
+
+/// Its answer: worth nothing without the secret, which the payer's promise of the price buys.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OfferBody {
+    /// The channel in which the agent pays the payee.
+    pub params: Params,
+    /// The update that adds the increment.
+    pub update: Box<Update>,
+    /// What is to be promised for it.
+    pub price_msat: u64,
+}
+
+impl From<Offer> for OfferBody {
+    fn from(offer: Offer) -> Self {
+        Self { params: offer.params, update: offer.update, price_msat: offer.price.get() }
+    }
+}
+
+impl From<OfferBody> for Offer {
+    fn from(body: OfferBody) -> Self {
+        Self { params: body.params, update: body.update, price: Msat::new(body.price_msat) }
     }
 }

@@ -175,6 +175,11 @@ pub enum ClientError {
         "the call was served and cost {0}, but its answer was lost on the way and the seller keeps it no more"
     )]
     AnswerLost(Msat),
+    /// The seller sends, but so little at a time that it holds the buyer for nothing.
+    #[error(
+        "the seller sent one piece too slowly: it was not whole after {0} s. What is here stays, and the same command goes on with it"
+    )]
+    TooSlow(u64),
     /// The seller sends wrong bytes again and again.
     #[error("{0}: the seller was asked {1} times; nothing more is paid to it")]
     WrongPieces(crate::manifest::WrongPiece, u32),
@@ -208,7 +213,7 @@ impl ClientError {
     /// Whether the same request may succeed in a while.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Network { .. } => true,
+            Self::Network { .. } | Self::TooSlow(_) => true,
             Self::Refused { kind, status, .. } => {
                 matches!(kind, Some(Kind::Unavailable | Kind::FundingNotDeep)) || *status >= 500
             }

@@ -6,20 +6,20 @@ use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Uri, header};
 use axum::response::{IntoResponse as _, Response};
 use farthing_node::books::OrderError;
-use farthing_node::tabs::CallError;
-use farthing_protocol::lightspeed::call::{self, Target};
+use farthing_node::tabs::{Admission, CallError};
+use farthing_protocol::lightspeed::call::{self, NO_BODY, Target};
 use farthing_protocol::lightspeed::numbers::WINDOW;
 use farthing_protocol::lightspeed::tab::Refused;
 use farthing_protocol::lightspeed::{Call, CallNumber};
 use farthing_protocol::{ChannelId, Msat};
 use jiff::Timestamp;
 
-use super::{Admitted, RECEIPT, Shared, digest, outcome, receipt};
-use crate::answers::Answer;
+use super::{Admitted, RECEIPT, Shared, digest, outcome};
 use crate::challenge::{Calls, Challenge, Request as PaymentRequest};
 use crate::encoding;
 use crate::problem::{Kind, Problem};
 use crate::tariff::CallPrice;
+use crate::till::authority;
 use crate::wire;
 
 /// Why a request does not reach the service.
@@ -37,13 +37,29 @@ pub(super) enum Stop {
     Closed(Problem),
     /// It may have been served, too long ago to tell.
     Forgotten(Problem),
-    /// It was served; here is the answer.
-    Again(Box<Answer>),
-    /// It was served, and only the receipt is left.
+    /// It was served; here is the answer, or what is left of it.
     Served(Box<Response>),
 }
 
 impl Shared {
+    /// Admits a call that nothing has to be waited for: its request has no body, and its tab is in memory. `None` for any
+    /// other, of which nothing was decided.
+    pub(super) fn admit_now(
+        &self,
+        (call, mac): &(Call, [u8; 32]),
+        parts: &Parts,
+        body: &Body,
+        price: CallPrice,
+    ) -> Option<Result<(Admitted, Admission), CallError>> {
+        if !body.is_end_stream() || call.cost < price.least() {
+            return None;
+        }
+        let authority = authority(&parts.headers, &parts.uri);
+        let target = target(parts, authority, NO_BODY);
+        let admitted = self.till.seller().admit_now(call, &target, mac)?;
+        Some(admitted.map(|admission| (Admitted::new(call, *mac, price), admission)))
+    }
+
     /// Decides whether a request is paid for.
     pub(super) async fn admit(
         &self,
@@ -51,8 +67,7 @@ impl Shared {
         parts: Parts,
         body: Body,
         price: CallPrice,
-        authority: &str,
-    ) -> Result<(Admitted, Request), Stop> {
+    ) -> Result<((Admitted, Admission), Request), Stop> {
         let Some(header) = header else {
             return Err(Stop::Unheard(Problem::new(Kind::PaymentRequired, format!("this costs {price}"))));
         };
@@ -84,8 +99,7 @@ impl Shared {
                 Err(_elapsed) => return Err(unread("it took too long")),
             }
         };
-        let uri = asked(&parts).path_and_query().map_or("/", |path| path.as_str());
-        let target = Target { method: parts.method.as_str(), authority, uri, body: digest(&body) };
+        let target = target(&parts, authority(&parts.headers, &parts.uri), digest(&body));
         let seller = self.till.seller();
         let least = price.least();
         if call.cost < least {
@@ -95,14 +109,22 @@ impl Shared {
             return Err(Stop::Refused(Problem::new(Kind::PaymentInsufficient, detail)));
         }
         match seller.admit(&call, &target, &mac).await {
-            Ok(()) => {}
-            Err(CallError::Refused(Refused::Served(number))) => {
-                return Err(self.again(call.channel, number, &mac, call.cost).await);
+            Ok(admission) => {
+                let request = Request::from_parts(parts, Body::from(body));
+                Ok(((Admitted::new(&call, mac, price), admission), request))
             }
-            Err(error) => return Err(self.refusal(&call, error)),
+            Err(error) => Err(self.not_admitted(&call, &mac, error).await),
         }
-        let admitted = Admitted { channel: call.channel, number: call.number, mac, price, aside: call.cost };
-        Ok((admitted, Request::from_parts(parts, Body::from(body))))
+    }
+
+    /// What a call gets that was not admitted.
+    pub(super) async fn not_admitted(&self, call: &Call, mac: &[u8; 32], error: CallError) -> Stop {
+        match error {
+            CallError::Refused(Refused::Served(number)) => {
+                self.again(call.channel, number, mac, call.cost).await
+            }
+            error => self.refusal(call, error),
+        }
     }
 
     /// What a call gets that was served before. Nothing leaves before the tab that has it as served is stored.
@@ -111,12 +133,12 @@ impl Shared {
             return Stop::Open(Problem::new(Kind::Unavailable, error).retry_after(1));
         }
         match self.answers.find(channel, number, mac) {
-            Some(answer) => Stop::Again(Box::new(answer)),
+            Some(answer) => Stop::Served(Box::new(answer)),
             None => {
                 let detail = "this call was served and charged; its answer is not kept any more";
                 let mut response = Problem::new(Kind::AlreadyServed, detail).into_response();
                 let cost = self.till.seller().other_cost(channel, number).unwrap_or(cost);
-                response.headers_mut().extend(receipt(channel, cost).map(|value| (RECEIPT.clone(), value)));
+                response.headers_mut().insert(RECEIPT.clone(), self.receipt(channel, cost));
                 Stop::Served(Box::new(response))
             }
         }
@@ -183,7 +205,6 @@ impl Shared {
     pub(super) fn stop(&self, stop: Stop, price: CallPrice, authority: &str) -> Response {
         let mut response = match stop {
             Stop::Unheard(problem) => return self.refuse(problem, price, authority),
-            Stop::Again(answer) => answer.respond(),
             Stop::Served(response) => *response,
             Stop::Open(problem) => outcome(problem.into_response(), wire::OPEN),
             Stop::Running(problem) => outcome(problem.into_response(), wire::RUNNING),
@@ -198,6 +219,17 @@ impl Shared {
     }
 }
 
+impl Admitted {
+    fn new(call: &Call, mac: [u8; 32], price: CallPrice) -> Self {
+        Self { channel: call.channel, number: call.number, mac, price, aside: call.cost }
+    }
+}
+
+fn target<'a>(parts: &'a Parts, authority: &'a str, body: [u8; 32]) -> Target<'a> {
+    let uri = asked(parts).path_and_query().map_or("/", |path| path.as_str());
+    Target { method: parts.method.as_str(), authority, uri, body }
+}
+
 /// What the client asked for. A router that has taken a part of the path off tells the whole.
 pub(super) fn asked(parts: &Parts) -> &Uri {
     parts.extensions.get::<OriginalUri>().map_or(&parts.uri, |original| &original.0)
@@ -210,6 +242,7 @@ pub(super) fn read_call(header: &HeaderValue) -> Result<(Call, [u8; 32]), Proble
     if text.len() > MOST {
         return Err(malformed(format!("a call is at most {MOST} characters, got {}", text.len())));
     }
-    let bytes = encoding::decode_bytes(text).map_err(|error| malformed(error.to_string()))?;
-    Call::from_bytes(&bytes).map_err(|error| malformed(error.to_string()))
+    let mut bytes = [0; MOST];
+    let length = encoding::decode_into(text, &mut bytes).map_err(|error| malformed(error.to_string()))?;
+    Call::from_bytes(&bytes[..length]).map_err(|error| malformed(error.to_string()))
 }

@@ -176,7 +176,7 @@ impl<S: Sync> axum::extract::FromRequestParts<S> for Asked {
         Ok(Self {
             method: parts.method.clone(),
             uri: parts.uri.clone(),
-            authority: authority(headers, &parts.uri),
+            authority: authority(headers, &parts.uri).to_owned(),
             proof: headers.get(header::AUTHORIZATION).cloned(),
         })
     }

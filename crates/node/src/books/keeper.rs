@@ -1,6 +1,5 @@
 //! The thread behind the books: decides on orders, stores each batch in one write, and only then answers.
 
-use std::collections::HashMap;
 use std::sync::mpsc;
 use std::sync::{Arc, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -9,15 +8,17 @@ use farthing_protocol::{ChannelId, Msat, Transition};
 use tokio::sync::oneshot;
 
 use super::{
-    Add, BATCH, Decided, Desk, Drawn, Entry, FoldReply, Handle, Item, Order, OrderError, Outcome, Reply,
+    Add, BATCH, Decided, Desk, Drawn, Entry, FoldReply, Handle, Item, Order, OrderError, Outcome, Places,
+    Reply,
 };
+use crate::by_channel::ByChannel;
 use crate::crash;
-use crate::machine::Machine;
-use crate::store::{Store, StoreError, Write};
+use crate::machine::{Machine, Watched};
+use crate::store::{Store, StoreError, StoredChannel, Write};
 
 /// A channel in the books.
 pub(super) struct Page<M: Machine> {
-    pub(super) record: M::Record,
+    pub(super) rest: M::Rest,
     pub(super) setup: Arc<M::Setup>,
     pub(super) state: M::State,
     pub(super) opened_at: u64,
@@ -26,9 +27,13 @@ pub(super) struct Page<M: Machine> {
 /// The keeper of the books.
 pub(super) struct Keeper<M: Machine> {
     pub(super) store: Store,
-    pub(super) pages: HashMap<ChannelId, Page<M>>,
-    pub(super) setups: Arc<RwLock<HashMap<ChannelId, Arc<M::Setup>>>>,
+    pub(super) pages: ByChannel<Page<M>>,
+    pub(super) setups: Arc<RwLock<ByChannel<Arc<M::Setup>>>>,
     pub(super) desk: Arc<dyn Desk<M>>,
+    /// The desk has more accounts to be stored than one write takes.
+    pub(super) has_more: bool,
+    /// Some channels are over, and on disk only.
+    pub(super) has_over: bool,
 }
 
 /// An order that was decided on and waits for the write.
@@ -70,31 +75,36 @@ struct Draft<M: Machine> {
     added: Option<Added<M>>,
     items: Vec<Item>,
     waiting: Vec<Waiting<M>>,
+    /// Released once it is stored.
+    effects: Vec<M::Effect>,
 }
 
 impl<M: Machine> Default for Draft<M> {
     fn default() -> Self {
-        Self { transition: None, added: None, items: Vec::new(), waiting: Vec::new() }
+        let (items, waiting, effects) = (Vec::new(), Vec::new(), Vec::new());
+        Self { transition: None, added: None, items, waiting, effects }
     }
 }
 
 struct DraftBatch<M: Machine> {
-    drafts: HashMap<ChannelId, Draft<M>>,
+    drafts: ByChannel<Draft<M>>,
     writes: Vec<Write>,
     written: Vec<oneshot::Sender<Result<(), Arc<StoreError>>>>,
     granted: Vec<ChannelId>,
+}
+
+impl<M: Machine> Default for DraftBatch<M> {
+    fn default() -> Self {
+        let (writes, written, granted) = (Vec::new(), Vec::new(), Vec::new());
+        Self { drafts: ByChannel::default(), writes, written, granted }
+    }
 }
 
 impl<M: Machine> Keeper<M> {
     /// Works until the last order, or until nobody is left to give any.
     pub(super) fn run(mut self, queue: &mpsc::Receiver<Order<M>>) {
         while let Ok(first) = queue.recv() {
-            let mut batch = DraftBatch {
-                drafts: HashMap::new(),
-                writes: Vec::new(),
-                written: Vec::new(),
-                granted: Vec::new(),
-            };
+            let mut batch = DraftBatch::default();
             let mut ending = self.take(first, &mut batch);
             for _ in 1..BATCH {
                 match queue.try_recv() {
@@ -103,6 +113,11 @@ impl<M: Machine> Keeper<M> {
                 }
             }
             self.save(batch);
+            while std::mem::take(&mut self.has_more) {
+                let mut batch = DraftBatch::default();
+                self.fold_asked(&mut batch);
+                self.save(batch);
+            }
             if ending {
                 return;
             }
@@ -123,13 +138,19 @@ impl<M: Machine> Keeper<M> {
                 batch.written.push(reply);
             }
             Order::List(reply) => {
-                let entry = |(id, page): (&ChannelId, &Page<M>)| Entry {
-                    id: *id,
-                    record: page.record.clone(),
-                    state: page.state.clone(),
-                    opened_at: page.opened_at,
-                };
-                let _caller_left = reply.send(self.pages.iter().map(entry).collect());
+                let _caller_left = reply.send(self.list().map_err(Arc::new));
+            }
+            Order::Watched(reply) => {
+                let live = self.pages.iter().filter(|(_, page)| M::is_live(&page.state));
+                let _caller_left = reply.send(live.map(|(id, page)| watched(*id, page)).collect());
+            }
+            Order::Oldest(is_meant, reply) => {
+                let meant = || self.pages.iter().filter(|(_, page)| is_meant(&page.state));
+                let oldest = meant().map(|(id, page)| (*id, page.opened_at)).min_by_key(|(_, at)| *at);
+                let _caller_left = reply.send(Places { taken: meant().count(), oldest });
+            }
+            Order::Forget(id, reply) => {
+                let _caller_left = reply.send(self.forget(id, batch).map_err(Arc::new));
             }
             Order::Wishes(reply) => {
                 let _caller_left = reply.send(self.store.wishes().map_err(Arc::new));
@@ -142,8 +163,13 @@ impl<M: Machine> Keeper<M> {
             Order::Followed(reply) => {
                 let _caller_left = reply.send(self.store.followed().map_err(Arc::new));
             }
-            Order::Ladders(id, least, reply) => {
-                let _caller_left = reply.send(self.store.ladders(id, least).map_err(Arc::new));
+            Order::Ladders(id, reply) => {
+                let with_ladders = |page: &Page<M>| {
+                    let ladders = self.store.ladders(id, M::least_chain(&page.state))?;
+                    Ok((page.state.clone(), ladders))
+                };
+                let found = self.pages.get(&id).map(with_ladders).transpose();
+                let _caller_left = reply.send(found.map_err(Arc::new));
             }
             Order::State(id, reply) => {
                 let _caller_left = reply.send(self.pages.get(&id).map(|page| page.state.clone()));
@@ -151,7 +177,7 @@ impl<M: Machine> Keeper<M> {
             Order::Day(day, reply) => {
                 let _caller_left = reply.send(self.store.spent_since(day).map_err(Arc::new));
             }
-            Order::Fold(id) => self.fold(id, batch),
+            Order::Fold => self.fold_asked(batch),
             Order::Spends(outpoint, reply) => {
                 let _caller_left = reply.send(self.store.spends(&outpoint).map_err(Arc::new));
             }
@@ -160,19 +186,73 @@ impl<M: Machine> Keeper<M> {
         false
     }
 
+    /// All channels: those that are over come from the disk.
+    fn list(&self) -> Result<Vec<Entry<M>>, StoreError> {
+        let entry = |(id, page): (&ChannelId, &Page<M>)| Entry {
+            id: *id,
+            record: M::record(&page.setup, &page.rest),
+            state: page.state.clone(),
+            opened_at: page.opened_at,
+        };
+        let mut entries: Vec<Entry<M>> = self.pages.iter().map(entry).collect();
+        if self.has_over {
+            let stored = self.store.channels::<M>()?.into_iter();
+            entries.extend(stored.filter(|stored| !self.pages.contains_key(&stored.id)).map(|stored| {
+                let StoredChannel { id, record, state, opened_at } = stored;
+                Entry { id, record, state, opened_at }
+            }));
+        }
+        Ok(entries)
+    }
+
+    /// Why a channel that is not in memory takes nothing: it is over, or was never here.
+    fn not_in_memory(&self, id: ChannelId) -> OrderError<M::Reject> {
+        let Some(too_late) = M::too_late().filter(|_| self.has_over) else {
+            return OrderError::NoChannel(id);
+        };
+        match self.store.is_there::<M>(id) {
+            Ok(true) => OrderError::Rejected(too_late),
+            Ok(false) => OrderError::NoChannel(id),
+            Err(error) => OrderError::Store(Arc::new(error)),
+        }
+    }
+
+    /// Deletes a channel if nothing of value can be in it. Whether it did.
+    fn forget(&mut self, id: ChannelId, batch: &DraftBatch<M>) -> Result<bool, StoreError> {
+        let is_worthless = self.pages.get(&id).is_some_and(|page| M::is_worthless(&page.state));
+        // What was decided and waits for the write may have brought a payment.
+        if !is_worthless || batch.drafts.contains_key(&id) {
+            return Ok(false);
+        }
+        crash::point();
+        self.store.forget::<M>(id)?;
+        crash::point();
+        self.drop_page(id);
+        Ok(true)
+    }
+
+    fn drop_page(&mut self, id: ChannelId) {
+        self.pages.remove(&id);
+        self.setups.write().expect("no holder of this lock panics").remove(&id);
+    }
+
     fn add(&mut self, add: Add<M>, batch: &mut DraftBatch<M>) {
         let Add { record, setup, transition, writes, reply } = add;
         let (id, funding) = (M::channel(&setup).id(), M::channel(&setup).params().funding);
         // Two channels over one output would both look funded, and only one can be claimed.
-        let is_funding_of = |other: &M::Setup| M::channel(other).params().funding == funding;
-        let taken = self.pages.values().any(|page| is_funding_of(&page.setup))
-            || batch
-                .drafts
-                .values()
-                .filter_map(|draft| draft.added.as_ref())
-                .any(|added| is_funding_of(&added.1));
-        if taken {
-            let _caller_left = reply.send(Err(OrderError::FundingTaken(funding)));
+        let added = batch.drafts.values().filter_map(|draft| draft.added.as_ref());
+        let mut fundings = added.map(|added| M::channel(&added.1).params().funding);
+        let taken = match fundings.any(|other| other == funding) {
+            true => Ok(true),
+            false => self.store.is_funding::<M>(&funding),
+        };
+        let refused = match taken {
+            Ok(false) => None,
+            Ok(true) => Some(OrderError::FundingTaken(funding)),
+            Err(error) => Some(OrderError::Store(Arc::new(error))),
+        };
+        if let Some(refused) = refused {
+            let _caller_left = reply.send(Err(refused));
             return;
         }
         let waiting = Waiting { reply: Whom::One(reply), effects: transition.effect_count(), again: None };
@@ -186,7 +266,7 @@ impl<M: Machine> Keeper<M> {
     fn decide(&mut self, order: Handle<M>, batch: &mut DraftBatch<M>) {
         let Handle { id, input, item, writes, reply } = order;
         if !self.pages.contains_key(&id) {
-            return Whom::<M>::One(reply).refuse(OrderError::NoChannel(id));
+            return Whom::<M>::One(reply).refuse(self.not_in_memory(id));
         }
         // Every decision stands on the newest account.
         self.fold(id, batch);
@@ -205,6 +285,13 @@ impl<M: Machine> Keeper<M> {
             batch.drafts.entry(id).or_default().items.extend(item);
             batch.writes.extend(writes);
         }
+    }
+
+    /// Takes in the accounts that are to be stored, as many as a write takes.
+    fn fold_asked(&mut self, batch: &mut DraftBatch<M>) {
+        let (asked, has_more) = self.desk.asked(BATCH);
+        self.has_more |= has_more;
+        asked.into_iter().for_each(|id| self.fold(id, batch));
     }
 
     /// Takes in the account that the desk has, if it is newer.
@@ -251,31 +338,31 @@ impl<M: Machine> Keeper<M> {
 
     /// Makes a batch durable and only then answers.
     fn save(&mut self, batch: DraftBatch<M>) {
-        let DraftBatch { drafts, writes, written, granted } = batch;
-        let mut transitions = Vec::new();
-        let mut rest = HashMap::new();
-        for (id, mut draft) in drafts {
-            if let Some(transition) = draft.transition.take() {
-                transitions.push((id, transition));
-            }
-            rest.insert(id, draft);
+        let DraftBatch { mut drafts, writes, written, granted } = batch;
+        let mut transitions = Vec::with_capacity(drafts.len());
+        for (id, draft) in &mut drafts {
+            transitions.extend(draft.transition.take().map(|transition| (*id, transition)));
         }
-        let store = &mut self.store;
+        let (store, pages) = (&mut self.store, &self.pages);
         let nothing_to_write = transitions.is_empty() && writes.is_empty() && granted.is_empty();
         let committed = Transition::commit_all(transitions, |states: &[(&ChannelId, &M::State)]| {
             if nothing_to_write {
                 return Ok(());
             }
             crash::point();
-            let batch = store.batch()?;
+            let mut batch = store.batch()?;
             for (id, state) in states {
-                let draft = &rest[*id];
+                let draft = &drafts[*id];
                 match &draft.added {
                     Some((record, setup, opened_at)) => {
                         let agreement = M::channel(setup).params();
                         batch.add_channel::<M>(**id, agreement, record, state, *opened_at)?;
                     }
-                    None => batch.set_state::<M>(**id, state)?,
+                    None => batch.set_state::<M>(**id, state),
+                }
+                let least = M::least_chain(state);
+                if pages.get(*id).is_some_and(|page| M::least_chain(&page.state) < least) {
+                    batch.forget_chains(**id, least)?;
                 }
                 for item in &draft.items {
                     batch.add_purchase(**id, &item.id, item.cost)?;
@@ -293,8 +380,12 @@ impl<M: Machine> Keeper<M> {
         });
         match committed {
             Ok(committed) => {
-                let effects = self.turn_pages(committed, &mut rest);
-                self.answer(rest, effects);
+                let over: Vec<ChannelId> =
+                    committed.iter().filter(|(_, state, _)| M::is_over(state)).map(|(id, ..)| *id).collect();
+                self.turn_pages(committed, &mut drafts);
+                self.answer(drafts);
+                self.has_over |= !over.is_empty();
+                over.into_iter().for_each(|id| self.drop_page(id));
                 for reply in written {
                     let _caller_left = reply.send(Ok(()));
                 }
@@ -302,8 +393,8 @@ impl<M: Machine> Keeper<M> {
             Err(error) => {
                 tracing::error!(%error, "could not store: every request in this batch is refused");
                 let error = Arc::new(error);
-                rest.keys().for_each(|id| self.desk.not_stored(*id));
-                for waiting in rest.into_values().flat_map(|draft| draft.waiting) {
+                drafts.keys().for_each(|id| self.desk.not_stored(*id));
+                for waiting in drafts.into_values().flat_map(|draft| draft.waiting) {
                     waiting.reply.refuse(OrderError::Store(error.clone()));
                 }
                 for reply in written {
@@ -313,34 +404,37 @@ impl<M: Machine> Keeper<M> {
         }
     }
 
+    /// Turns to what was stored, and puts the effects that this releases with the orders they are for.
     fn turn_pages(
         &mut self,
         committed: Vec<(ChannelId, M::State, Vec<M::Effect>)>,
-        drafts: &mut HashMap<ChannelId, Draft<M>>,
-    ) -> HashMap<ChannelId, Vec<M::Effect>> {
-        let mut released = HashMap::new();
+        drafts: &mut ByChannel<Draft<M>>,
+    ) {
         for (id, state, effects) in committed {
-            if let Some((record, setup, opened_at)) = drafts.get_mut(&id).and_then(|draft| draft.added.take())
-            {
-                self.setups.write().expect("no holder of this lock panics").insert(id, setup.clone());
-                self.pages.insert(id, Page { record: *record, setup, state, opened_at });
-            } else if let Some(page) = self.pages.get_mut(&id) {
-                page.state = state;
-            }
-            if let Some(page) = self.pages.get(&id) {
-                self.desk.turned(id, &page.state, &page.setup);
-            }
-            released.insert(id, effects);
+            let Some(draft) = drafts.get_mut(&id) else { continue };
+            draft.effects = effects;
+            let page = match draft.added.take() {
+                Some((record, setup, opened_at)) => {
+                    self.setups.write().expect("no holder of this lock panics").insert(id, setup.clone());
+                    let page = Page { rest: M::rest(*record), setup, state, opened_at };
+                    self.pages.entry(id).insert_entry(page).into_mut()
+                }
+                None => {
+                    let Some(page) = self.pages.get_mut(&id) else { continue };
+                    page.state = state;
+                    page
+                }
+            };
+            self.desk.turned(id, &page.state, &page.setup);
         }
-        released
     }
 
     /// Hands each order its own share of its channel's effects, in order.
-    fn answer(&self, drafts: HashMap<ChannelId, Draft<M>>, mut released: HashMap<ChannelId, Vec<M::Effect>>) {
+    fn answer(&self, drafts: ByChannel<Draft<M>>) {
         for (id, draft) in drafts {
             let Some(page) = self.pages.get(&id) else { continue };
             let ledger = M::ledger(&page.state);
-            let mut effects = released.remove(&id).unwrap_or_default().into_iter();
+            let mut effects = draft.effects.into_iter();
             for Waiting { reply, effects: count, again } in draft.waiting {
                 let effects: Vec<M::Effect> = effects.by_ref().take(count).collect();
                 match reply {
@@ -357,6 +451,12 @@ impl<M: Machine> Keeper<M> {
             }
         }
     }
+}
+
+fn watched<M: Machine>(id: ChannelId, page: &Page<M>) -> Watched {
+    let params = M::channel(&page.setup).params();
+    let parties = [params.payer.output.clone(), params.payee.output.clone()];
+    Watched { id, outpoint: params.funding, parties }
 }
 
 fn now() -> u64 {

@@ -3,11 +3,11 @@
 use farthing_chain::ChainError;
 use farthing_protocol::cheque::book;
 use farthing_protocol::cheque::cheque::Cheque;
-use farthing_protocol::cheque::held;
-use farthing_protocol::cheque::point::{AdaptorPoint, AdaptorSecret};
+use farthing_protocol::cheque::point::AdaptorPoint;
 use farthing_protocol::cheque::prekey::SignedPrekey;
-use farthing_protocol::cheque::route::Route;
-use farthing_protocol::cheque::side::Side;
+use farthing_protocol::cheque::route::{self, Route};
+use farthing_protocol::cheque::side::{Reject, Side};
+use farthing_protocol::cheque::{held, holder};
 use farthing_protocol::{ChannelId, Msat};
 use secp256k1::XOnlyPublicKey;
 
@@ -15,7 +15,6 @@ use super::machine::held;
 use super::paper::{Paper, Presented, Sale};
 use super::{Failed, Teller, now};
 use crate::books::OrderError;
-use crate::entropy;
 use crate::prekeys::BookError;
 use crate::store::{StoreError, Write};
 
@@ -49,6 +48,27 @@ pub enum CashError {
     Chain(#[from] ChainError),
 }
 
+impl CashError {
+    /// Whether the same may be taken another time: what it concerns must be kept.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Chain(_) | Self::Store(_) | Self::Book(BookError::Store(_)) => true,
+            Self::Book(BookError::Rejected(_)) => false,
+            Self::Order(error) => match error {
+                OrderError::Rejected(reject) => {
+                    matches!(reject, Reject::Holder(holder::Reject::Promises(held::Reject::NotDeep)))
+                }
+                OrderError::NoChannel(_) => false,
+                OrderError::FundingTaken(_)
+                | OrderError::Store(_)
+                | OrderError::Blind(_)
+                | OrderError::Ended => true,
+            },
+            Self::Unknown | Self::NotAsked | Self::NoLock | Self::NoPoint => false,
+        }
+    }
+}
+
 impl Teller {
     /// Who this payee is.
     pub fn identity(&self) -> XOnlyPublicKey {
@@ -77,7 +97,7 @@ impl Teller {
         let effects = self.prekeys.lock().expect("no holder of this lock panics").handle(input)?;
         let point = effects.into_iter().find_map(|effect| match effect {
             book::Effect::Ask(point) => Some(point),
-            book::Effect::Publish(_) | book::Effect::Cash(_) => None,
+            book::Effect::Publish(_) | book::Effect::Cash => None,
         });
         let point = point.expect("what may be presented is asked for");
         if let Some(known) = self.router.presented(&point)? {
@@ -88,8 +108,8 @@ impl Teller {
         Ok(presented)
     }
 
-    /// Fixes how a cheque is cashed: in which channel, and through whom. What was fixed before stays, unless the channel is
-    /// another and no lock came in the first. Blocks.
+    /// Fixes how a cheque is cashed: in which channel, and through whom. A way that was fixed before and then left has the same points when
+    /// it is taken again: so a lock that was made on it is not lost. Blocks.
     ///
     /// # Errors
     /// When there is no such cheque, the channel ends too late for it, or it could not be stored.
@@ -113,8 +133,7 @@ impl Teller {
             Some(sale) => sale.clone(),
             None => {
                 let hops = if via.is_some() { 2 } else { 1 };
-                let tweaks = (0..hops).map(|_| AdaptorSecret::from_bytes(&entropy::bytes()));
-                let tweaks = tweaks.collect::<Option<_>>().ok_or(CashError::NoPoint)?;
+                let tweaks = route::tweaks(&self.seed.cheque_keys(), point, &channel, hops);
                 Sale { channel, tweaks, via }
             }
         };
@@ -149,7 +168,7 @@ impl Teller {
             let endorse = book::Input::Endorse { cheque: Box::new(cheque.clone()), offered: promise.amount };
             prekeys.handle(endorse)?;
             let book = prekeys.book()?;
-            book.secret(prekeys.keys(), cheque).expect("an endorsed cheque has a secret")
+            book.secret(prekeys.keys(), cheque).ok_or(CashError::NoPoint)?
         };
         let secret = secret.plus(&route.payee).ok_or(CashError::NoPoint)?;
         let input = held::Input::Cash {

@@ -78,6 +78,7 @@ impl Record {
 impl Machine for ChequeChannel {
     type Setup = Setup;
     type Record = Record;
+    type Rest = Record;
     type State = Side;
     type Input = Input;
     type Effect = Effect;
@@ -98,6 +99,14 @@ impl Machine for ChequeChannel {
                 Setup::Drawer(Arc::new(Payer::setup(&record, seed)?))
             }
         })
+    }
+
+    fn rest(record: Record) -> Record {
+        record
+    }
+
+    fn record(_setup: &Setup, rest: &Record) -> Record {
+        rest.clone()
     }
 
     fn channel(setup: &Setup) -> &Channel {

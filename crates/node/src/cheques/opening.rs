@@ -1,6 +1,6 @@
 //! Channels that carry cheques: offered and accepted by the side that is paid, proposed by the side that pays.
 
-use bitcoin::{Amount, OutPoint, ScriptBuf};
+use bitcoin::{Amount, OutPoint, ScriptBuf, Txid};
 use farthing_chain::ChainError;
 use farthing_protocol::channel::{BadParams, Expiry};
 use farthing_protocol::cheque::drawer;
@@ -54,6 +54,15 @@ pub enum OpenError {
     /// Not stored.
     #[error(transparent)]
     Order(#[from] Failed),
+}
+
+/// What a channel towards a payee is for. Each needs the opposite order of expiries, so no pair of channels serves both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// The payee cashes cheques: the channel ends before those of their writers.
+    Cheques,
+    /// Payers that the payee has authorised add to it: it ends after theirs.
+    Authorised,
 }
 
 /// What the side that pays decides about a channel.
@@ -180,6 +189,7 @@ impl Teller {
         let fee_rate = limits.choose_fee_rate(offer, now);
         let key = KeyId::from_entropy(entropy::bytes());
         let keys = self.seed.channel_keys(key);
+        let withheld = self.withheld()?;
         let mut wallet = self.wallet.lock().expect("no holder of this lock panics");
         let output = wallet.new_address().script_pubkey();
         let mut params = Params {
@@ -200,7 +210,8 @@ impl Teller {
             (0, limits.fee_rate.1.to_sat_per_kwu()),
         )?;
         let funding_output = Channel::new(params.clone())?.funding_txout();
-        let funding = wallet.pay(funding_output.script_pubkey.clone(), plan.capacity, now)?;
+        let script = funding_output.script_pubkey.clone();
+        let funding = wallet.pay_apart_from(script, plan.capacity, now, &withheld)?;
         let vout = funding.output.iter().position(|output| *output == funding_output);
         let vout = vout.expect("the wallet pays what it was asked to") as u32;
         let outpoint = OutPoint { txid: funding.compute_txid(), vout };
@@ -226,6 +237,16 @@ impl Teller {
         }
     }
 
+    /// Fundings that wait for their payee's acceptance, and may never be sent.
+    fn withheld(&self) -> Result<Vec<Txid>, OpenError> {
+        let entries = self.books.list_blocking()?;
+        let waiting = entries.iter().filter(|entry| {
+            let life = entry.state.drawer().map(|drawer| drawer.life());
+            matches!(life, Some(payer::State::AwaitingAcceptance))
+        });
+        Ok(waiting.map(|entry| entry.record.params().funding.txid).collect())
+    }
+
     /// Proposes a channel to a payee that asked for one, over its offer. Blocks.
     ///
     /// # Errors
@@ -235,6 +256,7 @@ impl Teller {
         offer: &Offer,
         least: Amount,
         latest: u32,
+        direction: Direction,
     ) -> Result<(ChannelId, Opening), OpenError> {
         let _one_at_a_time = self.openings.lock().expect("no holder of this lock panics");
         self.give_up_proposals(false)?;
@@ -258,10 +280,16 @@ impl Teller {
         }
         let height = self.chain.tip()?.height;
         let longest = height.saturating_add(offer.lifetime.1.min(self.terms.paying.most_lifetime));
-        // No lock could be made in one that ends later than this.
-        let behind = entries.iter().filter(|entry| entry.state.is_live() && entry.state.holder().is_some());
-        let behind = behind.map(|entry| entry.record.params().expiry.height()).max().unwrap_or(height);
-        let longest = longest.min(behind.saturating_sub(self.terms.delta));
+        let longest = match direction {
+            // No lock could be made in one that ends later than this.
+            Direction::Cheques => {
+                let behind =
+                    entries.iter().filter(|entry| entry.state.is_live() && entry.state.holder().is_some());
+                let behind = behind.map(|entry| entry.record.params().expiry.height()).max();
+                longest.min(behind.unwrap_or(height).saturating_sub(self.terms.delta))
+            }
+            Direction::Authorised => longest,
+        };
         let plan = Plan { capacity, expiry: latest.min(longest), kind: Kind::Lock, peer: None };
         self.propose(offer, plan)
     }

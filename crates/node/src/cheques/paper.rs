@@ -1,8 +1,11 @@
-//! Cheques as their writer and their payee keep them, beside the channels that carry them.
+//! Cheques as their writer and their payee keep them, beside the channels that carry them; and, the other way round, what a payer
+//! buys and an agent sells.
 
 use farthing_protocol::cheque::cheque::{Cheque, Written};
 use farthing_protocol::cheque::point::{AdaptorPoint, AdaptorSecret};
 use farthing_protocol::cheque::receipt::Receipt;
+use farthing_protocol::cheque::reverse::purchase::Purchase;
+use farthing_protocol::cheque::reverse::sale::Sale as SignatureSale;
 use farthing_protocol::{ChannelId, Msat};
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +17,48 @@ pub enum Paper {
     Written(Issued),
     /// By its payee.
     Got(Presented),
+    /// The other way round, by the payer.
+    Bought(Bought),
+    /// The other way round, by the agent.
+    Sold(Sold),
+}
+
+/// In which drawer a paper lies. The numbers are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i64)]
+pub enum Drawer {
+    /// Cheques that were written here, by point.
+    Written = 0,
+    /// Cheques that came here, by point.
+    Got = 1,
+    /// Signatures that were bought here, by the authorisation's digest.
+    Bought = 2,
+    /// Signatures that were sold here, by point.
+    Sold = 3,
+}
+
+/// An agent's signature, as the payer who buys it keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bought {
+    /// How far it is.
+    pub purchase: Purchase,
+    /// The channel that promises its price, once one does.
+    pub channel: Option<ChannelId>,
+    /// Where the agent is reached.
+    pub agent: String,
+    /// The payee's address, where its mail goes.
+    pub to: String,
+    /// When it was begun, in seconds since 1970.
+    pub at: u64,
+}
+
+/// An agent's signature, as the agent who sells it keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sold {
+    /// How far it is.
+    pub sale: SignatureSale,
+    /// When it was offered, in seconds since 1970.
+    pub at: u64,
 }
 
 /// A cheque as its writer keeps it.
@@ -79,27 +124,33 @@ pub struct Sale {
 }
 
 impl Paper {
-    /// Its point.
-    pub fn point(&self) -> AdaptorPoint {
+    /// Where it lies.
+    pub fn drawer(&self) -> Drawer {
         match self {
-            Self::Written(issued) => issued.written.point,
-            Self::Got(presented) => presented.point,
+            Self::Written(_) => Drawer::Written,
+            Self::Got(_) => Drawer::Got,
+            Self::Bought(_) => Drawer::Bought,
+            Self::Sold(_) => Drawer::Sold,
         }
     }
 
-    /// When it was written, or came, in seconds since 1970.
+    /// What it lies under there.
+    pub fn key(&self) -> Vec<u8> {
+        match self {
+            Self::Written(issued) => issued.written.point.to_bytes().to_vec(),
+            Self::Got(presented) => presented.point.to_bytes().to_vec(),
+            Self::Bought(bought) => bought.purchase.authorisation().digest().to_vec(),
+            Self::Sold(sold) => sold.sale.point().to_bytes().to_vec(),
+        }
+    }
+
+    /// When it was written, came, or was begun, in seconds since 1970.
     pub fn at(&self) -> u64 {
         match self {
             Self::Written(issued) => issued.written.cheque.terms.time,
             Self::Got(presented) => presented.at,
-        }
-    }
-
-    /// Whether it is the payee's.
-    pub fn is_got(&self) -> bool {
-        match self {
-            Self::Written(_) => false,
-            Self::Got(_) => true,
+            Self::Bought(bought) => bought.at,
+            Self::Sold(sold) => sold.at,
         }
     }
 }

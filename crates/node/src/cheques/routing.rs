@@ -4,6 +4,7 @@
 //!   holder: Lock ───────▶ drawer: Promise          (refused: holder: Unlocked)
 //!   drawer: Report ─────▶ holder: Learned, Unlocked ──▶ drawer: Noted
 //!   drawer: Report ─────▶ receipt stored ─────────────▶ drawer: Noted      (a writer's)
+//!   drawer: Report ─────▶ purchase: Paid, Ended ──────▶ drawer: Noted      (a payer's, the other way round)
 //! ```
 //!
 //! Each step is stored before the next, and both machines repeat what they want until the other has it. So a crash between
@@ -17,14 +18,15 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use farthing_protocol::ChannelId;
 use farthing_protocol::cheque::drawn::{self, Kind, Outcome};
-use farthing_protocol::cheque::held::{self, Onward};
+use farthing_protocol::cheque::held::{self, Conditions, Onward};
 use farthing_protocol::cheque::point::AdaptorPoint;
 use farthing_protocol::cheque::promises::Promise;
 use farthing_protocol::cheque::side::{Effect, Reject, Side};
 use farthing_protocol::cheque::{drawer, holder};
+use farthing_protocol::keys::ChequeKeys;
 
 use super::machine::{ChequeChannel, drawn, held};
-use super::paper::{Fate, Paper};
+use super::paper::{Drawer, Fate, Paper};
 use crate::books::{Books, OrderError};
 use crate::machine::Machine as _;
 use crate::store::{Store, StoreError, Write};
@@ -39,6 +41,8 @@ pub(super) struct Router {
     pub(super) books: Arc<Books<ChequeChannel>>,
     /// A second way to the database, to read cheques by.
     pub(super) reader: Mutex<Store>,
+    /// A payer's identity, to go on with what it has bought.
+    pub(super) keys: ChequeKeys,
     places: Mutex<Places>,
     turns: Vec<Mutex<()>>,
 }
@@ -51,6 +55,19 @@ struct Places {
     behind: HashMap<(ChannelId, AdaptorPoint), ChannelId>,
 }
 
+impl Places {
+    /// Whether no other channel waits for that lock: both would be paid for with one secret, and only one of them is told of it.
+    fn may_wait(&self, id: ChannelId, lock: (ChannelId, AdaptorPoint)) -> bool {
+        self.behind.get(&lock).is_none_or(|waits| *waits == id)
+    }
+
+    fn waits_no_more(&mut self, id: ChannelId, lock: (ChannelId, AdaptorPoint)) {
+        if self.behind.get(&lock) == Some(&id) {
+            self.behind.remove(&lock);
+        }
+    }
+}
+
 /// What came of effects, for whoever caused them.
 #[derive(Debug, Default)]
 pub(super) struct Done {
@@ -61,9 +78,9 @@ pub(super) struct Done {
 }
 
 impl Router {
-    pub(super) fn new(books: Arc<Books<ChequeChannel>>, reader: Store) -> Self {
+    pub(super) fn new(books: Arc<Books<ChequeChannel>>, reader: Store, keys: ChequeKeys) -> Self {
         let turns = (0..STRIPES).map(|_| Mutex::default()).collect();
-        Self { books, reader: Mutex::new(reader), places: Mutex::default(), turns }
+        Self { books, reader: Mutex::new(reader), keys, places: Mutex::default(), turns }
     }
 
     /// Takes note of what a stored channel holds and waits for.
@@ -76,6 +93,24 @@ impl Router {
                 places.behind.insert((onward.channel, onward.point), id);
             }
         }
+    }
+
+    /// Stores that a holder wants a lock, unless another channel waits for the same.
+    pub(super) fn want(
+        &self,
+        id: ChannelId,
+        onward: Onward,
+        conditions: Conditions,
+    ) -> Result<Vec<Effect>, Failed> {
+        let _turn = self.turn(onward.channel);
+        let lock = (onward.channel, onward.point);
+        if !self.places().may_wait(id, lock) {
+            let taken = held::Reject::LockTaken(onward.point);
+            return Err(OrderError::Rejected(Reject::Holder(holder::Reject::Promises(taken))));
+        }
+        let outcome = self.books.handle_blocking(id, held(held::Input::Lock(onward, conditions)))?;
+        self.places().behind.insert(lock, id);
+        Ok(outcome.effects)
     }
 
     /// A channel holds promises under these points.
@@ -103,7 +138,7 @@ impl Router {
                     held::Effect::Taken(number) => done.taken = Some(number),
                     held::Effect::Lock(onward) => self.lock(id, &onward, &mut done),
                     // The state has it for whoever asks.
-                    held::Effect::HandOver(_) => {}
+                    held::Effect::HandOver(_) | held::Effect::Authorise(_) => {}
                 },
                 Effect::Drawer(drawer::Effect::Promises(effect)) => match effect {
                     drawn::Effect::Send(_) => {}
@@ -132,7 +167,6 @@ impl Router {
             Ok(false) => return,
             Err(error) => return put_off(&error),
         }
-        self.places().behind.insert((onward.channel, onward.point), id);
         let promise = Promise { amount: onward.amount, point: onward.point };
         match self.books.handle_blocking(onward.channel, drawn(drawn::Input::Promise(promise))) {
             Ok(_sent) => {}
@@ -169,7 +203,10 @@ impl Router {
 
     fn unlock(&self, id: ChannelId, onward: &Onward) {
         let unlocked = held(held::Input::Unlocked(onward.point));
-        self.books.handle_blocking(id, unlocked).map_or_else(|error| put_off(&error), drop);
+        match self.books.handle_blocking(id, unlocked) {
+            Ok(_) => self.places().waits_no_more(id, (onward.channel, onward.point)),
+            Err(error) => put_off(&error),
+        }
     }
 
     /// Whether a channel has a lock that is not over, or something to report of one.
@@ -197,6 +234,7 @@ impl Router {
             Ok(Some(Side::Drawer(drawer))) => match drawer.drawn().kind() {
                 Kind::Cheques => self.keep(&outcome),
                 Kind::Lock => self.tell_behind(id, &outcome),
+                Kind::Purchase => self.keep_bought(id, &outcome),
             },
             Ok(Some(Side::Holder(_)) | None) => return,
             Err(error) => Err(error),
@@ -222,6 +260,7 @@ impl Router {
             // What it learnt it had learnt before.
             Ok(_)
             | Err(OrderError::Rejected(Reject::Holder(holder::Reject::Promises(held::Reject::Unknown)))) => {
+                self.places().waits_no_more(behind, (id, point));
                 Ok(())
             }
             Err(error) => Err(error),
@@ -258,10 +297,9 @@ impl Router {
 
     /// The cheque that was written under that point.
     pub(super) fn issued(&self, point: &AdaptorPoint) -> Result<Option<super::paper::Issued>, StoreError> {
-        let reader = self.reader.lock().expect("no holder of this lock panics");
-        Ok(reader.paper(false, point)?.and_then(|paper| match paper {
+        Ok(self.paper(Drawer::Written, &point.to_bytes())?.and_then(|paper| match paper {
             Paper::Written(issued) => Some(issued),
-            Paper::Got(_) => None,
+            Paper::Got(_) | Paper::Bought(_) | Paper::Sold(_) => None,
         }))
     }
 
@@ -270,11 +308,15 @@ impl Router {
         &self,
         point: &AdaptorPoint,
     ) -> Result<Option<super::paper::Presented>, StoreError> {
-        let reader = self.reader.lock().expect("no holder of this lock panics");
-        Ok(reader.paper(true, point)?.and_then(|paper| match paper {
-            Paper::Written(_) => None,
+        Ok(self.paper(Drawer::Got, &point.to_bytes())?.and_then(|paper| match paper {
             Paper::Got(presented) => Some(presented),
+            Paper::Written(_) | Paper::Bought(_) | Paper::Sold(_) => None,
         }))
+    }
+
+    /// Whatever lies under that key in that drawer.
+    pub(super) fn paper(&self, drawer: Drawer, key: &[u8]) -> Result<Option<Paper>, StoreError> {
+        self.reader.lock().expect("no holder of this lock panics").paper(drawer, key)
     }
 
     /// Held while something about the locks of a channel is going on.
@@ -290,4 +332,28 @@ impl Router {
 
 fn put_off(error: &Failed) {
     tracing::warn!(%error, "not done between two channels; trying again later");
+}
+
+#[cfg(test)]
+mod tests {
+    use farthing_protocol::cheque::point::AdaptorSecret;
+
+    use super::*;
+
+    #[test]
+    fn two_channels_do_not_wait_for_one_lock() {
+        let channel = |byte| ChannelId::from_bytes([byte; 32]);
+        let secret = AdaptorSecret::from_bytes(&[5; 32]).unwrap();
+        let (lock, other) = ((channel(9), secret.point()), (channel(8), secret.point()));
+        let mut places = Places::default();
+        assert!(places.may_wait(channel(1), lock));
+        places.behind.insert(lock, channel(1));
+        assert!(places.may_wait(channel(1), lock), "the same wish again");
+        assert!(!places.may_wait(channel(2), lock));
+        assert!(places.may_wait(channel(2), other));
+        places.waits_no_more(channel(2), lock);
+        assert!(!places.may_wait(channel(2), lock), "the first still waits");
+        places.waits_no_more(channel(1), lock);
+        assert!(places.may_wait(channel(2), lock));
+    }
 }

@@ -7,12 +7,15 @@ use farthing_protocol::cheque::point::{AdaptorPoint, AdaptorSecret};
 use farthing_protocol::cheque::promises::Update;
 use farthing_protocol::cheque::side::{Effect, Reject, Side};
 use farthing_protocol::cheque::{drawer, holder};
-use farthing_protocol::{ChannelId, Msat};
+use farthing_protocol::{ChannelId, Msat, payer};
 
 use super::machine::{ChequeChannel, drawn, held};
 use super::{Failed, Teller};
-use crate::books::OrderError;
+use crate::books::{Entry, OrderError};
 use crate::machine::Machine as _;
+
+/// A channel of a trunk that can pay less than this part of what it could is left to end.
+const USED_UP: u64 = 10;
 
 /// What a holder says about an update: everything that its payer still has to learn.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -87,8 +90,9 @@ impl Teller {
     /// Takes a payer's update, and says what is to be said to it. Blocks.
     ///
     /// # Errors
-    /// When the update is not one to take, or could not be stored. One that is too old, that leaves out what must stay, or
-    /// that does not pay for what was cashed, is no error: the answer says so.
+    /// When the update is not one to take, or could not be stored. One that is too old, that leaves out what must stay, that
+    /// does not pay for what was cashed, or that comes while a payer is authorised to something else, is no error: the answer says
+    /// so.
     pub fn take(&self, id: ChannelId, update: Box<Update>, cost: Msat) -> Result<Answer, Failed> {
         use held::Reject as Held;
 
@@ -97,12 +101,13 @@ impl Teller {
         let mut answer = Answer::default();
         match self.books.handle_blocking(id, held(held::Input::Take { update, cost })) {
             Ok(outcome) => {
-                self.router.hold(id, points);
+                self.router.hold(id, points.clone());
                 answer.taken = self.carry_out(id, outcome.effects).taken;
+                self.collect_sales(id, &points);
             }
             Err(OrderError::Rejected(Reject::Holder(holder::Reject::Promises(reject)))) => match reject {
                 Held::LeavesOut(point) => answer.still_held = Some(point),
-                Held::Stale { .. } | Held::ClaimFalls { .. } | Held::Unsettled(_) => {}
+                Held::Stale { .. } | Held::ClaimFalls { .. } | Held::Unsettled(_) | Held::Authorised(_) => {}
                 other => return Err(OrderError::Rejected(holder::Reject::Promises(other).into())),
             },
             Err(error) => return Err(error),
@@ -176,7 +181,7 @@ impl Teller {
         let channel = match (&ask.towards, locked) {
             (Towards::Channel(channel), _) => *channel,
             (Towards::Node(_), Some(locked)) => locked.channel,
-            (Towards::Node(node), None) => self.free_channel_to(node)?.ok_or(LockError::NoWay)?,
+            (Towards::Node(node), None) => self.free_channel_to(node, ask.amount)?.ok_or(LockError::NoWay)?,
         };
         let onward = self.books.state_blocking(channel)?.ok_or(LockError::NoWay)?;
         let drawer = onward.drawer().filter(|drawer| drawer.drawn().kind() == Kind::Lock);
@@ -195,8 +200,8 @@ impl Teller {
         };
         let Ask { held: behind, point, tweak, amount, towards: _ } = ask.clone();
         let onward = Onward { held: behind, channel, point, tweak, amount };
-        let outcome = self.books.handle_blocking(id, held(held::Input::Lock(onward, conditions)))?;
-        match self.carry_out(id, outcome.effects).refused {
+        let effects = self.router.want(id, onward, conditions)?;
+        match self.carry_out(id, effects).refused {
             Some(reject) => Err(LockError::Refused(reject)),
             None => Ok(channel),
         }
@@ -221,17 +226,43 @@ impl Teller {
         Ok(waiting.map(|entry| entry.id).collect())
     }
 
-    /// A channel to a node with no lock in it.
-    fn free_channel_to(&self, node: &str) -> Result<Option<ChannelId>, Failed> {
-        let is_free = |state: &Side| {
-            state.name() == "open"
-                && state
+    /// The channels to a node that are made for locks, have room for some, and are not ending: of each, whether a lock holds it. Blocks.
+    ///
+    /// # Errors
+    /// When the program is ending.
+    pub fn trunk(&self, node: &str) -> Result<Vec<bool>, Failed> {
+        let entries = self.books.list_blocking()?;
+        let to_node = entries.iter().filter(|entry| entry.record.peer() == Some(node));
+        let is_held = |entry: &Entry<ChequeChannel>| {
+            let drawer = entry.state.drawer().filter(|drawer| drawer.drawn().kind() == Kind::Lock)?;
+            let is_ready = matches!(drawer.life(), payer::State::AwaitingFunding(_) | payer::State::Open(_));
+            let most = self.books.setup(&entry.id)?.channel().max_total();
+            let has_room = self.room(entry)? >= Msat::new(most.get() / USED_UP);
+            (is_ready && has_room).then(|| drawer.drawn().is_open())
+        };
+        Ok(to_node.filter_map(is_held).collect())
+    }
+
+    /// A channel to a node with no lock in it, and room for one of that amount.
+    fn free_channel_to(&self, node: &str, amount: Msat) -> Result<Option<ChannelId>, Failed> {
+        let is_free = |entry: &&Entry<ChequeChannel>| {
+            entry.record.peer() == Some(node)
+                && entry.state.name() == "open"
+                && entry
+                    .state
                     .drawer()
                     .is_some_and(|drawer| drawer.drawn().kind() == Kind::Lock && !drawer.drawn().is_open())
+                && self.room(entry).is_some_and(|room| amount <= room)
         };
         let entries = self.books.list_blocking()?;
-        let free = entries.iter().find(|entry| entry.record.peer() == Some(node) && is_free(&entry.state));
-        Ok(free.map(|entry| entry.id))
+        Ok(entries.iter().find(is_free).map(|entry| entry.id))
+    }
+
+    /// What a channel in which this side pays can still pay.
+    fn room(&self, entry: &Entry<ChequeChannel>) -> Option<Msat> {
+        let drawn = entry.state.drawer()?.drawn();
+        let setup = self.books.setup(&entry.id)?;
+        Some(setup.channel().max_total().saturating_sub(drawn.ledger().paid()))
     }
 
     fn resumed(&self, id: ChannelId) -> Result<Vec<Effect>, Failed> {

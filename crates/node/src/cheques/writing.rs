@@ -86,9 +86,14 @@ impl Teller {
     /// # Errors
     /// When the program is ending.
     pub fn writing_channels(&self, agent: &str) -> Result<Vec<ChannelId>, Failed> {
+        self.channels_to(agent, Kind::Cheques)
+    }
+
+    /// The channels of one kind in which this program pays whoever is reached there.
+    pub(super) fn channels_to(&self, agent: &str, kind: Kind) -> Result<Vec<ChannelId>, Failed> {
         let is_one = |state: &Side| {
             matches!(state.name(), "open" | "awaiting funding")
-                && state.drawer().is_some_and(|drawer| drawer.drawn().kind() == Kind::Cheques)
+                && state.drawer().is_some_and(|drawer| drawer.drawn().kind() == kind)
         };
         let entries = self.books.list_blocking()?;
         let ours = entries.iter().filter(|entry| entry.record.peer() == Some(agent) && is_one(&entry.state));

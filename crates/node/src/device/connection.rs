@@ -8,6 +8,7 @@ use tokio::time::{Instant, timeout_at};
 use super::session::{Said, Session};
 use super::{Device, DeviceHome};
 use crate::link::{GatewayAddress, Link, LinkError, Receiver, Sender, StaticKey, Traffic};
+use crate::owner::{NotAcknowledged, StoreLink};
 use crate::store::StoreError;
 
 /// How long the gateway may take to greet.
@@ -26,6 +27,9 @@ pub enum ConnectionError {
     /// The disk; nothing that is not stored was said.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The owner's store did not acknowledge: nothing that waits for it has left the device.
+    #[error(transparent)]
+    OwnerStore(#[from] NotAcknowledged),
     /// The stored address of the gateway cannot be read.
     #[error(transparent)]
     Address(#[from] crate::link::BadAddress),
@@ -37,6 +41,7 @@ pub struct Connection {
     session: Session,
     sender: Sender,
     receiver: Receiver,
+    owner_store: Option<StoreLink>,
     welcome: Option<Welcome>,
     /// Whether the gateway has said which blocks are new.
     is_current: bool,
@@ -54,15 +59,21 @@ impl Connection {
         Self::over(device, link).await
     }
 
-    /// The same over a link that is there.
+    /// The same over a link that is there. The owner's store, if the device waits for one, comes first: it has the newest states before the
+    /// gateway is greeted.
     ///
     /// # Errors
     /// See [`ConnectionError`].
-    pub async fn over(device: Device, link: Link) -> Result<Self, ConnectionError> {
+    pub async fn over(mut device: Device, link: Link) -> Result<Self, ConnectionError> {
+        let mut owner_store = StoreLink::of(&device);
+        if let Some(store) = &mut owner_store {
+            store.keep_all(&mut device).await?;
+        }
         let (session, hello) = Session::begin(&device, link.connection());
         let (mut sender, receiver) = link.split();
         sender.send(&hello.to_bytes()).await?;
-        let mut connection = Self { device, session, sender, receiver, welcome: None, is_current: false };
+        let (welcome, is_current) = (None, false);
+        let mut connection = Self { device, session, sender, receiver, owner_store, welcome, is_current };
         let until = Instant::now() + GREETING;
         while connection.welcome.is_none() || !connection.is_current {
             connection.next(until).await?;
@@ -113,6 +124,11 @@ impl Connection {
         for said in self.session.take(&mut self.device, message, now())? {
             match said {
                 Said::Send(message) => self.sender.send(&message.to_bytes()).await?,
+                // What comes after it is dropped with the connection when this fails; the gateway asks for it again.
+                Said::Keep(kept) => {
+                    let store = self.owner_store.as_mut().expect("only a device with a store says this");
+                    store.keep(&mut self.device, &kept).await?;
+                }
                 Said::Welcome(welcome) => self.welcome = Some(welcome),
                 other => left.push(other),
             }

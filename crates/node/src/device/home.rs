@@ -57,6 +57,22 @@ impl DeviceHome {
         self.secret()
     }
 
+    /// Makes the folder with the secret of the owner's backup.
+    ///
+    /// # Errors
+    /// When a device lives here already, or the folder cannot be written.
+    pub fn restore(&self, secret: &DeviceSecret) -> Result<(), HomeError> {
+        let failed = |source| HomeError::File { path: self.folder.clone(), source };
+        if self.is_there() {
+            let there = io::Error::new(io::ErrorKind::AlreadyExists, "a device lives here already");
+            return Err(failed(there));
+        }
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder);
+        made.map_err(failed)?;
+        let text = Zeroizing::new(secret.expose().to_lower_hex_string());
+        write_whole(&self.folder, "secret", text.as_bytes())
+    }
+
     /// The secret.
     ///
     /// # Errors

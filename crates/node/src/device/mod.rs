@@ -7,11 +7,13 @@
 //! | [`Device`] | the device's channels: every decision is stored before its effects are seen |
 //! | [`session`] | one connection to the gateway: what it asks, joint rounds in memory, what is answered |
 //! | [`connection`] | the same over a [`crate::link`] |
+//! | [`alone`] | closings with nothing but a bitcoind |
 //!
 //! **Who can lose what** stands in `protocol::device::machine`. The driver adds what the machine relies on: effects come out of
 //! [`farthing_protocol::Transition::commit`] only; an erased signature is in no file when the machine is told so; rounds of
 //! signing are never stored; heights and times come from headers whose work was checked.
 
+pub mod alone;
 pub mod connection;
 pub mod home;
 pub mod session;
@@ -19,7 +21,7 @@ pub mod store;
 
 mod card;
 
-pub use card::{Backup, Card};
+pub use card::{Backup, BadBackup, Card};
 pub use connection::{Connection, ConnectionError};
 pub use home::DeviceHome;
 pub use session::{Said, Session};
@@ -29,6 +31,7 @@ use std::collections::BTreeMap;
 use bitcoin::block::Header;
 use farthing_protocol::device::bolt3::{Basepoints, CommitmentNumber, PartyTerms, Terms};
 use farthing_protocol::device::headers::{BadHeader, Headers};
+use farthing_protocol::device::kept::Kept;
 use farthing_protocol::device::keys::DeviceSecret;
 use farthing_protocol::device::setup::BadTerms;
 use farthing_protocol::device::wire::{ChannelKeysId, OpenTerms, Standing};
@@ -38,6 +41,7 @@ use farthing_threshold::{Device as DeviceSide, Share};
 use crate::crash;
 use crate::device::store::{DeviceStore, Enrolled, Opened};
 use crate::entropy;
+use crate::link::GatewayAddress;
 use crate::store::StoreError;
 
 /// How many key generations without a channel are kept.
@@ -74,6 +78,7 @@ pub struct Device {
     secret: DeviceSecret,
     store: DeviceStore,
     enrolled: Enrolled,
+    owner_store: Option<GatewayAddress>,
     headers: Headers,
     channels: BTreeMap<ChannelKeysId, Channel>,
 }
@@ -110,6 +115,8 @@ impl Device {
     /// When the store cannot be read, or holds what no device of this version wrote.
     pub fn open(secret: DeviceSecret, store: DeviceStore) -> Result<Option<Self>, StoreError> {
         let Some(enrolled) = store.enrolled()? else { return Ok(None) };
+        let owner_store = store.owner_store()?.map(|address| address.parse::<GatewayAddress>()).transpose();
+        let owner_store = owner_store.map_err(|error| StoreError::corrupt("owner's store", error))?;
         let mut headers = Headers::new(enrolled.enrolment.network, enrolled.checkpoint)
             .map_err(|error| StoreError::corrupt("checkpoint", error))?;
         if let Some(stored) = store.headers()? {
@@ -129,21 +136,49 @@ impl Device {
             };
             channels.insert(stored.id, Channel { share, life });
         }
-        Ok(Some(Self { secret, store, enrolled, headers, channels }))
+        Ok(Some(Self { secret, store, enrolled, owner_store, headers, channels }))
     }
 
     /// Makes a device of a folder that has none yet.
     ///
     /// # Errors
     /// When it could not be stored.
-    pub fn enrol(
+    pub fn enrol(secret: DeviceSecret, store: DeviceStore, enrolled: &Enrolled) -> Result<Self, StoreError> {
+        Self::enrol_with(secret, store, enrolled, None)
+    }
+
+    /// The same, for a device that waits for a store of its owner's ([`crate::owner`]), from now on and always.
+    ///
+    /// # Errors
+    /// When it could not be stored.
+    pub fn enrol_with(
         secret: DeviceSecret,
         mut store: DeviceStore,
         enrolled: &Enrolled,
+        owner_store: Option<&GatewayAddress>,
     ) -> Result<Self, StoreError> {
-        store.enrol(enrolled)?;
+        store.enrol(enrolled, owner_store.map(GatewayAddress::to_string).as_deref())?;
         let device = Self::open(secret, store)?;
         Ok(device.expect("it was just stored"))
+    }
+
+    /// The store of the owner's that the device waits for, if there is one.
+    pub fn owner_store(&self) -> Option<&GatewayAddress> {
+        self.owner_store.as_ref()
+    }
+
+    /// What that store must acknowledge before anything of this channel's goes on; `None` without such a store, and before the funding or
+    /// after the end.
+    pub fn to_keep(&self, id: ChannelKeysId) -> Option<Kept> {
+        self.owner_store.as_ref()?;
+        let life = self.channels.get(&id)?.life.as_ref()?;
+        match &life.state {
+            State::Opening(_) | State::Closing(_) => None,
+            State::Open(_) => {
+                let kept = life.state.account().to_keep(id, &life.setup.terms);
+                Some(kept.expect("a channel is open once it has a complete state"))
+            }
+        }
     }
 
     /// What the owner put in.

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use farthing_protocol::device::bolt3::CommitmentNumber;
 use farthing_protocol::device::joint::{DeviceShare as _, Failure, Round as _, Step, Task};
+use farthing_protocol::device::kept::Kept;
 use farthing_protocol::device::machine::Publication;
 use farthing_protocol::device::setup::FundingStatement;
 use farthing_protocol::device::wire::{
@@ -29,6 +30,8 @@ const MOST_RUNNING: usize = 16;
 pub enum Said {
     /// Send this to the gateway.
     Send(ToGateway),
+    /// Have the owner's store acknowledge this. Nothing that comes after it may be sent before: the connection ends instead.
+    Keep(Box<Kept>),
     /// The gateway greets.
     Welcome(Welcome),
     /// What became of an order.
@@ -51,11 +54,23 @@ pub struct Session {
     connection: [u8; 32],
     orders: u64,
     running: BTreeMap<u64, Running>,
+    /// The highest number of a request that began a round on this connection.
+    last_round: u64,
 }
 
 enum Running {
     Keys(Box<KeyGeneration<DeviceSide>>),
     Signing { channel: ChannelKeysId, round: Box<SigningRound<DeviceSide>>, holder: Option<CommitmentNumber> },
+}
+
+impl Running {
+    /// Whose share it uses.
+    fn channel(&self) -> Option<ChannelKeysId> {
+        match self {
+            Self::Keys(_) => None,
+            Self::Signing { channel, .. } => Some(*channel),
+        }
+    }
 }
 
 /// What is said and done about one request.
@@ -64,6 +79,8 @@ type Outcome = Result<Vec<Said>, Failed>;
 enum Failed {
     Give(GiveError),
     Round(ChannelKeysId, Failure),
+    /// The gateway's number for a round is not new: after this one only higher numbers are.
+    Number(u64),
 }
 
 impl From<GiveError> for Failed {
@@ -83,7 +100,7 @@ impl Session {
     pub fn begin(device: &Device, connection: [u8; 32]) -> (Self, ToGateway) {
         let (network, tip) = (device.enrolled().enrolment.network, device.headers().newest());
         let hello = Hello { network, tip, channels: device.standings() };
-        (Self { connection, orders: 0, running: BTreeMap::new() }, ToGateway::Hello(hello))
+        (Self { connection, orders: 0, running: BTreeMap::new(), last_round: 0 }, ToGateway::Hello(hello))
     }
 
     /// An order, and its number in the reports about it.
@@ -119,7 +136,14 @@ impl Session {
             Ok(said) => Ok(said),
             Err(Failed::Give(GiveError::Store(error))) => Err(error),
             Err(Failed::Give(error)) => Ok(refused(id, &error.to_string())),
-            Err(Failed::Round(channel, Failure::Cheated(why))) => cheated(device, id, channel, &why),
+            Err(Failed::Number(last)) => {
+                Ok(refused(id, &format!("round-number: a round {id} after round {last}: none is repeated")))
+            }
+            Err(Failed::Round(channel, Failure::Cheated(why))) => {
+                // No other round of that share goes on: each could be another try.
+                self.running.retain(|_, running| running.channel() != Some(channel));
+                cheated(device, id, channel, &why)
+            }
             Err(Failed::Round(_, failure)) => {
                 tracing::debug!("round {id}: {failure}");
                 Ok(answer(id, Answer::Interrupted))
@@ -134,6 +158,8 @@ impl Session {
             );
             return Ok(refused(id, &why));
         }
+        self.check_number(id)?;
+        self.last_round = id;
         let (generation, ours) = KeyGeneration::<DeviceSide>::start(round_id(&self.connection, id));
         match generation.next(first) {
             Ok(KeyGenerationStep::Send(generation, second)) => {
@@ -174,8 +200,17 @@ impl Session {
             Request::TakeBack { commitment, fee_rate } => (Input::TakeBack { commitment, fee_rate }, None),
             Request::Punish(revoked) => (Input::Punish(revoked), None),
         };
+        if first.is_some() {
+            self.check_number(id)?;
+        }
         let effects = device.give(channel, input)?;
         self.carry_out(device, id, channel, effects, first.as_deref().unwrap_or_default())
+    }
+
+    /// A number names a round ([`round_id`]), and two rounds of one name would give the engine's secrets away: what it makes for a
+    /// name is fresh only once.
+    fn check_number(&self, id: u64) -> Result<(), Failed> {
+        if id > self.last_round { Ok(()) } else { Err(Failed::Number(self.last_round)) }
     }
 
     /// Each request has one effect; a closing alone may have none, when there is nothing to publish.
@@ -189,15 +224,18 @@ impl Session {
     ) -> Outcome {
         let mut said = Vec::new();
         for effect in effects {
+            if effect.awaits_store() {
+                said.extend(device.to_keep(channel).map(|kept| Said::Keep(Box::new(kept))));
+            }
             match effect {
                 Effect::SignBridge { task, htlc_signatures, .. } => {
-                    said.push(self.sign(device, id, channel, &task, None, htlc_signatures, first)?);
+                    said.extend(self.sign(device, id, channel, &task, None, htlc_signatures, first)?);
                 }
                 Effect::SignHolder { number, task } => {
-                    said.push(self.sign(device, id, channel, &task, Some(number), Vec::new(), first)?);
+                    said.extend(self.sign(device, id, channel, &task, Some(number), Vec::new(), first)?);
                 }
                 Effect::SignClosing(task) => {
-                    said.push(self.sign(device, id, channel, &task, None, Vec::new(), first)?);
+                    said.extend(self.sign(device, id, channel, &task, None, Vec::new(), first)?);
                 }
                 Effect::HolderComplete(number) => said.extend(answer(id, Answer::HolderComplete { number })),
                 Effect::Erase(number) => {
@@ -230,7 +268,8 @@ impl Session {
         Ok(said)
     }
 
-    /// The device's first two messages of a round over what its machine released.
+    /// The device's first two messages of a round over what its machine released. They go one by one: the gateway begins to answer the first
+    /// while the second is still on its way.
     #[expect(clippy::too_many_arguments, reason = "a round is named by all of these")]
     fn sign(
         &mut self,
@@ -241,16 +280,18 @@ impl Session {
         holder: Option<CommitmentNumber>,
         htlc_signatures: Vec<ecdsa::Signature>,
         first: &[u8],
-    ) -> Result<Said, Failed> {
+    ) -> Result<[Said; 2], Failed> {
         let failed = |failure| Failed::Round(channel, failure);
         let share = device.share(channel).ok_or(GiveError::Unknown)?;
+        self.last_round = id;
         let (round, ours) = share.start(round_id(&self.connection, id), task).map_err(failed)?;
         let Step::Send(round, second) = round.next(first).map_err(failed)? else {
             return Err(failed(Failure::Interrupted("a round of another length".to_owned())));
         };
         self.run(id, Running::Signing { channel, round: Box::new(round), holder });
-        let messages = vec![ours, second];
-        Ok(Said::Send(ToGateway::Answer { id, answer: Answer::Signing { htlc_signatures, messages } }))
+        let answer = Answer::Signing { htlc_signatures, first: ours };
+        let second = ToGateway::Round { id, messages: vec![second] };
+        Ok([Said::Send(ToGateway::Answer { id, answer }), Said::Send(second)])
     }
 
     fn advance(&mut self, device: &mut Device, id: u64, messages: Vec<Vec<u8>>) -> Outcome {

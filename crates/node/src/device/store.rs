@@ -3,9 +3,11 @@
 //! | table | holds |
 //! |---|---|
 //! | `enrolled` | one row: owner, gateway, policy |
-//! | `channels` | one row each: the share of its key; once it has begun, its terms and state |
+//! | `channels` | one row each: the share of its key |
+//! | `states` | one row for each channel that has begun: its terms and state |
 //! | `headers` | the newest block headers |
 //! | `payments` | what was paid, for people: invoice, outcome |
+//! | `owner_store` | one row, if the device waits for a store of its owner's: its address |
 //!
 //! **Erasing.** A holder commitment's signatures must be gone from the disk before its secret leaves the device: whoever has both
 //! takes the channel. `secure_delete` overwrites with zeros what a row gave up, in whatever page it was. What is left is then in
@@ -27,9 +29,12 @@ use zeroize::Zeroizing;
 use crate::store::{StoreError, decode, encode};
 
 /// The layout this code writes, kept in `PRAGMA user_version`.
-const SCHEMA: i32 = 1;
+const SCHEMA: i32 = LAYOUTS.len() as i32;
 
-const TABLES: &str = "
+/// What each layout changed of the one before, the first of an empty file. A program of an older layout opens none of a newer one.
+const LAYOUTS: [&str; 3] = [FIRST, OWNER_STORE, STATES];
+
+const FIRST: &str = "
 CREATE TABLE enrolled (id INTEGER PRIMARY KEY CHECK (id = 0), record BLOB NOT NULL) STRICT;
 CREATE TABLE channels (
     id BLOB PRIMARY KEY, share BLOB NOT NULL, terms BLOB, state BLOB, CHECK ((terms IS NULL) = (state IS NULL))
@@ -38,6 +43,19 @@ CREATE TABLE headers (height INTEGER PRIMARY KEY, header BLOB NOT NULL) STRICT;
 CREATE TABLE payments (
     hash BLOB PRIMARY KEY, channel BLOB NOT NULL, record BLOB NOT NULL, at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+";
+/// A program that does not know of it would not wait for the store.
+const OWNER_STORE: &str = "
+CREATE TABLE owner_store (id INTEGER PRIMARY KEY CHECK (id = 0), address TEXT NOT NULL) STRICT;
+";
+/// A share is 50 times as long as a state, and SQLite writes a row whole.
+const STATES: &str = "
+ALTER TABLE channels RENAME TO former;
+CREATE TABLE channels (id BLOB PRIMARY KEY, share BLOB NOT NULL) STRICT;
+CREATE TABLE states (id BLOB PRIMARY KEY, terms BLOB NOT NULL, state BLOB NOT NULL) STRICT;
+INSERT INTO channels SELECT id, share FROM former;
+INSERT INTO states SELECT id, terms, state FROM former WHERE state IS NOT NULL;
+DROP TABLE former;
 ";
 
 /// What the owner put into the device, and where its gateway is.
@@ -113,21 +131,14 @@ impl DeviceStore {
     /// # Errors
     /// When the file cannot be opened or is from a newer version.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let mut connection = Connection::open(path)?;
-        connection.busy_timeout(Duration::from_secs(10))?;
-        connection.pragma_update(None, "secure_delete", "ON")?;
-        connection.pragma_update(None, "journal_mode", "WAL")?;
-        connection.pragma_update(None, "synchronous", "FULL")?;
+        let mut connection = forgetful(path)?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let found: i32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
-        match found {
-            0 => {
-                transaction.execute_batch(TABLES)?;
-                transaction.pragma_update(None, "user_version", SCHEMA)?;
-            }
-            SCHEMA => {}
-            found => return Err(StoreError::OtherLayout { found, known: SCHEMA }),
+        let steps = usize::try_from(found).ok().and_then(|found| LAYOUTS.get(found..));
+        for step in steps.ok_or(StoreError::OtherLayout { found, known: SCHEMA })? {
+            transaction.execute_batch(step)?;
         }
+        transaction.pragma_update(None, "user_version", SCHEMA)?;
         transaction.commit()?;
         Ok(Self { connection })
     }
@@ -142,13 +153,26 @@ impl DeviceStore {
         row.map(|record| decode("enrolment", &record)).transpose()
     }
 
-    /// Stores what the owner put in, once.
+    /// Stores what the owner put in, once; with the address of the store that the device is to wait for, if there is one.
     ///
     /// # Errors
     /// When it is there already, or the database cannot be written.
-    pub fn enrol(&mut self, enrolled: &Enrolled) -> Result<(), StoreError> {
-        self.connection.execute("INSERT INTO enrolled VALUES (0, ?1)", [encode(enrolled)])?;
-        Ok(())
+    pub fn enrol(&mut self, enrolled: &Enrolled, owner_store: Option<&str>) -> Result<(), StoreError> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        transaction.execute("INSERT INTO enrolled VALUES (0, ?1)", [encode(enrolled)])?;
+        if let Some(address) = owner_store {
+            transaction.execute("INSERT INTO owner_store VALUES (0, ?1)", [address])?;
+        }
+        Ok(transaction.commit()?)
+    }
+
+    /// Where the owner's store is, as people write it ([`crate::link::GatewayAddress`]); `None` when the device waits for none.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn owner_store(&self) -> Result<Option<String>, StoreError> {
+        let row = self.connection.query_row("SELECT address FROM owner_store", [], |row| row.get(0));
+        Ok(row.optional()?)
     }
 
     /// Replaces it, with another policy or gateway.
@@ -165,8 +189,9 @@ impl DeviceStore {
     /// # Errors
     /// When the database cannot be read or holds something that cannot be decoded.
     pub fn channels(&self) -> Result<Vec<StoredChannel>, StoreError> {
-        let mut statement =
-            self.connection.prepare("SELECT id, share, terms, state FROM channels ORDER BY id")?;
+        let mut statement = self.connection.prepare(
+            "SELECT id, share, terms, state FROM channels LEFT JOIN states USING (id) ORDER BY id",
+        )?;
         let rows = statement.query_map([], |row| {
             let (terms, state): (Option<Vec<u8>>, Option<Vec<u8>>) = (row.get(2)?, row.get(3)?);
             Ok((ChannelKeysId(row.get(0)?), Zeroizing::new(row.get(1)?), terms.zip(state)))
@@ -189,7 +214,7 @@ impl DeviceStore {
     /// # Errors
     /// When the database cannot be written.
     pub fn add_key(&mut self, id: ChannelKeysId, share: &[u8]) -> Result<(), StoreError> {
-        self.connection.execute("INSERT INTO channels VALUES (?1, ?2, NULL, NULL)", params![id.0, share])?;
+        self.connection.execute("INSERT INTO channels VALUES (?1, ?2)", params![id.0, share])?;
         Ok(())
     }
 
@@ -199,7 +224,7 @@ impl DeviceStore {
     /// When it has begun already, or the database cannot be written.
     pub fn begin(&mut self, id: ChannelKeysId, terms: &OpenTerms, state: &State) -> Result<(), StoreError> {
         let changed = self.connection.execute(
-            "UPDATE channels SET terms = ?2, state = ?3 WHERE id = ?1 AND state IS NULL",
+            "INSERT INTO states SELECT id, ?2, ?3 FROM channels WHERE id = ?1",
             params![id.0, encode(terms), *secret(state)],
         )?;
         one(changed)
@@ -210,9 +235,7 @@ impl DeviceStore {
     /// # Errors
     /// When the database cannot be written.
     pub fn set_state(&mut self, id: ChannelKeysId, state: &State) -> Result<(), StoreError> {
-        let mut statement = self
-            .connection
-            .prepare_cached("UPDATE channels SET state = ?2 WHERE id = ?1 AND state IS NOT NULL")?;
+        let mut statement = self.connection.prepare_cached("UPDATE states SET state = ?2 WHERE id = ?1")?;
         one(statement.execute(params![id.0, *secret(state)])?)
     }
 
@@ -233,14 +256,7 @@ impl DeviceStore {
     /// # Errors
     /// When it cannot be done, which a second reader of the database would cause: then copies may be left.
     pub fn erase(&mut self) -> Result<(), StoreError> {
-        // A cached statement keeps values that were bound to it.
-        self.connection.flush_prepared_statement_cache();
-        let busy: i32 = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
-        if busy == 0 {
-            return Ok(());
-        }
-        let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
-        Err(rusqlite::Error::SqliteFailure(code, None).into())
+        empty_log(&self.connection)
     }
 
     /// The stored headers, in order from the first height; `None` before there are any.
@@ -325,6 +341,28 @@ impl DeviceStore {
     }
 }
 
+/// Opens a database of which nothing is left that was deleted or replaced, once [`empty_log`] succeeds.
+pub(crate) fn forgetful(path: &Path) -> Result<Connection, StoreError> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(Duration::from_secs(10))?;
+    connection.pragma_update(None, "secure_delete", "ON")?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    Ok(connection)
+}
+
+/// Copies the write-ahead log into the database, and empties it.
+pub(crate) fn empty_log(connection: &Connection) -> Result<(), StoreError> {
+    // A cached statement keeps values that were bound to it.
+    connection.flush_prepared_statement_cache();
+    let busy: i32 = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+    if busy == 0 {
+        return Ok(());
+    }
+    let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
+    Err(rusqlite::Error::SqliteFailure(code, None).into())
+}
+
 /// A state as bytes, wiped when dropped: it holds signatures that must not outlive it.
 fn secret(state: &State) -> Zeroizing<Vec<u8>> {
     Zeroizing::new(encode(state))
@@ -332,4 +370,84 @@ fn secret(state: &State) -> Zeroizing<Vec<u8>> {
 
 fn one(changed: usize) -> Result<(), StoreError> {
     if changed == 1 { Ok(()) } else { Err(rusqlite::Error::StatementChangedRows(changed).into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A channel's row as a program of the first layout left it, and a key that was kept ready.
+    fn first_layout(path: &Path, terms: &[u8], state: &[u8]) {
+        let connection = forgetful(path).unwrap();
+        connection.execute_batch(FIRST).unwrap();
+        let row = "INSERT INTO channels VALUES (?1, ?2, ?3, ?4)";
+        let begun = params![[1_u8; 32], [11_u8; 100], terms, state];
+        connection.execute(row, begun).unwrap();
+        let ready = params![[2_u8; 32], [12_u8; 100], None::<Vec<u8>>, None::<Vec<u8>>];
+        connection.execute(row, ready).unwrap();
+        connection.pragma_update(None, "user_version", 1).unwrap();
+    }
+
+    /// Id, share, terms, state.
+    type Row = (Vec<u8>, Vec<u8>, Option<Vec<u8>>, Option<Vec<u8>>);
+
+    fn rows(path: &Path) -> Vec<Row> {
+        let connection = Connection::open(path).unwrap();
+        let all = "SELECT id, share, terms, state FROM channels LEFT JOIN states USING (id) ORDER BY id";
+        let mut statement = connection.prepare(all).unwrap();
+        let rows =
+            statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))).unwrap();
+        rows.collect::<Result<_, _>>().unwrap()
+    }
+
+    #[test]
+    fn what_older_layouts_hold_is_brought_to_the_newest_once() {
+        let folder = tempfile::tempdir().unwrap();
+        for made_by in [1, 2] {
+            let path = folder.path().join(format!("{made_by}.sqlite"));
+            first_layout(&path, b"terms", b"state");
+            if made_by == 2 {
+                let connection = forgetful(&path).unwrap();
+                connection.execute_batch(OWNER_STORE).unwrap();
+                connection.execute("INSERT INTO owner_store VALUES (0, 'store')", []).unwrap();
+                connection.pragma_update(None, "user_version", 2).unwrap();
+            }
+            for _ in 0..2 {
+                let mut store = DeviceStore::open(&path).unwrap();
+                store.erase().unwrap();
+                assert_eq!(store.owner_store().unwrap().as_deref(), (made_by == 2).then_some("store"));
+                let begun = (vec![1; 32], vec![11; 100], Some(b"terms".to_vec()), Some(b"state".to_vec()));
+                assert_eq!(rows(&path), [begun, (vec![2; 32], vec![12; 100], None, None)]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_newer_layout_is_refused_and_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("device.sqlite");
+        drop(DeviceStore::open(&path).unwrap());
+        for other in [SCHEMA + 1, -1] {
+            Connection::open(&path).unwrap().pragma_update(None, "user_version", other).unwrap();
+            let refused = DeviceStore::open(&path).unwrap_err();
+            assert!(
+                matches!(refused, StoreError::OtherLayout { found, known: SCHEMA } if found == other),
+                "{refused:?}"
+            );
+        }
+    }
+
+    /// A share is written once, however often the state changes.
+    #[test]
+    fn a_new_state_does_not_write_the_share_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("device.sqlite");
+        first_layout(&path, b"terms", &[0; 600]);
+        let mut store = DeviceStore::open(&path).unwrap();
+        store.connection.execute("UPDATE channels SET share = zeroblob(52548)", []).unwrap();
+        store.erase().unwrap();
+        store.connection.execute("UPDATE states SET state = ?1", [[1_u8; 600]]).unwrap();
+        let log = std::fs::metadata(path.with_extension("sqlite-wal")).unwrap().len();
+        assert!((1..=2 * (4096 + 24) + 32).contains(&log), "the log has {log} bytes");
+    }
 }

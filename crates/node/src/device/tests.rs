@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::Path;
 
 use bitcoin::constants::genesis_block;
 use bitcoin::hashes::Hash as _;
@@ -24,6 +25,9 @@ use secp256k1::{PublicKey, SECP256K1, SecretKey, ecdsa};
 use tempfile::TempDir;
 
 use super::*;
+use crate::owner::{OwnerStore, OwnerStoreHome};
+
+mod owner_store;
 
 const CAPACITY: Amount = Amount::from_sat(500_000);
 const NOW: u64 = 1_800_000_000;
@@ -83,6 +87,10 @@ fn enrolled() -> Enrolled {
     }
 }
 
+fn dearer(contents: &mut Contents) {
+    contents.fee_rate = FeeRate::from_sat_per_kwu(2_000);
+}
+
 /// What a save does in a test.
 #[derive(Clone, Copy, PartialEq)]
 enum Disk {
@@ -91,7 +99,7 @@ enum Disk {
 }
 
 struct World {
-    _folder: TempDir,
+    folder: TempDir,
     home: DeviceHome,
     device: Option<Device>,
     session: Option<Session>,
@@ -105,6 +113,10 @@ struct World {
     bridge: Vec<Contents>,
     is_thorough: bool,
     crashes: usize,
+    /// On the owner's machine, if the device waits for it.
+    owner_store: Option<OwnerStore>,
+    /// The newest state that it acknowledged.
+    kept: Option<CommitmentNumber>,
 }
 
 /// A request, given the gateway's first message of its round.
@@ -120,12 +132,17 @@ enum Got {
 
 impl World {
     fn new() -> Self {
+        Self::new_with(None)
+    }
+
+    /// Of a device that waits for a store at that address.
+    fn new_with(address: Option<&GatewayAddress>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let home = DeviceHome::of(folder.path(), Network::Regtest);
         home.make().unwrap();
-        Device::enrol(home.secret().unwrap(), home.store().unwrap(), &enrolled()).unwrap();
+        Device::enrol_with(home.secret().unwrap(), home.store().unwrap(), &enrolled(), address).unwrap();
         let mut world = Self {
-            _folder: folder,
+            folder,
             home,
             device: None,
             session: None,
@@ -138,6 +155,8 @@ impl World {
             bridge: vec![],
             is_thorough: false,
             crashes: 0,
+            owner_store: None,
+            kept: None,
         };
         world.restart();
         world
@@ -145,9 +164,15 @@ impl World {
 
     /// The process dies and starts again; the gateway is connected to the new one.
     fn restart(&mut self) -> Vec<Effect> {
-        (self.device, self.session) = (None, None);
+        (self.device, self.session, self.owner_store) = (None, None, None);
         let mut device = self.home.device().unwrap();
         let resumed = device.resume().unwrap();
+        if device.owner_store().is_some() {
+            self.owner_store = Some(self.owner_home().store().unwrap());
+            // As a connection begins.
+            let kept: Vec<Kept> = device.lives().filter_map(|(id, _)| device.to_keep(id)).collect();
+            kept.into_iter().for_each(|kept| self.keep(kept));
+        }
         self.connection += 1;
         let (session, hello) = Session::begin(&device, [self.connection; 32]);
         assert!(matches!(hello, ToGateway::Hello(_)));
@@ -164,10 +189,41 @@ impl World {
     }
 
     fn one(&mut self, message: ToDevice) -> ToGateway {
-        let said = self.take(message).unwrap();
-        let mut sent =
-            said.into_iter().filter_map(|said| if let Said::Send(sent) = said { Some(sent) } else { None });
-        sent.next().expect("an answer")
+        self.sent(message).into_iter().next().expect("an answer")
+    }
+
+    fn sent(&mut self, message: ToDevice) -> Vec<ToGateway> {
+        let mut sent = Vec::new();
+        for said in self.take(message).unwrap() {
+            match said {
+                Said::Send(message) => {
+                    self.assert_kept(&message);
+                    sent.push(message);
+                }
+                Said::Keep(kept) => self.keep(*kept),
+                _other => {}
+            }
+        }
+        sent
+    }
+
+    fn owner_home(&self) -> OwnerStoreHome {
+        OwnerStoreHome::make(self.folder.path(), Network::Regtest).unwrap()
+    }
+
+    /// The owner's store keeps and acknowledges a state.
+    fn keep(&mut self, kept: Kept) {
+        let store = self.owner_store.as_mut().expect("only a device with a store says this");
+        self.kept = Some(store.keep("car", &enrolled().enrolment, kept).unwrap());
+    }
+
+    /// With an owner's store, a state is acknowledged before the secret of the one before leaves.
+    fn assert_kept(&self, message: &ToGateway) {
+        if let (Some(_), ToGateway::Answer { answer: Answer::Secret { number, .. }, .. }) =
+            (&self.owner_store, message)
+        {
+            assert!(self.kept > Some(*number), "{:?} is kept, {number} is revealed", self.kept);
+        }
     }
 
     fn next_id(&mut self) -> u64 {
@@ -277,9 +333,14 @@ impl World {
             assert!(failed.is_err(), "{failed:?}");
             return None;
         }
-        match self.one(message) {
-            ToGateway::Answer { answer: Answer::Signing { htlc_signatures, messages }, .. } => {
+        let mut sent = self.sent(message).into_iter();
+        match sent.next().expect("an answer") {
+            ToGateway::Answer { answer: Answer::Signing { htlc_signatures, first }, .. } => {
                 let (_, finisher) = round.expect("only a round is begun");
+                let Some(ToGateway::Round { messages, .. }) = sent.next() else {
+                    panic!("the second message")
+                };
+                let messages = [first, messages.into_iter().next().unwrap()];
                 Some(self.round(id, gateway.unwrap(), finisher, htlc_signatures, &messages))
             }
             ToGateway::Answer { id: of, answer } => {
@@ -369,6 +430,21 @@ impl World {
         self.bridge.push(contents);
     }
 
+    /// Asks for the first half of a signature on the bridge's next state, and gives the request and its number.
+    fn begin_round(&mut self, change: impl Fn(&mut Contents)) -> (u64, Request) {
+        let contents = self.contents(Side::Bridge, change);
+        let built = self.build(Side::Bridge, &contents);
+        let (proposal, point) = (Self::proposal(&contents, &built, &[]), contents.point);
+        let (id, channel) = (self.next_id(), self.channel);
+        let round = round_id(&[self.connection; 32], id);
+        let share = self.share.as_ref().unwrap();
+        let (_, first) = share.start(round, built.digest().to_bytes(), Finisher::Gateway).unwrap();
+        let request = Request::SignBridge { proposal, point, first };
+        let said = self.one(ToDevice::Request { id, channel, request: request.clone() });
+        assert!(matches!(said, ToGateway::Answer { answer: Answer::Signing { .. }, .. }), "{said:?}");
+        (id, request)
+    }
+
     fn holder_request(
         &mut self,
         preimages: &[Preimage],
@@ -422,7 +498,11 @@ impl World {
     }
 
     fn open_as(is_thorough: bool) -> Self {
-        let mut world = Self { is_thorough, ..Self::new() };
+        Self { is_thorough, ..Self::new() }.opened()
+    }
+
+    fn opened(self) -> Self {
+        let mut world = self;
         world.generate();
         world.restart();
         let terms = world.terms();
@@ -439,15 +519,7 @@ impl World {
 
     /// The files of the device's folder that hold these bytes.
     fn files_with(&self, bytes: &[u8]) -> BTreeSet<String> {
-        let mut found = BTreeSet::new();
-        for entry in fs::read_dir(self.home.path()).unwrap() {
-            let entry = entry.unwrap();
-            let content = fs::read(entry.path()).unwrap();
-            if content.windows(bytes.len()).any(|window| window == bytes) {
-                found.insert(entry.file_name().into_string().unwrap());
-            }
-        }
-        found
+        files_with(self.home.path(), bytes)
     }
 
     /// What would be published now, without closing anything.
@@ -458,6 +530,18 @@ impl World {
         let Some(Effect::Publish(publication)) = effects.into_iter().next() else { panic!("a publication") };
         *publication
     }
+}
+
+fn files_with(folder: &Path, bytes: &[u8]) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        let content = fs::read(entry.path()).unwrap();
+        if content.windows(bytes.len()).any(|window| window == bytes) {
+            found.insert(entry.file_name().into_string().unwrap());
+        }
+    }
+    found
 }
 
 fn htlc(preimage: &Preimage) -> Htlc {
@@ -583,7 +667,6 @@ fn a_revoked_commitments_signatures_are_in_no_file_when_its_secret_leaves() {
 #[test]
 fn the_secret_stays_while_the_log_cannot_be_emptied() {
     let mut world = World::open();
-    let dearer = |contents: &mut Contents| contents.fee_rate = FeeRate::from_sat_per_kwu(2_000);
     world.sign_bridge(&[], dearer);
     world.bridge_revokes();
     world.validate_holder(&[], dearer);
@@ -604,10 +687,21 @@ fn the_secret_stays_while_the_log_cannot_be_emptied() {
 #[test]
 fn a_cheat_in_a_round_bans_the_gateway_for_good_and_closes() {
     let mut world = World::open();
-    let dearer = |contents: &mut Contents| contents.fee_rate = FeeRate::from_sat_per_kwu(2_000);
     let contents = world.contents(Side::Bridge, dearer);
     let built = world.build(Side::Bridge, &contents);
     let (proposal, point) = (World::proposal(&contents, &built, &[]), contents.point);
+    let channel = world.channel;
+    // An honest round over the same state is under way.
+    let other = world.next_id();
+    let (round, share) = (round_id(&[world.connection; 32], other), world.share.as_ref().unwrap());
+    let (gateway, first) = share.start(round, built.digest().to_bytes(), Finisher::Gateway).unwrap();
+    let request = Request::SignBridge { proposal: proposal.clone(), point, first };
+    let sent = world.sent(ToDevice::Request { id: other, channel, request });
+    let ToGateway::Answer { answer: Answer::Signing { first, .. }, .. } = &sent[0] else {
+        panic!("{sent:?}")
+    };
+    let Step::Send(_, next) = gateway.next(first).unwrap() else { panic!() };
+
     let id = world.next_id();
     let round = round_id(&[world.connection; 32], id);
     let share = world.share.as_ref().unwrap();
@@ -619,6 +713,11 @@ fn a_cheat_in_a_round_bans_the_gateway_for_good_and_closes() {
     let is_told = |said: &Said| matches!(said, Said::Refused { rule, .. } if rule == "joint-honest");
     assert!(said.iter().any(is_told), "{said:?}");
     assert!(said.iter().any(|said| matches!(said, Said::Publish(..))), "{said:?}");
+    let said = world.one(ToDevice::Round { id: other, messages: vec![next] });
+    assert!(
+        matches!(said, ToGateway::Answer { answer: Answer::Interrupted, .. }),
+        "no other round goes on: {said:?}"
+    );
 
     let resumed = world.restart();
     assert!(matches!(resumed[..], [Effect::Publish(_)]));
@@ -632,20 +731,28 @@ fn a_cheat_in_a_round_bans_the_gateway_for_good_and_closes() {
 #[test]
 fn a_round_that_was_cut_is_begun_afresh() {
     let mut world = World::open();
-    let dearer = |contents: &mut Contents| contents.fee_rate = FeeRate::from_sat_per_kwu(2_000);
-    let contents = world.contents(Side::Bridge, dearer);
-    let built = world.build(Side::Bridge, &contents);
-    let (proposal, point) = (World::proposal(&contents, &built, &[]), contents.point);
-    let id = world.next_id();
-    let share = world.share.as_ref().unwrap();
-    let round = round_id(&[world.connection; 32], id);
-    let (_, first) = share.start(round, built.digest().to_bytes(), Finisher::Gateway).unwrap();
-    let request = Request::SignBridge { proposal, point, first };
-    let said = world.one(ToDevice::Request { id, channel: world.channel, request });
-    assert!(matches!(said, ToGateway::Answer { answer: Answer::Signing { .. }, .. }));
+    let (id, _) = world.begin_round(dearer);
     world.restart();
     let said = world.one(ToDevice::Round { id, messages: vec![vec![1, 2, 3]] });
     assert!(matches!(said, ToGateway::Answer { answer: Answer::Interrupted, .. }), "{said:?}");
+    world.sign_bridge(&[], dearer);
+}
+
+/// The round's name comes from the request's number, and the engine wants a name once.
+#[test]
+fn no_number_begins_a_second_round_on_a_connection() {
+    let mut world = World::open();
+    let (id, request) = world.begin_round(dearer);
+    let (channel, round) = (world.channel, round_id(&[world.connection; 32], id));
+    for repeated in [id, id - 1] {
+        let said = world.one(ToDevice::Request { id: repeated, channel, request: request.clone() });
+        let ToGateway::Answer { answer: Answer::Refused { rule, .. }, .. } = said else { panic!("{said:?}") };
+        assert_eq!(rule, "round-number");
+        let (_, first) = KeyGeneration::<GatewaySide>::start(round);
+        let said = world.one(ToDevice::GenerateKey { id: repeated, first });
+        let ToGateway::Answer { answer: Answer::Refused { rule, .. }, .. } = said else { panic!("{said:?}") };
+        assert_eq!(rule, "round-number");
+    }
     world.sign_bridge(&[], dearer);
 }
 

@@ -16,23 +16,41 @@ use crate::books::{Books, OrderError};
 use crate::explain::{ExplainError, explain};
 use crate::machine::Payee;
 use crate::spread;
-use crate::tabs::{AnnounceError, Announced, CallError, Drained, Ended, Standing, Tabs};
+use crate::tabs::{Admission, AnnounceError, Announced, CallError, Drained, Ended, Standing, Tabs};
 
 impl Seller {
     /// Admits a call: its cost is set aside until [`Self::end`].
     ///
     /// # Errors
     /// When it is not to be served. Then it costs nothing.
-    pub async fn admit(&self, call: &Call, target: &Target<'_>, mac: &[u8; 32]) -> Result<(), CallError> {
+    pub async fn admit(
+        &self,
+        call: &Call,
+        target: &Target<'_>,
+        mac: &[u8; 32],
+    ) -> Result<Admission, CallError> {
         if let Err(blind) = self.sees() {
             self.refuse(call, target, mac).await?;
             return Err(blind.into());
         }
+        if let Some(admitted) = self.admit_now(call, target, mac) {
+            return admitted;
+        }
+        self.tabs.load(&self.books, call.channel).await?;
+        self.tabs.admit(call, target, mac)
+    }
+
+    /// [`Self::admit`] where nothing is to be waited for: `None`, and nothing decided, when the payer's tab is not in memory.
+    pub fn admit_now(
+        &self,
+        call: &Call,
+        target: &Target<'_>,
+        mac: &[u8; 32],
+    ) -> Option<Result<Admission, CallError>> {
+        self.sees().ok()?;
         match self.tabs.admit(call, target, mac) {
-            Err(CallError::Unknown(id)) if self.tabs.load(&self.books, id).await? => {
-                self.tabs.admit(call, target, mac)
-            }
-            admitted => admitted,
+            Err(CallError::Unknown(_)) => None,
+            admitted => Some(admitted),
         }
     }
 
@@ -64,10 +82,10 @@ impl Seller {
 
     /// Ends a call that was admitted: served for at most what was set aside, or failed and free. The answer of a call that was
     /// served leaves only after [`Ended::stored`].
-    pub fn end(&self, id: ChannelId, number: CallNumber, charged: Option<Msat>) -> Ended {
-        let ended = self.tabs.end(id, number, charged);
+    pub fn end(&self, admission: Admission, charged: Option<Msat>) -> Ended {
+        let ended = self.tabs.end(admission, charged);
         if ended.asks {
-            self.books.fold(id);
+            self.books.fold();
         }
         ended
     }

@@ -188,15 +188,16 @@ impl Tabs {
         payment: Payment,
     ) -> Result<(), AnnounceError> {
         let setup = books.setup(&channel).ok_or(AnnounceError::Unknown(channel))?;
+        // Nothing is stored for a payer that has locked nothing.
+        if books.state(channel).await?.ok_or(AnnounceError::Unknown(channel))?.is_unfunded() {
+            return Err(AnnounceError::Unfunded);
+        }
         let charge = Input::Charge { payment: Some(payment), cost: Msat::ZERO };
         match books.handle(channel, charge, None).await {
             Ok(_) | Err(OrderError::Rejected(Reject::NotIncreasing { .. })) => {}
             Err(error) => return Err(error.into()),
         }
         let state = books.state(channel).await?.ok_or(AnnounceError::Unknown(channel))?;
-        if state.is_unfunded() {
-            return Err(AnnounceError::Unfunded);
-        }
         let ledger = state.ledger();
         let newest = ledger.newest.ok_or(AnnounceError::Unknown(channel))?;
         self.insert(channel, &setup, Tab::new(newest, ledger.spent), Vec::new(), state.cap(&setup));

@@ -91,7 +91,7 @@ impl Tabs {
         if !self.resident.excess(4) {
             return;
         }
-        let mut to_store = Vec::new();
+        let mut tells = false;
         let mut sessions = self.sessions.write().expect("no holder of this lock panics");
         let mut oldest: Vec<(u64, ChannelId)> =
             sessions.iter().map(|(id, session)| (session.used.load(Ordering::Relaxed), *id)).collect();
@@ -109,11 +109,13 @@ impl Tabs {
                 continue;
             }
             let mut live = session.live();
-            if live.dirty && !std::mem::replace(&mut live.asked, true) {
-                to_store.push(id);
+            if live.dirty {
+                tells |= self.ask(&mut live, id);
             }
         }
         drop(sessions);
-        to_store.into_iter().for_each(|id| books.fold(id));
+        if tells {
+            books.fold();
+        }
     }
 }

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cheque::Cheque;
 use super::point::{AdaptorPoint, AdaptorSecret};
-use super::prekey::{self, Generation, Prekey, PrekeyId, SignedPrekey};
+use super::prekey::{self, Generation, PrekeyId, SignedPrekey};
 use crate::amount::Msat;
 use crate::channel::Expiry;
 use crate::keys::ChequeKeys;
@@ -69,8 +69,8 @@ pub enum Effect {
     Publish(Vec<SignedPrekey>),
     /// Ask the agent for a lock: it holds a cheque under this point.
     Ask(AdaptorPoint),
-    /// Cash the lock for the cheque under this point, with [`Book::secret`].
-    Cash(AdaptorPoint),
+    /// Cash the lock for the cheque, with [`Book::secret`].
+    Cash,
 }
 
 /// Why a payee does not cash a cheque, or issues no prekeys. Nothing changed.
@@ -175,10 +175,9 @@ impl Book {
                 if offered < least {
                     return Err(Reject::TooLittle { least, got: offered });
                 }
-                let point = point_of(keys, &cheque).ok_or(Reject::NoPoint)?;
                 let mut next = self.clone();
                 next.used.insert(number, cheque.terms.digest());
-                Ok(Transition::to(next).then(Effect::Cash(point)))
+                Ok(Transition::to(next).then(Effect::Cash))
             }
         }
     }
@@ -211,7 +210,7 @@ impl Book {
     }
 }
 
-/// `T = t·G + Z`, from public nonces.
+/// `T = t·G + Z`, which anybody can work out from the public nonces; whoever has their secrets in less time. The scalar ends here.
 fn point_of(keys: &ChequeKeys, cheque: &Cheque) -> Option<AdaptorPoint> {
-    Prekey::derive(keys, cheque.prekey).receipt_point(&cheque.terms)?.tweaked(&cheque.blinding)
+    Some(prekey::sign(keys, cheque.prekey, &cheque.terms)?.plus(&cheque.blinding)?.point())
 }

@@ -95,6 +95,7 @@ impl Drawer {
             | drawn::Input::StillHeld(_)
             | drawn::Input::Pay { .. } => true,
             drawn::Input::Taken(_)
+            | drawn::Input::Dead(_)
             | drawn::Input::Secret(_)
             | drawn::Input::Sighted { .. }
             | drawn::Input::Noted(_) => false,
@@ -115,7 +116,7 @@ impl Drawer {
         let life = if cost == Msat::ZERO {
             self.life.clone()
         } else {
-            match self.life.handle(setup, payer::Input::Buy { cost }) {
+            match self.life.buy(setup, cost, promises.next().ledger().newest) {
                 Ok(bought) => bought.next().clone(),
                 Err(reject) if must_fit => return Err(reject.into()),
                 // The channel is closing: the chain decides what was paid.

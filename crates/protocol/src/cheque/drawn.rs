@@ -27,10 +27,13 @@
 //! **Replay.** The same update may be sent any number of times, and is by `resume`. An outcome is reported again until it was
 //! noted by whoever waits for it.
 
+mod refusal;
+
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::refusal::Reject;
 use super::point::{AdaptorPoint, AdaptorSecret};
 use super::promises::{BadUpdate, MOST_OPEN, Promise, Terms, Update};
 use crate::amount::Msat;
@@ -55,6 +58,9 @@ pub enum Kind {
     Cheques,
     /// An agent's or a node's lock: one.
     Lock,
+    /// The price of an agent's signature ([`super::reverse`]): one, since of several that are paid at once nobody could tell
+    /// apart the secret that was bought; and it is not withdrawn.
+    Purchase,
 }
 
 /// The promises of one channel, as their payer keeps them.
@@ -111,6 +117,8 @@ pub enum Input {
     Withdraw(AdaptorPoint),
     /// The holder has locked something on the strength of a promise that was withdrawn meanwhile.
     StillHeld(AdaptorPoint),
+    /// The promise under that point is dead: its secret is this program's own, and will never leave it.
+    Dead(AdaptorPoint),
     /// The payee answered that the update of this number counts.
     Taken(u64),
     /// Something is bought from the payee itself.
@@ -138,35 +146,6 @@ pub enum Effect {
     Send(Box<Update>),
     /// Tell whoever waits for it: for a lock the promise behind it, for a cheque the receipt.
     Report(Outcome),
-}
-
-/// Why an input changes nothing.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum Reject {
-    /// The terms would not be valid.
-    #[error(transparent)]
-    BadTerms(#[from] BadUpdate),
-    /// One lock at a time.
-    #[error("a lock is open in this channel, and it has one at a time")]
-    LockOpen,
-    /// The point was used before.
-    #[error("a promise under this point was made before")]
-    PointUsed,
-    /// No such promise.
-    #[error("no promise was made under this point")]
-    Unknown,
-    /// Nothing could be enforced.
-    #[error("the total would be {got}, but less than {least} cannot be claimed on chain")]
-    Dust {
-        /// Dust and the cost of closing.
-        least: Msat,
-        /// The resulting total.
-        got: Msat,
-    },
-    /// Too many withdrawn promises.
-    #[error("{MOST_LOOSE} withdrawn promises may still be cashed: pay something first")]
-    TooManyLoose,
 }
 
 impl Drawn {
@@ -236,6 +215,9 @@ impl Drawn {
             Input::Promise(promise) => self.promise(channel, keys, promise),
             Input::Withdraw(point) => {
                 let index = place(&self.open, &point).ok_or(Reject::Unknown)?;
+                if self.kind == Kind::Purchase {
+                    return Err(Reject::Bought);
+                }
                 if self.loose.len() == MOST_LOOSE {
                     return Err(Reject::TooManyLoose);
                 }
@@ -250,6 +232,18 @@ impl Drawn {
                 let loose = next.loose.remove(index);
                 next.open.push(loose.owed);
                 next.send(channel, keys)
+            }
+            Input::Dead(point) => {
+                let mut next = self.clone();
+                if next.take_out(&point).is_none() {
+                    return Ok(Transition::to(next));
+                }
+                let outcome = Outcome::Ended(point);
+                next.outcomes.push(outcome.clone());
+                // Nobody is asked to take an update without it, and another promise under the point is never made.
+                next.paid.insert(point);
+                next.number += 1;
+                Ok(Transition::to(next).then(Effect::Report(outcome)))
             }
             Input::Taken(number) => Ok(self.taken(number)),
             Input::Pay { cost } => self.pay(channel, keys, cost),
@@ -293,8 +287,10 @@ impl Drawn {
         if is_owed || self.paid.contains(&promise.point) {
             return Err(Reject::PointUsed);
         }
-        if self.kind == Kind::Lock && self.is_open() {
-            return Err(Reject::LockOpen);
+        match self.kind {
+            Kind::Cheques => {}
+            Kind::Lock | Kind::Purchase if self.is_open() => return Err(Reject::LockOpen),
+            Kind::Lock | Kind::Purchase => {}
         }
         let (least, got) = (least(channel), self.base_total().saturating_add(promise.amount));
         if got < least {

@@ -23,18 +23,25 @@
 //! **What the payer can lose** is what it signed. A holder that agreed to a cancellation can still use the older signatures
 //! when it learns the secret; they die under a plain total at least their own ([`super::drawn::Drawn::most_signed`]).
 //!
+//! A payee that goes offline may *authorise* a payer to buy the next increment of its channel ([`super::reverse`]). Until that has
+//! ended it takes nothing but this increment, or the payer could pay for what the payee has already.
+//!
 //! **Replay.** The same update again is answered again; an older one is refused. `resume` asks again for locks that may not
 //! have been made, and hands secrets over again until the payer has paid plainly.
 
+mod authorised;
 mod refusal;
 
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::authorised::Wish;
 pub use self::refusal::Reject;
 use super::point::{AdaptorPoint, AdaptorSecret};
 use super::promises::{Promise, Signed, Update};
+use super::reverse::authorisation::{self, Release};
+use super::reverse::purchase::Delivery;
 use crate::amount::Msat;
 use crate::channel::{Channel, ChannelId, Expiry};
 use crate::ledger::Ledger;
@@ -52,6 +59,10 @@ pub struct Held {
     spent: Msat,
     /// Points that were bought and are paid: none is bought twice.
     sold: BTreeSet<AdaptorPoint>,
+    /// The authorisation that is open.
+    authorised: Option<authorisation::Terms>,
+    /// How many there were.
+    authorisations: u64,
 }
 
 /// How far a promise is.
@@ -128,6 +139,23 @@ pub enum Input {
         /// How many blocks before its expiry the payee closes the channel.
         margin: u32,
     },
+    /// The payee authorises a payer, and goes offline.
+    Authorise(Wish),
+    /// A payer gave an authorisation back.
+    Release(Release),
+    /// The chain has reached this height.
+    Height(u32),
+    /// A payer's mail came: the increment, and its secret.
+    Collect {
+        /// What the payer mailed.
+        delivery: Box<Delivery>,
+        /// Whether this channel's funding is deep enough to count in full.
+        is_deep: bool,
+        /// The tip's height.
+        height: u32,
+        /// How many blocks before its expiry the payee closes the channel.
+        margin: u32,
+    },
 }
 
 /// What the holder is to do, once its state is stored.
@@ -139,6 +167,8 @@ pub enum Effect {
     Lock(Onward),
     /// Hand this secret to the payer: it opens what the payer promised.
     HandOver(AdaptorSecret),
+    /// Sign this and give it to the payer that it names.
+    Authorise(authorisation::Terms),
 }
 
 impl Held {
@@ -146,7 +176,8 @@ impl Held {
     pub fn new(newest: Option<Payment>, spent: Msat) -> Self {
         let mut signed = Signed::default();
         signed.terms.base = newest;
-        Self { signed, status: Vec::new(), best: newest, spent, sold: BTreeSet::new() }
+        let sold = BTreeSet::new();
+        Self { signed, status: Vec::new(), best: newest, spent, sold, authorised: None, authorisations: 0 }
     }
 
     /// The channel's money: what can be published, and what was spent.
@@ -161,12 +192,23 @@ impl Held {
     }
 
     /// Whether the channel may be settled, or closed before it must be. A lock that is open may yet take money which only the
-    /// promise behind it brings back.
+    /// promise behind it brings back; and a payer that was authorised may be paying into it just now.
     ///
     /// # Errors
-    /// When a lock is open.
+    /// When a lock or an authorisation is open.
     pub fn may_close(&self) -> Result<(), Reject> {
-        if self.promises().any(|(_, is_locked)| is_locked) { Err(Reject::LockOpen) } else { Ok(()) }
+        if self.promises().any(|(_, is_locked)| is_locked) {
+            return Err(Reject::LockOpen);
+        }
+        match &self.authorised {
+            Some(terms) => Err(Reject::Authorised(terms.until.get())),
+            None => Ok(()),
+        }
+    }
+
+    /// The authorisation that is open, to be signed and given to its payer.
+    pub fn authorised(&self) -> Option<&authorisation::Terms> {
+        self.authorised.as_ref()
     }
 
     /// Whether nothing is left but plain payments, so that the channel may be used for anything again.
@@ -176,7 +218,7 @@ impl Held {
 
     /// The lock that depends on the promise under that point, while one does.
     pub fn onward(&self, point: &AdaptorPoint) -> Option<&Onward> {
-        match &self.status[self.place_of(point)?] {
+        match self.status.get(self.place_of(point)?)? {
             Status::Locked(onward) => Some(onward),
             Status::Open | Status::Bought(_) => None,
         }
@@ -184,8 +226,13 @@ impl Held {
 
     /// Whether the secret of that point was bought, or sold, here.
     pub fn has_bought(&self, point: &AdaptorPoint) -> bool {
-        let is_bought = |index: usize| matches!(self.status[index], Status::Bought(_));
+        let is_bought = |index: usize| matches!(self.status.get(index), Some(Status::Bought(_)));
         self.sold.contains(point) || self.place_of(point).is_some_and(is_bought)
+    }
+
+    /// Whether the payer has not paid plainly yet for a secret that is known here.
+    pub fn owes_secrets(&self) -> bool {
+        self.status.iter().any(|status| matches!(status, Status::Bought(_)))
     }
 
     /// Decides what an input does.
@@ -193,6 +240,9 @@ impl Held {
     /// # Errors
     /// When the other side is wrong, or the holder would risk money. Then nothing changes.
     pub fn handle(&self, channel: &Channel, input: Input) -> Result<Transition<Self, Effect>, Reject> {
+        if self.status.len() != self.signed.terms.promises.len() {
+            return Err(Reject::Damaged);
+        }
         match input {
             Input::Take { update, cost } => self.take(channel, *update, cost),
             Input::Lock(onward, conditions) => self.lock(channel, onward, &conditions),
@@ -202,14 +252,15 @@ impl Held {
             }
             Input::Learned(secret) => self.learned(channel, &secret),
             Input::Cash { secret, least, is_deep, height, margin } => {
-                let expiry = channel.params().expiry.height();
-                if height.saturating_add(margin) >= expiry {
-                    return Err(Reject::TooNear { expiry, height });
-                }
-                if !is_deep {
-                    return Err(Reject::NotDeep);
-                }
+                in_time(channel, is_deep, height, margin)?;
                 self.cash(channel, secret, least)
+            }
+            Input::Authorise(wish) => self.authorise(channel, wish),
+            Input::Release(release) => Ok(self.released(&release)),
+            Input::Height(height) => Ok(self.lapsed(height)),
+            Input::Collect { delivery, is_deep, height, margin } => {
+                in_time(channel, is_deep, height, margin)?;
+                self.collect(channel, *delivery)
             }
         }
     }
@@ -221,7 +272,8 @@ impl Held {
             Status::Locked(onward) => Some(Effect::Lock(onward.clone())),
             Status::Bought(secret) => Some(Effect::HandOver(secret.clone())),
         };
-        self.status.iter().filter_map(effect).collect()
+        let authorise = self.authorised.iter().cloned().map(Effect::Authorise);
+        self.status.iter().filter_map(effect).chain(authorise).collect()
     }
 
     fn paid(&self) -> Msat {
@@ -241,9 +293,10 @@ impl Held {
         if got <= newest {
             return Err(Reject::Stale { newest, got });
         }
-        update.check(channel)?;
+        update.check_above(channel, self.signed.terms.base.as_ref())?;
         let terms = &update.signed.terms;
         let base = terms.base_total();
+        let cost = cost.saturating_add(self.increment_in(terms)?);
         let least = least(channel);
         if self.signed.terms.base.is_none() && terms.base.is_some() && base < least {
             return Err(Reject::FirstTooSmall { least, got: base });
@@ -254,7 +307,8 @@ impl Held {
         if let Some(sold) = terms.promises.iter().find(|promise| self.sold.contains(&promise.point)) {
             return Err(Reject::Sold(sold.point));
         }
-        let mut next = Self { signed: update.signed.clone(), status: Vec::new(), ..self.clone() };
+        let mut next =
+            Self { signed: update.signed.clone(), status: Vec::new(), authorised: None, ..self.clone() };
         next.status = vec![Status::Open; terms.promises.len()];
         for (promise, status) in self.signed.terms.promises.iter().zip(&self.status) {
             let place = terms.promises.iter().position(|other| other == promise);
@@ -275,7 +329,7 @@ impl Held {
                 }
             }
         }
-        next.complete(channel);
+        next.complete(channel)?;
         if next.paid() < self.paid() {
             return Err(Reject::ClaimFalls { claim: self.paid(), got: next.paid() });
         }
@@ -305,6 +359,10 @@ impl Held {
         if onward.point.tweaked(&onward.tweak) != Some(onward.held) {
             return Err(Reject::WrongTweak);
         }
+        // One secret would come back for both, and only one of them would be found by it.
+        if self.locked_as(&onward.point).is_some() {
+            return Err(Reject::LockTaken(onward.point));
+        }
         let brings = self.signed.terms.promises[index].amount;
         let takes = onward.amount.saturating_add(conditions.fee);
         if takes > brings || onward.amount == Msat::ZERO {
@@ -332,8 +390,9 @@ impl Held {
             Some((index, Status::Locked(onward))) => (index, &onward.tweak),
             Some((_, Status::Open | Status::Bought(_))) | None => return Err(Reject::Unknown),
         };
-        let own = secret.plus(tweak).expect("the points' sum was checked to be the promise's point");
-        Ok(self.bought(channel, index, own))
+        // The points' sum was checked to be the promise's point.
+        let own = secret.plus(tweak).ok_or(Reject::Damaged)?;
+        self.bought(channel, index, own)
     }
 
     fn cash(
@@ -354,31 +413,35 @@ impl Held {
             return Err(Reject::TooLittle { least: at_least, got });
         }
         above_dust(self.paid().saturating_add(got), least(channel))?;
-        Ok(self.bought(channel, index, secret))
+        self.bought(channel, index, secret)
     }
 
-    fn bought(&self, channel: &Channel, index: usize, secret: AdaptorSecret) -> Transition<Self, Effect> {
+    fn bought(
+        &self,
+        channel: &Channel,
+        index: usize,
+        secret: AdaptorSecret,
+    ) -> Result<Transition<Self, Effect>, Reject> {
         let mut next = self.with(index, Status::Bought(secret.clone()));
         next.spent = next.spent.saturating_add(self.signed.terms.promises[index].amount);
-        next.complete(channel);
-        Transition::to(next).then(Effect::HandOver(secret))
+        next.complete(channel)?;
+        Ok(Transition::to(next).then(Effect::HandOver(secret)))
     }
 
-    /// Works out the best payment from what is known.
-    fn complete(&mut self, channel: &Channel) {
+    /// Works out the best payment from what is known. Every subset was verified when the update was taken, and each secret against its
+    /// point, so it fails for a state that was damaged in the store only.
+    fn complete(&mut self, channel: &Channel) -> Result<(), Reject> {
         let secret = |status: &Status| match status {
             Status::Open | Status::Locked(_) => None,
             Status::Bought(secret) => Some(secret.clone()),
         };
         let secrets: Vec<Option<AdaptorSecret>> = self.status.iter().map(secret).collect();
         self.best = if secrets.iter().any(Option::is_some) {
-            let opened = self.signed.open(channel, &secrets);
-            Some(opened.expect(
-                "every subset was verified when the update was taken, and each secret against its point",
-            ))
+            Some(self.signed.open(channel, &secrets).ok_or(Reject::Damaged)?)
         } else {
             self.signed.terms.base
         };
+        Ok(())
     }
 
     fn with(&self, index: usize, status: Status) -> Self {
@@ -401,6 +464,15 @@ impl Held {
 /// The least total that can be enforced in a channel: dust and the cost of closing, as agreed.
 fn least(channel: &Channel) -> Msat {
     Msat::from_amount(channel.params().prepaid).expect("at most the capacity")
+}
+
+/// Whether something may be handed over, or counted on, in this channel.
+fn in_time(channel: &Channel, is_deep: bool, height: u32, margin: u32) -> Result<(), Reject> {
+    let expiry = channel.params().expiry.height();
+    if height.saturating_add(margin) >= expiry {
+        return Err(Reject::TooNear { expiry, height });
+    }
+    if is_deep { Ok(()) } else { Err(Reject::NotDeep) }
 }
 
 fn above_dust(got: Msat, least: Msat) -> Result<(), Reject> {

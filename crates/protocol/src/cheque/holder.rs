@@ -107,11 +107,17 @@ impl Holder {
         let closes = || Reject::from(payee::Reject::NotOpen(self.life.name()));
         let must_fit = match &mut input {
             held::Input::Take { .. } => true,
-            held::Input::Lock(_, held::Conditions { is_deep, .. }) | held::Input::Cash { is_deep, .. } => {
+            held::Input::Lock(_, held::Conditions { is_deep, .. })
+            | held::Input::Cash { is_deep, .. }
+            | held::Input::Authorise(held::Wish { is_deep, .. })
+            | held::Input::Collect { is_deep, .. } => {
                 *is_deep = deep;
                 true
             }
-            held::Input::Unlocked(_) | held::Input::Learned(_) => false,
+            held::Input::Unlocked(_)
+            | held::Input::Learned(_)
+            | held::Input::Release(_)
+            | held::Input::Height(_) => false,
         };
         if must_fit && !self.life.is_open() {
             return Err(closes());
@@ -152,7 +158,7 @@ impl Holder {
         Ok(life.join(held, |life, held| Self { life, held }, Effect::Channel, Effect::Promises))
     }
 
-    /// The life with what the promises come to.
+    /// The life with what the promises come to. Whatever they come to was verified when it came, or when it was opened.
     fn counted(&self, setup: &Setup, held: &Held) -> Result<State, payee::Reject> {
         let (counts, new) = (self.life.ledger(), held.ledger());
         let payment = new.newest.filter(|payment| payment.total > counts.paid());
@@ -160,16 +166,15 @@ impl Holder {
         if payment.is_none() && cost == Msat::ZERO {
             return Ok(self.life.clone());
         }
-        Ok(self.life.handle(setup, payee::Input::Charge { payment, cost })?.next().clone())
+        self.life.count(setup, payment, cost)
     }
 
     /// At least the payment, so that it can be claimed; or, when the channel is closing, nothing.
     fn counted_in_part(&self, setup: &Setup, held: &Held) -> State {
         let ledger = held.ledger();
         let payment = ledger.newest.filter(|payment| payment.total > self.life.ledger().paid());
-        let input = payment.map(|payment| payee::Input::Charge { payment: Some(payment), cost: Msat::ZERO });
-        let raised = input.and_then(|input| self.life.handle(setup, input).ok());
-        raised.map_or_else(|| self.life.clone(), |raised| raised.next().clone())
+        let raised = payment.and_then(|payment| self.life.count(setup, Some(payment), Msat::ZERO).ok());
+        raised.unwrap_or_else(|| self.life.clone())
     }
 }
 

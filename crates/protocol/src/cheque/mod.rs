@@ -34,6 +34,7 @@
 //! | what may a holder do with a promise? | [`held`], and with its channel: [`holder`] |
 //! | when is a promise over for its payer? | [`drawn`], and with its channel: [`drawer`] |
 //! | how does one program keep both kinds of channels? | [`side`] |
+//! | what if the payee is offline while the payer pays? | [`reverse`] |
 //!
 //! **Who can lose what.**
 //!
@@ -66,5 +67,6 @@ pub mod point;
 pub mod prekey;
 pub mod promises;
 pub mod receipt;
+pub mod reverse;
 pub mod route;
 pub mod side;

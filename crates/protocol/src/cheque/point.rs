@@ -148,18 +148,16 @@ pub fn joint_point(points: &[AdaptorPoint]) -> AdaptorPoint {
 
 /// The secret of [`joint_point`], from the secrets of all of them.
 pub fn joint_secret(secrets: &[&AdaptorSecret]) -> AdaptorSecret {
+    if let [one] = secrets {
+        return (*one).clone();
+    }
     let mut pairs: Vec<(AdaptorPoint, &AdaptorSecret)> =
         secrets.iter().map(|secret| (secret.point(), *secret)).collect();
     pairs.sort_unstable_by_key(|(point, _)| *point);
     let all: Vec<AdaptorPoint> = pairs.iter().map(|(point, _)| *point).collect();
-    match pairs.as_slice() {
-        [(_, one)] => (*one).clone(),
-        several => several
-            .iter()
-            .map(|(point, secret)| secret.times(&Coefficient::of(&all, point)))
-            .reduce(|sum, next| sum.plus(&next).expect("no weights by a hash cancel out"))
-            .expect("at least one secret"),
-    }
+    let weighted = pairs.iter().map(|(point, secret)| secret.times(&Coefficient::of(&all, point)));
+    let sum = weighted.reduce(|sum, next| sum.plus(&next).expect("no weights by a hash cancel out"));
+    sum.expect("at least one secret")
 }
 
 #[cfg(test)]

@@ -185,17 +185,18 @@ fn secret(keys: &ChequeKeys, id: PrekeyId, half: u8) -> AdaptorSecret {
         .expect("a hash in the range of scalars, but for odds of 2^-127")
 }
 
-/// The scalar of the payee's signature on these terms: the secret of [`Prekey::receipt_point`]. To be called for one
+/// The scalar of the payee's signature on these terms: the secret of [`Prekey::receipt_point`]. To be let out for one
 /// prekey with one receipt only, which [`super::book::Book`] sees to. `None` for terms of another payee.
 pub(super) fn sign(keys: &ChequeKeys, id: PrekeyId, terms: &Terms) -> Option<AdaptorSecret> {
     let (key, key_parity) = keys.receipt.x_only_public_key();
     if terms.payee != key {
         return None;
     }
-    let prekey = Prekey::derive(keys, id);
-    let (nonce, nonce_parity) = prekey.nonce(terms)?;
-    let second = secret(keys, id, 2).as_key().mul_tweak(&prekey.coefficient(terms)).ok()?;
-    let drawn = secret(keys, id, 1).plus(&AdaptorSecret::from_key(second))?;
+    let [first, second] = [1, 2].map(|half| secret(keys, id, half));
+    let prekey = Prekey { id, first: *first.point().as_key(), second: *second.point().as_key() };
+    let weighted = AdaptorSecret::from_key(second.as_key().mul_tweak(&prekey.coefficient(terms)).ok()?);
+    let drawn = first.plus(&weighted)?;
+    let (nonce, nonce_parity) = drawn.point().as_key().x_only_public_key();
     let drawn = if nonce_parity == Parity::Odd { drawn.negated() } else { drawn };
     let mut signer = keys.receipt.secret_key();
     let turned = AdaptorSecret::from_key(if key_parity == Parity::Odd { signer.negate() } else { signer });

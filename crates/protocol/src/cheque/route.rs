@@ -9,6 +9,8 @@
 //! and the node. The agent and the node together can link both ends; neither can alone, by points.
 
 use super::point::{AdaptorPoint, AdaptorSecret};
+use crate::keys::ChequeKeys;
+use crate::{ChannelId, tagged};
 
 /// One lock on the way.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,9 +30,20 @@ pub struct Route {
     pub payee: AdaptorSecret,
 }
 
+/// A payee's tweaks for what is promised under `point` and paid to it in that channel, one for each of `hops`, the agent's first. Always the
+/// same ones: a lock that was made while the payee thought of another way can still be cashed. No two ways share one.
+pub fn tweaks(keys: &ChequeKeys, point: &AdaptorPoint, channel: &ChannelId, hops: u8) -> Vec<AdaptorSecret> {
+    let tweak = |hop: u8| {
+        let parts: [&[u8]; 4] = [&keys.prekeys, &point.to_bytes(), channel.as_bytes(), &[hops, hop]];
+        AdaptorSecret::from_bytes(&tagged::hash("farthing/route-tweak", &parts))
+            .expect("a hash in the range of scalars, but for odds of 2^-127")
+    };
+    (0..hops).map(tweak).collect()
+}
+
 impl Route {
-    /// A way from the promise under `point`, with one tweak of fresh randomness for each hop, the agent's first. `None`
-    /// without any hop, or when tweaks cancel out, which fresh ones do not.
+    /// A way from the promise under `point`, with one tweak for each hop, the agent's first ([`tweaks`]). `None`
+    /// without any hop, or when tweaks cancel out, which random ones do not.
     pub fn new(point: &AdaptorPoint, tweaks: &[AdaptorSecret]) -> Option<Self> {
         let payee = tweaks.last()?.clone();
         let mut hops = Vec::new();
@@ -83,5 +96,27 @@ mod tests {
             assert_eq!(points.len(), route.hops.len() + 1);
         }
         assert_eq!(Route::new(&sold.point(), &[]), None);
+    }
+
+    #[test]
+    fn each_way_has_tweaks_of_its_own_and_always_the_same() {
+        let channel = |byte| ChannelId::from_bytes([byte; 32]);
+        let (keys, others) = (keys(1), keys(2));
+        let point = secret(1).point();
+        let first = tweaks(&keys, &point, &channel(1), 2);
+        assert_eq!(first, tweaks(&keys, &point, &channel(1), 2));
+        let mut all = first;
+        all.extend(tweaks(&keys, &point, &channel(1), 1));
+        all.extend(tweaks(&keys, &point, &channel(2), 2));
+        all.extend(tweaks(&keys, &secret(2).point(), &channel(1), 2));
+        all.extend(tweaks(&others, &point, &channel(1), 2));
+        let mut seen: Vec<[u8; 32]> = all.iter().map(AdaptorSecret::to_bytes).collect();
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen.len(), all.len());
+    }
+
+    fn keys(byte: u8) -> ChequeKeys {
+        crate::keys::Seed::new([byte; 64], bitcoin::Network::Regtest).cheque_keys()
     }
 }

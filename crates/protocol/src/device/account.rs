@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::bolt3::keys::secret_key;
 use super::bolt3::{
-    Commitment, CommitmentNumber, Contents, Htlc, PaymentHash, RevokedSecrets, Side, htlc_timeout,
+    Commitment, CommitmentNumber, Contents, Htlc, PaymentHash, RevokedSecrets, Side, Terms, htlc_timeout,
 };
 use super::owner::Claim;
 use super::payments::Payments;
@@ -74,19 +74,26 @@ impl HolderCommitment {
         bridge_signature: ecdsa::Signature,
         htlc_signatures: Vec<ecdsa::Signature>,
     ) -> Result<Self, Reject> {
-        if !built.digest().is_signed(&setup.terms.bridge.funding_key, &bridge_signature) {
+        let commitment = Self { contents, bridge_signature, htlc_signatures, joint_signature: None };
+        commitment.check(&setup.terms, built)?;
+        Ok(commitment)
+    }
+
+    /// Whether the bridge's signatures are on this commitment, which was built of its contents.
+    pub(super) fn check(&self, terms: &Terms, built: &Commitment) -> Result<(), Reject> {
+        if !built.digest().is_signed(&terms.bridge.funding_key, &self.bridge_signature) {
             return Err(Reject::BridgeSignature);
         }
-        let (count, got) = (built.htlcs().len(), htlc_signatures.len());
+        let (count, got) = (built.htlcs().len(), self.htlc_signatures.len());
         if count != got {
             return Err(Reject::HtlcSignature { index: count.min(got), count, got });
         }
-        for (index, (output, signature)) in built.htlcs().iter().zip(&htlc_signatures).enumerate() {
+        for (index, (output, signature)) in built.htlcs().iter().zip(&self.htlc_signatures).enumerate() {
             if !output.second_stage_digest(built).is_signed(&built.keys().other_htlc, signature) {
                 return Err(Reject::HtlcSignature { index, count, got });
             }
         }
-        Ok(Self { contents, bridge_signature, htlc_signatures, joint_signature: None })
+        Ok(())
     }
 
     /// Everything that closes the channel without anybody's help; `None` while the joint signature is missing.

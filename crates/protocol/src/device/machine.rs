@@ -230,6 +230,23 @@ pub enum Effect {
     Broadcast(Vec<Transaction>),
 }
 
+impl Effect {
+    /// Whether the owner's store, if the device has one, must have acknowledged the newest state before this leaves the device
+    /// ([`super::kept`]).
+    pub fn awaits_store(&self) -> bool {
+        match self {
+            Self::SignBridge { .. } | Self::Reveal { .. } | Self::Fund(_) => true,
+            Self::Approved(_)
+            | Self::SignHolder { .. }
+            | Self::HolderComplete(_)
+            | Self::Erase(_)
+            | Self::SignClosing(_)
+            | Self::Publish(_)
+            | Self::Broadcast(_) => false,
+        }
+    }
+}
+
 impl State {
     /// A new channel under the owner's policy.
     ///
@@ -238,6 +255,11 @@ impl State {
     pub fn open(setup: &Setup, policy: SignedPolicy) -> Result<Transition<Self, Effect>, Reject> {
         let policy = policy.verify(&setup.enrolment.owner).ok_or(Reject::PolicySignature)?;
         Ok(Transition::to(Self::Opening(Opening { account: Account::new(policy) })))
+    }
+
+    /// A channel that is being closed alone, by whoever has its books.
+    pub(super) fn closing_alone(account: Account) -> Self {
+        Self::Closing(Closing { account, is_alone: true, is_banned: false })
     }
 
     /// Decides what an input does.

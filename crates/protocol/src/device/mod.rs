@@ -11,6 +11,7 @@
 //! | what does the device do next, and what can its owner lose? | [`machine`] |
 //! | which rules are there? | [`reject`] |
 //! | how does the owner get its money out? | [`owner`] |
+//! | what does the owner's store keep, and when does the device wait for it? | [`kept`] |
 //! | what may be paid? | [`policy`], [`payments`], [`invoice`] |
 //! | does the money follow the HTLCs? | [`update`] |
 //! | which block is the newest? | [`headers`] |
@@ -21,6 +22,7 @@ pub mod bolt3;
 pub mod headers;
 pub mod invoice;
 pub mod joint;
+pub mod kept;
 pub mod keys;
 pub mod machine;
 pub mod owner;

@@ -1,11 +1,13 @@
 //! What the device signs when the bridge has closed. Everything pays the owner, so nothing is lost by what the gateway says wrong.
 
+use std::ops::RangeInclusive;
+
 use bitcoin::{FeeRate, Transaction, Txid};
 
 use super::account::Account;
 use super::bolt3::commitment::number_of;
 use super::bolt3::keys::secret_key;
-use super::bolt3::{Commitment, Side, penalty, take_back};
+use super::bolt3::{Commitment, Htlc, PaymentHash, Side, penalty, take_back};
 use super::machine::Revoked;
 use super::reject::Reject;
 use super::setup::Setup;
@@ -47,6 +49,22 @@ impl Account {
             revoked.fee_rate,
         )
         .ok_or(Reject::OnchainFee { most, got: revoked.fee_rate })
+    }
+
+    /// Which HTLCs of the holder's a commitment that the bridge had revoked has, found by trying these hashes and heights
+    /// ([`penalty::find_htlcs`]). None when it is no such commitment.
+    pub fn revoked_htlcs(
+        &self,
+        setup: &Setup,
+        commitment: &Transaction,
+        hashes: &[PaymentHash],
+        expiries: RangeInclusive<u32>,
+    ) -> Vec<Htlc> {
+        let number = number_of(&setup.terms, commitment);
+        let Some(secret) = number.and_then(|number| self.bridge.secrets.get(number)) else {
+            return Vec::new();
+        };
+        penalty::find_htlcs(&setup.terms, &secret, commitment, hashes, expiries)
     }
 
     fn most_onchain(&self, got: FeeRate) -> Result<FeeRate, Reject> {

@@ -12,11 +12,12 @@ use bitcoin::{Amount, FeeRate, OutPoint, ScriptBuf, Sequence, Transaction, TxIn,
 use secp256k1::{Keypair, PublicKey, SECP256K1, SecretKey, XOnlyPublicKey};
 use serde::{Deserialize, Serialize};
 
-use super::bolt3::Digest;
-use super::bolt3::commitment::to_remote_script;
+use super::bolt3::commitment::{CommitmentKeys, delayed_script, number_of, to_remote_script};
 use super::bolt3::fees;
 use super::bolt3::keys::secret_key;
+use super::bolt3::{Digest, Side};
 use super::policy::{Policy, SignedPolicy};
+use super::setup::Setup;
 use crate::amount::DUST;
 
 /// A signature at its longest, with the byte for its type.
@@ -52,6 +53,11 @@ impl OwnerKeys {
     /// Receives the owner's money when the bridge closes.
     pub fn payment(&self) -> PublicKey {
         self.payment.public_key(SECP256K1)
+    }
+
+    /// What a bridge's commitment pays, of whatever channel: how the owner finds its money when the device is lost.
+    pub fn payment_script(&self) -> ScriptBuf {
+        to_remote_script(&self.payment())
     }
 
     /// Receives the owner's money when the device closes.
@@ -124,10 +130,23 @@ impl Claim {
         Some(Self { outpoint, value, lock: Lock::Delayed { point, script: script.clone(), delay } })
     }
 
+    /// An output that pays [`OwnerKeys::payment_script`].
+    pub fn of_payment(outpoint: OutPoint, value: Amount) -> Self {
+        Self { outpoint, value, lock: Lock::Payment }
+    }
+
+    /// What a commitment of the holder's pays, whichever it is; `None` when it is none, or pays the holder nothing.
+    pub fn of_holder_commitment(setup: &Setup, commitment: &Transaction) -> Option<Self> {
+        let point = setup.point(number_of(&setup.terms, commitment)?);
+        let keys = CommitmentKeys::derive(&setup.terms, Side::Holder, &point);
+        let delay = setup.terms.holder.delay;
+        Self::delayed(commitment, &delayed_script(&keys, delay), point, delay)
+    }
+
     /// What the bridge's commitment pays to this payment key, if anything.
     pub fn of_bridge_commitment(commitment: &Transaction, payment: &PublicKey) -> Option<Self> {
         let (outpoint, value) = find(commitment, &to_remote_script(payment))?;
-        Some(Self { outpoint, value, lock: Lock::Payment })
+        Some(Self::of_payment(outpoint, value))
     }
 
     fn input(&self, keys: &OwnerKeys) -> TxIn {
@@ -183,7 +202,7 @@ mod tests {
     use bitcoin::hashes::Hash as _;
     use bitcoin::{Network, WPubkeyHash};
 
-    use super::super::bolt3::{Basepoints, Commitment, CommitmentNumber, Contents, PartyTerms, Side, Terms};
+    use super::super::bolt3::{Basepoints, Commitment, CommitmentNumber, Contents, PartyTerms, Terms};
     use super::*;
     use crate::amount::Msat;
     use crate::keys::Seed;

@@ -167,6 +167,12 @@ impl Payments {
         self.find(hash)?.preimage
     }
 
+    /// The proof of payment, and what the HTLC held that was paid, fees included.
+    pub fn paid(&self, hash: &PaymentHash) -> Option<(Preimage, Msat)> {
+        let payment = self.find(hash)?;
+        Some((payment.preimage?, payment.offered?))
+    }
+
     fn find(&self, hash: &PaymentHash) -> Option<&Payment> {
         self.list.iter().find(|payment| payment.payment_hash == *hash)
     }

@@ -17,8 +17,10 @@
 //!
 //! ```text
 //!   gateway ── request + 1 ─▶ device     it checks, stores, starts its round
-//!   gateway ◀─ Signing: 1, 2 ─ device     with its own HTLC signatures
-//!   gateway ── Round: 2 [, 3] ▶ device     3 only when the device finishes; then it stores, and answers HolderComplete
+//!   gateway ◀─ Signing: 1 ──── device     with its own HTLC signatures
+//!   gateway ◀─ Round: 2 ────── device
+//!   gateway ── Round: 2 ─────▶ device     as soon as the device's first is there
+//!   gateway ── Round: 3 ─────▶ device     only when the device finishes; then it stores, and answers HolderComplete
 //!   gateway ◀─ Round: 3 ────── device     only when the gateway finishes
 //! ```
 //!
@@ -270,8 +272,8 @@ pub enum Answer {
     Signing {
         /// Of a bridge commitment: by the device's HTLC key, in the order of outputs.
         htlc_signatures: Vec<ecdsa::Signature>,
-        /// The device's first and second message.
-        messages: Vec<Vec<u8>>,
+        /// The device's first message. Its second comes behind it.
+        first: Vec<u8>,
     },
     /// This holder commitment is complete and stored.
     HolderComplete {
@@ -457,11 +459,11 @@ pub fn round_id(connection: &[u8; 32], request: u64) -> RoundId {
     RoundId(tagged::hash("farthing/device/round", &[connection, &request.to_be_bytes()]))
 }
 
-fn encode(message: &impl Serialize) -> Vec<u8> {
+pub(super) fn encode(message: &impl Serialize) -> Vec<u8> {
     postcard::to_extend(message, vec![VERSION]).expect("values of ours can be encoded into memory")
 }
 
-fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BadMessage> {
+pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BadMessage> {
     if bytes.len() > MOST_BYTES {
         return Err(BadMessage::TooLong(bytes.len()));
     }

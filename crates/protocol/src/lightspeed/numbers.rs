@@ -42,9 +42,9 @@ struct Window {
     highest: u64,
     /// One bit for each counter, at its remainder by the window's size.
     served: [u64; WORDS],
-    /// Those that were refused or failed. A restart needs no memory of them, since it begins an epoch.
+    /// Those that were refused or failed, if any were. A restart needs no memory of them, since it begins an epoch.
     #[serde(skip)]
-    refused: [u64; WORDS],
+    refused: Option<Box<[u64; WORDS]>>,
     /// No counter up to this one is served any more, unless it runs.
     #[serde(skip)]
     floor: Option<u64>,
@@ -56,6 +56,11 @@ fn bit(counter: u64) -> (usize, u64) {
 }
 
 impl Window {
+    /// Itself, unless there is nothing to remember.
+    fn unless_new(self) -> Option<Box<Self>> {
+        (self != Self::default()).then(|| Box::new(self))
+    }
+
     fn is_within(&self, counter: u64) -> bool {
         self.highest.saturating_sub(counter) < WINDOW
     }
@@ -70,7 +75,8 @@ impl Window {
     }
 
     fn is_refused(&self, counter: u64) -> bool {
-        Some(counter) <= self.floor || self.is_marked(&self.refused, counter)
+        let is_marked = |marks: &[u64; WORDS]| self.is_marked(marks, counter);
+        Some(counter) <= self.floor || self.refused.as_deref().is_some_and(is_marked)
     }
 
     fn advance(&mut self, counter: u64) {
@@ -78,12 +84,14 @@ impl Window {
             return;
         }
         if counter - self.highest >= WINDOW {
-            (self.served, self.refused) = ([0; WORDS], [0; WORDS]);
+            (self.served, self.refused) = ([0; WORDS], None);
         } else {
             for passed in self.highest + 1..=counter {
                 let (word, mask) = bit(passed);
                 self.served[word] &= !mask;
-                self.refused[word] &= !mask;
+                if let Some(refused) = &mut self.refused {
+                    refused[word] &= !mask;
+                }
             }
         }
         self.highest = counter;
@@ -92,9 +100,33 @@ impl Window {
     fn mark(&mut self, counter: u64, was_served: bool) {
         if counter <= self.highest && self.is_within(counter) {
             let (word, mask) = bit(counter);
-            let marks = if was_served { &mut self.served } else { &mut self.refused };
+            let marks = if was_served { &mut self.served } else { self.refused.get_or_insert_default() };
             marks[word] |= mask;
         }
+    }
+}
+
+/// A window is stored as if it were always there: one that is not, as the window of epoch 0, in which nobody calls.
+mod in_place {
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
+
+    use super::Window;
+
+    pub(super) fn serialize<S: Serializer>(
+        window: &Option<Box<Window>>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match window {
+            Some(window) => window.serialize(serializer),
+            None => Window::default().serialize(serializer),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Box<Window>>, D::Error> {
+        let window = Window::deserialize(deserializer)?;
+        Ok(window.unless_new())
     }
 }
 
@@ -129,7 +161,9 @@ pub(crate) struct Charged {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Numbers {
     present: Window,
-    before: Window,
+    /// That of the epoch before; nothing when it served nothing. Many payers' numbers are kept in memory.
+    #[serde(with = "in_place")]
+    before: Option<Box<Window>>,
     /// Calls that are being served, in the order of their counters, since they mostly come and end in it. A crash forgets
     /// them: they cost nothing then.
     #[serde(skip)]
@@ -147,7 +181,9 @@ impl Numbers {
     pub(crate) fn begin(&mut self, epoch: u32) {
         if epoch > self.present.epoch {
             let fresh = Window { epoch, ..Window::default() };
-            self.before = std::mem::replace(&mut self.present, fresh);
+            let before = std::mem::replace(&mut self.present, fresh);
+            // What was refused in it is void like all that was not served.
+            self.before = Window { refused: None, floor: None, ..before }.unless_new();
             self.running.clear();
             self.pending = Msat::ZERO;
         } else {
@@ -167,9 +203,10 @@ impl Numbers {
         if is_present && self.place(counter).is_ok() {
             return Standing::Running;
         }
-        let window = match epoch {
+        let window = match &self.before {
             _ if is_present => &self.present,
-            _ if epoch == self.before.epoch => &self.before,
+            Some(before) if epoch == before.epoch => before,
+            None if epoch == Window::default().epoch => return Standing::Void,
             _ if epoch > self.present.epoch => return Standing::Void,
             _ => return Standing::Forgotten,
         };
@@ -358,6 +395,23 @@ mod tests {
         assert_eq!(numbers.standing(number(3, 5)), Standing::Forgotten);
         assert_eq!(numbers.standing(number(3, 6)), Standing::Forgotten);
         assert_eq!(numbers.standing(number(4, 5)), Standing::Void);
+    }
+
+    #[test]
+    fn an_epoch_in_which_nobody_called_takes_no_memory_and_is_stored_all_the_same() {
+        let mut numbers = Numbers::default();
+        assert_eq!(numbers.standing(number(0, 1)), Standing::New);
+        numbers.begin(1);
+        assert_eq!((numbers.before.is_some(), numbers.standing(number(0, 1))), (false, Standing::Void));
+        serve(&mut numbers, 7);
+        let stored = postcard::to_allocvec(&numbers).unwrap();
+        let windows = (&numbers.present, Window::default(), &numbers.other_costs);
+        assert_eq!(stored, postcard::to_allocvec(&windows).unwrap(), "as if it had always been there");
+        assert_eq!(postcard::from_bytes::<Numbers>(&stored).unwrap(), numbers);
+        numbers.begin(2);
+        let stored = postcard::to_allocvec(&numbers).unwrap();
+        assert_eq!(postcard::from_bytes::<Numbers>(&stored).unwrap(), numbers);
+        assert_eq!(numbers.standing(number(1, 7)), Standing::Served);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::charge::Check;
 use super::{Reject, Setup};
 use crate::amount::Msat;
 use crate::ledger::Ledger;
@@ -53,9 +54,10 @@ impl Account {
         setup: &Setup,
         payment: Option<Payment>,
         cost: Msat,
+        check: Check,
     ) -> Result<Self, Reject> {
         match self {
-            Self::Pieces(ledger) => ledger.charged(setup, payment, cost).map(Self::Pieces),
+            Self::Pieces(ledger) => ledger.charged(setup, payment, cost, check).map(Self::Pieces),
             Self::Calls(_) => Err(Reject::PaysForCalls),
         }
     }

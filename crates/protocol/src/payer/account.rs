@@ -41,10 +41,15 @@ impl Account {
         }
     }
 
-    pub(super) fn bought(&self, setup: &Setup, cost: Msat) -> Result<(Self, Payment), Reject> {
+    pub(super) fn bought(
+        &self,
+        setup: &Setup,
+        cost: Msat,
+        signed: Option<Payment>,
+    ) -> Result<(Self, Payment), Reject> {
         match self {
             Self::Pieces(ledger) => {
-                let (ledger, payment) = ledger.bought(setup, cost)?;
+                let (ledger, payment) = ledger.bought(setup, cost, signed)?;
                 Ok((Self::Pieces(ledger), payment))
             }
             Self::Calls(_) => Err(Reject::PaysForCalls),
@@ -58,7 +63,7 @@ impl Account {
             Self::Pieces(ledger)
                 if matches!(input, call::Input::Announce(_) | call::Input::AnnounceBatch(_)) =>
             {
-                let (ledger, payment) = ledger.bought(setup, Msat::ZERO)?;
+                let (ledger, payment) = ledger.bought(setup, Msat::ZERO, None)?;
                 Box::new(Purse::new(payment, ledger.spent))
             }
             Self::Pieces(_) => return Err(Reject::PaysForPieces),
@@ -71,7 +76,7 @@ impl Account {
 impl Ledger {
     /// The ledger after buying something, and the payment that covers it: the credit first, then a larger total, but
     /// never less than the agreed first payment.
-    fn bought(&self, setup: &Setup, cost: Msat) -> Result<(Self, Payment), Reject> {
+    fn bought(&self, setup: &Setup, cost: Msat, signed: Option<Payment>) -> Result<(Self, Payment), Reject> {
         let most = setup.channel.max_total();
         let over = |got| Reject::OverCapacity { most, got };
         let spent = self.spent.checked_add(cost).ok_or(over(Msat::new(u64::MAX)))?;
@@ -80,10 +85,8 @@ impl Ledger {
         if total > most {
             return Err(over(total));
         }
-        let payment = match self.newest {
-            Some(newest) if newest.total == total => newest,
-            Some(_) | None => commitment::sign(&setup.channel, &setup.keys, total),
-        };
+        let known = [self.newest, signed].into_iter().flatten().find(|known| known.total == total);
+        let payment = known.unwrap_or_else(|| commitment::sign(&setup.channel, &setup.keys, total));
         Ok((Self { newest: Some(payment), spent, ..*self }, payment))
     }
 }

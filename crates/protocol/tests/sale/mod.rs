@@ -334,6 +334,7 @@ impl World {
                 }
             }
             held::Effect::HandOver(secret) => self.wire.push(Message::Secret(i, secret)),
+            held::Effect::Authorise(_) => unreachable!("nobody is authorised in a sale"),
         }
     }
 

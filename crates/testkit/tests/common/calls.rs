@@ -49,8 +49,8 @@ impl Story {
         let cost = Msat::new(sat * 1_000);
         let prepared = wait(self.buyer().call(id, cost, &TARGET)).unwrap();
         let (call, mac) = Call::from_bytes(&prepared.bytes).unwrap();
-        wait(self.seller().admit(&call, &TARGET, &mac))?;
-        let ended = self.seller().end(id, call.number, Some(cost));
+        let admission = wait(self.seller().admit(&call, &TARGET, &mac))?;
+        let ended = self.seller().end(admission, Some(cost));
         let charged = ended.charged;
         wait(ended.stored()).unwrap();
         wait(self.buyer().answered(&prepared, Some(charged), call.cost)).unwrap();

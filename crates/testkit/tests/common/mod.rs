@@ -99,6 +99,7 @@ impl Default for Setting {
             patience: PATIENCE,
             finality: FINALITY,
             most_unfunded: 10,
+            time_to_fund: Duration::from_secs(600),
             most_blind: Duration::from_secs(3_600),
             durability: Durability::Call,
             most_exposure: Msat::new(2_000_000),

@@ -16,7 +16,7 @@ pub async fn run(context: &Context, arguments: CancelArguments) -> anyhow::Resul
     let papers = blocking(move || Ok(teller.papers()?)).await?;
     let written = papers.into_iter().filter_map(|paper| match paper {
         Paper::Written(issued) if name(&issued.written.point).starts_with(&arguments.cheque) => Some(issued),
-        Paper::Written(_) | Paper::Got(_) => None,
+        Paper::Written(_) | Paper::Got(_) | Paper::Bought(_) | Paper::Sold(_) => None,
     });
     let written: Vec<_> = written.collect();
     let issued = match written.as_slice() {
@@ -39,7 +39,7 @@ pub async fn run(context: &Context, arguments: CancelArguments) -> anyhow::Resul
     )?;
     let is_paid = papers.iter().any(|paper| match paper {
         Paper::Written(issued) => issued.written.point == point && matches!(issued.fate, Fate::Paid(_)),
-        Paper::Got(_) => false,
+        Paper::Got(_) | Paper::Bought(_) | Paper::Sold(_) => false,
     });
     if is_paid {
         bail!("it was cashed before: see `farthing cheque list` for the receipt");

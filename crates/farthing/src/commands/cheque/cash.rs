@@ -1,4 +1,4 @@
-//! `farthing cheque cash`.
+//! `farthing cheque cash`: cheques, and what payers have bought that this payee had authorised.
 
 use std::time::{Duration, Instant};
 
@@ -8,9 +8,12 @@ use farthing_http::client::ClientError;
 use farthing_http::mailbox::{self, Owner};
 use farthing_http::problem::Kind;
 use farthing_mailbox::Letter;
+use farthing_node::cheques::cashing::CashError;
+use farthing_node::cheques::opening::Direction;
 use farthing_node::cheques::paper::{Paper, Presented};
 use farthing_node::cheques::selling::{Ask, Towards};
 use farthing_protocol::cheque::cheque::Cheque;
+use farthing_protocol::cheque::reverse::purchase::Delivery;
 use farthing_protocol::cheque::side::Side;
 use farthing_protocol::{ChannelId, Msat};
 use serde::Serialize;
@@ -22,8 +25,10 @@ use crate::config::Context;
 use crate::output::table;
 
 /// What a channel has to hold beside the cheque: the fees of its commitment.
-const BESIDE: Msat = Msat::new(20_000_000);
+pub(super) const BESIDE: Msat = Msat::new(20_000_000);
 const PACE: Duration = Duration::from_millis(100);
+/// So often a mailbox is asked for more in one run: one that never says that it is empty keeps nobody from cashing.
+const MOST_PAGES: u32 = 1_000;
 
 /// What became of a cheque.
 #[derive(Debug, Serialize)]
@@ -43,10 +48,12 @@ pub async fn run(context: &Context, arguments: CashArguments) -> anyhow::Result<
     let client = cheque::start(context, arguments.allow_http).await?;
     let mailbox = arguments.mailbox.as_deref().or(context.payee_mailbox().0).map(host).transpose()?;
     let mut rows = Vec::new();
+    let mut emptied = Ok(());
     if let Some(mailbox) = mailbox {
         let owner = Owner::new(&seed, mailbox);
-        rows = collect(context, &arguments, &client, &owner).await.context("the mailbox was not emptied")?;
+        emptied = collect(context, &arguments, &client, &owner, &mut rows).await;
     }
+    rows.extend(paid_plainly(&client).await?);
     let via = arguments.via.as_ref().map(|via| client.origin(via)).transpose()?;
     let teller = client.teller().clone();
     for paper in blocking(move || Ok(teller.papers()?)).await? {
@@ -60,7 +67,10 @@ pub async fn run(context: &Context, arguments: CashArguments) -> anyhow::Result<
         rows.push(row(&presented, outcome));
     }
     cheque::end(client).await?;
+    // A mailbox that is gone, or lies, keeps nobody from cashing what was fetched before.
+    let emptied = emptied.context("the mailbox was not emptied: run `farthing cheque cash` again");
     if rows.is_empty() {
+        emptied?;
         let line = "no cheque waits: payers write them to what `farthing cheque address` prints";
         return context.output.say(&rows, line);
     }
@@ -77,7 +87,8 @@ pub async fn run(context: &Context, arguments: CashArguments) -> anyhow::Result<
             ]);
         }
         table
-    })
+    })?;
+    emptied
 }
 
 /// Takes in what waits at the mailbox. What was stored here, or is of no use, is deleted there.
@@ -86,53 +97,140 @@ async fn collect(
     arguments: &CashArguments,
     client: &Client,
     owner: &Owner,
-) -> anyhow::Result<Vec<Row>> {
+    rows: &mut Vec<Row>,
+) -> anyhow::Result<()> {
     let mail = mailbox::Client::new(context.download_pace().patience)?.allowing_http(arguments.allow_http);
-    let mut rows = Vec::new();
     let mut after = 0;
-    loop {
+    for _page in 0..MOST_PAGES {
         let letters = mail.fetch(owner, after).await?;
-        let Some(last) = letters.last() else { return Ok(rows) };
+        let Some(last) = letters.last() else { return Ok(()) };
+        if last.cursor <= after {
+            bail!("the mailbox hands out the same letters again and again");
+        }
         after = last.cursor;
         for fetched in &letters {
+            let mut stays = false;
             match owner.open(&fetched.blob) {
                 Ok(Letter::Cheque { cheque, agent }) => {
-                    rows.extend(receive(client, *cheque, &agent).await?);
+                    if let Err(refused) = receive(client, *cheque, &agent).await? {
+                        stays = refused.may_pass;
+                        rows.push(refused.row);
+                    }
                 }
-                Ok(_other) => tracing::warn!("a letter of an unknown kind was left unread"),
+                Ok(Letter::Payment { channel, delivery }) => {
+                    match bought(client, channel, *delivery).await? {
+                        Ok(row) => rows.push(row),
+                        Err(refused) => {
+                            stays = refused.may_pass;
+                            rows.push(refused.row);
+                        }
+                    }
+                }
+                Ok(Letter::Release(release)) => {
+                    let teller = client.teller().clone();
+                    if let Err(error) = blocking(move || Ok(teller.take_release(release))).await? {
+                        tracing::warn!(%error, "an authorisation was not taken back");
+                        stays = CashError::from(error).may_pass();
+                    }
+                }
+                Ok(_other) => {
+                    tracing::warn!("a letter of an unknown kind is left for a newer version");
+                    stays = true;
+                }
                 Err(error) => tracing::warn!(%error, "a letter is no cheque: it is deleted"),
             }
-            mail.delete(owner, fetched.id()).await?;
+            if !stays {
+                mail.delete(owner, fetched.id()).await?;
+            }
         }
     }
+    bail!("the mailbox has more than {MOST_PAGES} pages of letters")
+}
+
+/// What was not taken out of a letter.
+struct Refused {
+    row: Row,
+    /// Whether it may be taken another time: then the letter stays.
+    may_pass: bool,
+}
+
+/// Takes what a payer has bought, or says why it is worth nothing.
+async fn bought(
+    client: &Client,
+    channel: ChannelId,
+    delivery: Delivery,
+) -> anyhow::Result<Result<Row, Refused>> {
+    let terms = &delivery.update.signed.terms;
+    let amount = terms.promises.first().map_or(Msat::ZERO, |promise| promise.amount);
+    let point = delivery.secret.point();
+    let teller = client.teller().clone();
+    let collected = blocking(move || Ok(teller.collect(channel, delivery))).await?;
+    let row = |cashed, paid: Msat, why| {
+        let (cheque, memo) = (name(&point), String::new());
+        Row { cheque, amount_msat: amount.get(), memo, cashed, paid_msat: paid.get(), why }
+    };
+    Ok(match collected {
+        // What such a letter says was looked at by nobody, not even its amount: anybody can write one.
+        Ok(paid) if paid == Msat::ZERO => {
+            let why = "nothing came of this letter: what it speaks of was paid before, or never".to_owned();
+            Ok(Row { amount_msat: 0, ..row(false, Msat::ZERO, Some(why)) })
+        }
+        Ok(paid) => Ok(row(true, paid, None)),
+        Err(error) => {
+            let row = row(false, Msat::ZERO, Some(error.to_string()));
+            Err(Refused { row, may_pass: error.may_pass() })
+        }
+    })
+}
+
+/// Hears the agents of channels in which a payer is authorised, or has paid: an honest one pays plainly, without any mail.
+async fn paid_plainly(client: &Client) -> anyhow::Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    let teller = client.teller().clone();
+    for (channel, terms) in blocking(move || Ok(teller.to_answer()?)).await? {
+        let earned = || {
+            let teller = client.teller().clone();
+            blocking(move || Ok(teller.earned(channel)?))
+        };
+        let before = earned().await?;
+        hand_over(client, channel).await;
+        let paid = earned().await?.saturating_sub(before);
+        if let (Some(terms), true) = (terms, paid > Msat::ZERO) {
+            rows.push(Row {
+                cheque: "-".to_owned(),
+                amount_msat: terms.amount.get(),
+                memo: terms.memo.as_str().to_owned(),
+                cashed: true,
+                paid_msat: paid.get(),
+                why: None,
+            });
+        }
+    }
+    let teller = client.teller().clone();
+    blocking(move || Ok(teller.end_authorisations()?)).await?;
+    Ok(rows)
 }
 
 /// Stores a cheque, or says why it is worth nothing.
-async fn receive(client: &Client, cheque: Cheque, agent: &str) -> anyhow::Result<Option<Row>> {
+async fn receive(client: &Client, cheque: Cheque, agent: &str) -> anyhow::Result<Result<(), Refused>> {
+    let refused = |error: &dyn std::error::Error, may_pass| {
+        let row = Row {
+            cheque: "-".to_owned(),
+            amount_msat: cheque.terms.amount.get(),
+            memo: cheque.terms.memo.as_str().to_owned(),
+            cashed: false,
+            paid_msat: 0,
+            why: Some(error.to_string()),
+        };
+        Refused { row, may_pass }
+    };
     let origin = match client.origin(agent) {
         Ok(origin) => origin,
-        Err(error) => return Ok(Some(refused(&cheque, &error))),
+        Err(error) => return Ok(Err(refused(&error, false))),
     };
     let (teller, taken) = (client.teller().clone(), cheque.clone());
-    let received = blocking(move || match teller.receive(taken, origin) {
-        Err(farthing_node::cheques::cashing::CashError::Chain(error)) => Err(error.into()),
-        received => Ok(received),
-    });
-    match received.await? {
-        Ok(_stored) => Ok(None),
-        Err(error) => Ok(Some(refused(&cheque, &error))),
-    }
-}
-
-fn refused(cheque: &Cheque, error: &dyn std::error::Error) -> Row {
-    Row {
-        cheque: "-".to_owned(),
-        amount_msat: cheque.terms.amount.get(),
-        memo: cheque.terms.memo.as_str().to_owned(),
-        cashed: false,
-        paid_msat: 0,
-        why: Some(error.to_string()),
-    }
+    let received = blocking(move || Ok(teller.receive(taken, origin))).await?;
+    Ok(received.map(drop).map_err(|error| refused(&error, error.may_pass())))
 }
 
 fn row(presented: &Presented, outcome: anyhow::Result<Msat>) -> Row {
@@ -231,9 +329,12 @@ async fn channel(client: &Client, presented: &Presented, payer: &str) -> anyhow:
         let mut fitting = teller.cashing_channels(&at)?;
         fitting.retain(|(id, state)| {
             let Some(params) = teller.params(*id) else { return false };
+            // A channel in which a payer is authorised takes no lock.
+            let is_free = state.holder().is_some_and(|holder| holder.held().authorised().is_none());
             let left = params.capacity.to_sat().saturating_sub(state.ledger().paid().ceil().to_sat());
             let expiry = params.expiry;
-            expiry <= latest
+            is_free
+                && expiry <= latest
                 && height.saturating_add(margin) < expiry.height()
                 && left > amount.ceil().to_sat() + commitment_fee(&params)
         });
@@ -245,14 +346,14 @@ async fn channel(client: &Client, presented: &Presented, payer: &str) -> anyhow:
         None => {
             let least = amount.saturating_add(BESIDE);
             Ok(client
-                .request(payer, least, latest.height())
+                .request(payer, least, latest.height(), Direction::Cheques)
                 .await
                 .context("there is no channel to be paid in")?)
         }
     }
 }
 
-fn commitment_fee(params: &farthing_protocol::Params) -> u64 {
+pub(super) fn commitment_fee(params: &farthing_protocol::Params) -> u64 {
     params
         .fee_rate
         .checked_mul_by_weight(farthing_protocol::commitment::WEIGHT)
@@ -260,7 +361,7 @@ fn commitment_fee(params: &farthing_protocol::Params) -> u64 {
 }
 
 /// Waits until a channel's funding is deep enough.
-async fn open(client: &Client, channel: ChannelId, wait: Duration) -> anyhow::Result<()> {
+pub(super) async fn open(client: &Client, channel: ChannelId, wait: Duration) -> anyhow::Result<()> {
     let until = Instant::now() + wait;
     let mut said_again = false;
     loop {
@@ -280,9 +381,7 @@ async fn open(client: &Client, channel: ChannelId, wait: Duration) -> anyhow::Re
             Some("open") => return Ok(()),
             Some("awaiting depth") if Instant::now() < until => tokio::time::sleep(PACE).await,
             Some("awaiting depth") => {
-                bail!(
-                    "the funding of channel {channel} is not deep enough yet: run `farthing cheque cash` again later"
-                )
+                bail!("the funding of channel {channel} is not deep enough yet: run this again later")
             }
             Some(other) => bail!("channel {channel} is {other}"),
             None => bail!("there is no channel {channel}"),

@@ -1,8 +1,11 @@
 //! `farthing cheque list`.
 
 use anyhow::Context as _;
+use bitcoin::hex::DisplayHex as _;
 use farthing_node::cheques::paper::{Fate, Paper};
 use farthing_protocol::Msat;
+use farthing_protocol::cheque::reverse::authorisation::Authorisation;
+use farthing_protocol::cheque::reverse::sale::Status;
 use serde::Serialize;
 
 use crate::cli::ListArguments;
@@ -19,7 +22,7 @@ pub struct Row {
     amount_msat: u64,
     memo: String,
     time: u64,
-    /// The latest expiry of a channel in which it can be cashed.
+    /// The latest expiry of a channel in which it can be cashed; or until when an authorisation is good.
     latest: u32,
     state: &'static str,
     agent: String,
@@ -114,5 +117,37 @@ fn row(paper: &Paper) -> Row {
                 receipt: None,
             }
         }
+        Paper::Bought(bought) => {
+            let authorisation = bought.purchase.authorisation();
+            let state = bought.state();
+            let row = reverse("pays", authorisation, state, bought.at);
+            Row { agent: bought.agent.clone(), to: Some(bought.to.clone()), ..row }
+        }
+        Paper::Sold(sold) => {
+            let state = match sold.sale.status() {
+                Status::Offered => "offered",
+                Status::Collected(_) => "paid",
+                Status::Dropped => "ended",
+            };
+            reverse("signs", sold.sale.authorisation(), state, sold.at)
+        }
+    }
+}
+
+/// What goes the other way round: named for its authorisation.
+fn reverse(side: &'static str, authorisation: &Authorisation, state: &'static str, time: u64) -> Row {
+    let terms = &authorisation.terms;
+    Row {
+        cheque: authorisation.digest().to_lower_hex_string(),
+        side,
+        amount_msat: terms.amount.get(),
+        memo: terms.memo.as_str().to_owned(),
+        time,
+        latest: terms.until.get(),
+        state,
+        agent: String::new(),
+        to: None,
+        mailed: None,
+        receipt: None,
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use bitcoin::hex::DisplayHex as _;
 use farthing_node::device::store::Enrolled;
 use farthing_node::device::{Backup, Card, Connection, Device, DeviceHome, Said};
@@ -27,8 +27,11 @@ pub async fn run(
     owner: &Path,
     backup: &Path,
     invitation: String,
+    store: Option<String>,
 ) -> anyhow::Result<()> {
     let address: GatewayAddress = gateway.parse()?;
+    let store =
+        store.map(|store| store.parse::<GatewayAddress>()).transpose().context("the owner's store")?;
     let card: Card = files::read(owner)?;
     let network = context.network();
     ensure!(card.enrolment.network == network, "the owner's card is for {}", card.enrolment.network);
@@ -45,21 +48,32 @@ pub async fn run(
     };
     let hex = secret.expose().to_lower_hex_string();
     let device = match Device::open(secret, home.store()?)? {
-        None => Device::enrol(home.secret()?, home.store()?, &enrolled)?,
+        None => Device::enrol_with(home.secret()?, home.store()?, &enrolled, store.as_ref())?,
         Some(device) => {
             let same = device.enrolled().enrolment == enrolled.enrolment;
             ensure!(same, "this device is enrolled already, by another card");
+            let same = device.owner_store() == store.as_ref();
+            ensure!(same, "this device is enrolled already, with another store of its owner's or with none");
             device
         }
     };
     files::write(
         backup,
-        &Backup { secret: hex, gateway: address.to_string(), identity, card: card.clone() },
+        &Backup {
+            secret: hex,
+            gateway: address.to_string(),
+            identity,
+            card: card.clone(),
+            store: store.as_ref().map(GatewayAddress::to_string),
+        },
     )?;
 
     let mut connection = Connection::dial(device).await?;
-    let welcome = connection.welcome();
-    let fees = welcome.map(|welcome| (welcome.fee_ppm, welcome.fee_base.get())).unwrap_or_default();
+    let welcome = connection.welcome().context("the gateway does not say what it asks for its service")?;
+    let (fee_ppm, fee_base) = (welcome.fee_ppm, welcome.fee_base.get());
+    let percent = format!("{}.{:04} %", fee_ppm / 10_000, fee_ppm % 10_000);
+    // Before it agrees: nothing has been asked of the gateway yet.
+    eprintln!("The gateway asks {percent} and {fee_base} msat for each payment. Enrolling with it …");
     let policy = connection.device().enrolled().policy.clone();
     let enrol = Enrol { invitation, name: card.name.clone(), identity, owner: card.enrolment.owner, policy };
     let order = connection.order(Order::Enrol(enrol)).await?;
@@ -78,17 +92,15 @@ pub async fn run(
         "name": card.name,
         "identity": identity,
         "backup": backup.display().to_string(),
-        "service_fee_ppm": fees.0,
-        "service_fee_base_msat": fees.1,
+        "store": store.map(|store| store.to_string()),
+        "service_fee_ppm": fee_ppm,
+        "service_fee_base_msat": fee_base,
         "keys_ready": keys_ready(&mut connection),
     });
     let line = format!(
-        "This is now the device \"{}\". The gateway asks {}.{:04} % and {} msat for each payment.\n\nGive {} to the owner and \
-         remove it here: who has it has the device's keys.\nNext, on the owner's machine: farthing owner adopt {} {}",
+        "This is now the device \"{}\". The gateway asks {percent} and {fee_base} msat for each payment.\n\nGive {} to the owner \
+         and remove it here: who has it has the device's keys.\nNext, on the owner's machine: farthing owner adopt {} {}",
         card.name,
-        fees.0 / 10_000,
-        fees.0 % 10_000,
-        fees.1,
         backup.display(),
         card.name,
         backup.display(),

@@ -1,11 +1,12 @@
 //! `farthing device`.
 
+pub mod alone;
 pub mod files;
 
-mod alone;
 mod enroll;
 mod open;
 mod pay;
+mod restore;
 
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use farthing_node::device::{Connection, ConnectionError, Device, DeviceHome, Sai
 use farthing_node::home::Lock;
 use farthing_node::link::LinkError;
 use farthing_protocol::Msat;
+use farthing_protocol::device::State;
 use farthing_protocol::device::wire::{ChannelKeysId, Order, Report, Standing};
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -27,9 +29,10 @@ use crate::output::facts;
 /// Runs a command of the device.
 pub async fn run(context: &Context, command: DeviceCommand) -> anyhow::Result<()> {
     match command {
-        DeviceCommand::Enroll { gateway, owner, backup, invitation } => {
-            enroll::run(context, gateway, &owner, &backup, invitation).await
+        DeviceCommand::Enroll { gateway, owner, backup, invitation, store } => {
+            enroll::run(context, gateway, &owner, &backup, invitation, store).await
         }
+        DeviceCommand::Restore { backup } => restore::run(context, &backup),
         DeviceCommand::Open { capacity, output } => open::open(context, capacity, &output).await,
         DeviceCommand::Fund { funding, output } => open::fund(context, &funding, &output).await,
         DeviceCommand::Pay { invoice, relayed, patience } => {
@@ -115,7 +118,7 @@ fn show(context: &Context, said: &Said) {
                 }
             }
         }
-        Said::Send(_) | Said::Welcome(_) | Said::Report(..) | Said::Funded(..) => {}
+        Said::Send(_) | Said::Keep(_) | Said::Welcome(_) | Said::Report(..) | Said::Funded(..) => {}
     }
 }
 
@@ -149,7 +152,9 @@ async fn stay(context: &Context) -> anyhow::Result<()> {
 
 async fn close(context: &Context, patience: Duration) -> anyhow::Result<()> {
     let (_lock, device) = here(context)?;
-    let channel = device.lives().find(|(_, life)| life.state().name() != "opening").map(|(id, _)| id);
+    // The one that pays, or one whose closing was interrupted.
+    let closing = || device.lives().find(|(_, life)| matches!(life.state(), State::Closing(_)));
+    let channel = device.paying().or_else(closing).map(|(id, _)| id);
     let channel = channel.context("there is no channel to close")?;
     let mut connection = Connection::dial(device).await?;
     let order = connection.order(Order::Close { channel }).await?;
@@ -189,6 +194,7 @@ fn status(context: &Context) -> anyhow::Result<()> {
     let value = json!({
         "name": enrolled.name,
         "gateway": enrolled.gateway,
+        "owner_store": device.owner_store().map(ToString::to_string),
         "height": tip.height,
         "keys_ready": ready,
         "channels": channels,
@@ -205,6 +211,7 @@ fn status(context: &Context) -> anyhow::Result<()> {
         let mut rows = vec![
             ("device", enrolled.name.clone()),
             ("gateway", enrolled.gateway.clone()),
+            ("waits for", device.owner_store().map_or("nobody".to_owned(), ToString::to_string)),
             ("height", tip.height.to_string()),
             ("keys ready", ready.to_string()),
             ("policy", format!("{}{}", policy.version, if policy.paused { ", paused" } else { "" })),

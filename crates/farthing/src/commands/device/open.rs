@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{bail, ensure};
 use bitcoin::hex::DisplayHex as _;
 use farthing_node::device::{Connection, Device, Said};
+use farthing_node::owner::StoreLink;
 use farthing_protocol::device::setup::FundingStatement;
 use farthing_protocol::device::wire::{ChannelKeysId, Order, Report};
 use farthing_protocol::device::{Effect, Input, State};
@@ -56,7 +57,7 @@ pub async fn open(context: &Context, capacity: AmountArgument, output: &Path) ->
 pub async fn fund(context: &Context, funding: &Path, output: &Path) -> anyhow::Result<()> {
     let funding: Funding = files::read(funding)?;
     let (_lock, mut device) = here(context)?;
-    let statement = match known(&mut device, &funding)? {
+    let statement = match known(&mut device, &funding).await? {
         Some(statement) => statement,
         None => {
             let Funding { channel, outpoint, .. } = funding;
@@ -87,11 +88,15 @@ pub async fn fund(context: &Context, funding: &Path, output: &Path) -> anyhow::R
 }
 
 /// The statement of a channel whose first states were signed before.
-fn known(device: &mut Device, funding: &Funding) -> anyhow::Result<Option<FundingStatement>> {
+async fn known(device: &mut Device, funding: &Funding) -> anyhow::Result<Option<FundingStatement>> {
     let id: ChannelKeysId = funding.channel;
     let is_open = device.lives().any(|(other, life)| other == id && matches!(life.state(), State::Open(_)));
     if !is_open {
         return Ok(None);
+    }
+    // The statement waits for the owner's store here as it does on a connection.
+    if let Some(mut store) = StoreLink::of(device) {
+        store.keep_all(device).await?;
     }
     let effects = device.give(id, Input::Fund)?;
     Ok(effects

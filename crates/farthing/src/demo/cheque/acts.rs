@@ -1,16 +1,16 @@
-//! Four acts in which somebody goes away, or changes its mind.
+//! Five acts in which somebody goes away, or changes its mind.
 
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
 
-use crate::demo::cheque::Cast;
+use crate::demo::cheque::{Cast, payee_gone};
 use crate::demo::people::Person;
 use crate::demo::stage::Stage;
 
 /// In the acts a channel to the agent lives so many blocks.
-const SHORTLY: &[&str] = &["--lifetime", "100"];
+pub(super) const SHORTLY: &[&str] = &["--lifetime", "100"];
 /// A block is mined about three times a second, so these are the blocks of seconds.
-const FINAL: u32 = 8;
+pub(super) const FINAL: u32 = 8;
 
 /// How an act ended.
 pub struct Act {
@@ -20,11 +20,11 @@ pub struct Act {
 }
 
 /// All of them.
-pub fn play(stage: &Stage) -> anyhow::Result<[Act; 4]> {
-    Ok([overwritten(stage)?, bounced(stage)?, agent_gone(stage)?, expired(stage)?])
+pub fn play(stage: &Stage) -> anyhow::Result<[Act; 5]> {
+    Ok([overwritten(stage)?, bounced(stage)?, agent_gone(stage)?, payee_gone::play(stage)?, expired(stage)?])
 }
 
-fn name(written: &Value) -> anyhow::Result<String> {
+pub(super) fn name(written: &Value) -> anyhow::Result<String> {
     Ok(written["cheque"].as_str().context("a name")?.to_owned())
 }
 
@@ -82,7 +82,7 @@ fn agent_gone(stage: &Stage) -> anyhow::Result<Act> {
 
 /// Nobody cashes the cheque before the payer's channel expires.
 fn expired(stage: &Stage) -> anyhow::Result<Act> {
-    eprintln!("Act 4: the channel expires with an open cheque …");
+    eprintln!("Act 5: the channel expires with an open cheque …");
     let mut cast = Cast::new(stage, "expired")?;
     let cheque = {
         let _miner = stage.miner();
@@ -98,7 +98,7 @@ fn expired(stage: &Stage) -> anyhow::Result<Act> {
 }
 
 /// The payer comes back after the expiry of its channel, and takes back what is in it, in satoshi.
-fn take_back(stage: &Stage, payer: &Person) -> anyhow::Result<u64> {
+pub(super) fn take_back(stage: &Stage, payer: &Person) -> anyhow::Result<u64> {
     let channel = payer.channel()?;
     let expiry = channel["expiry"].as_u64().context("a height")?;
     let capacity = channel["capacity_sat"].as_u64().context("an amount")?;

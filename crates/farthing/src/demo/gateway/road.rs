@@ -1,8 +1,8 @@
-//! The Lightning nodes of the demo: a stock bridge, the gateway's ordinary node that earns the service fee, the road's own node, and
-//! the gateway, a process of its own.
+//! The Lightning nodes of the demo: a stock bridge, the road's own node, and the gateway, a process of its own, with its ordinary node
+//! that earns the service fee.
 //!
 //! ```text
-//!   car ── gateway ═══ bridge ═══ ordinary node of the gateway's operator ═══ road
+//!   car ── gateway ═══ bridge ═══ ordinary node of the gateway ═══ road
 //! ```
 
 use std::net::SocketAddr;
@@ -15,6 +15,7 @@ use farthing_gateway::admin;
 use farthing_gateway::home::GatewayHome;
 use farthing_gateway::ldk::Setup;
 use farthing_gateway::ordinary::{News, Ordinary, config, low_fees};
+use secp256k1::PublicKey;
 use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -22,8 +23,6 @@ use tokio::sync::mpsc;
 use crate::demo::people::{Person, Service};
 use crate::demo::stage::{PATIENCE, Stage};
 
-/// The service fee, in millionths: what the operator's ordinary node asks for forwarding.
-pub const SERVICE_FEE: u32 = 50_000;
 /// What the channels of the operator and the road hold.
 const TRUNK: Amount = Amount::from_sat(10_000_000);
 
@@ -39,7 +38,6 @@ pub struct Stop {
 pub struct Road {
     /// The node at the other end of the cars' channels.
     pub bridge: Stop,
-    ordinary: Stop,
     /// Where the tolls go.
     pub toll: Stop,
     /// Who runs the gateway.
@@ -54,14 +52,14 @@ impl Road {
     /// Starts the nodes, opens their channels, and starts the gateway.
     pub fn build(stage: &Stage) -> anyhow::Result<Self> {
         let runtime = Handle::current();
-        let start = |name: &'static str, byte: u8, fee| -> anyhow::Result<Stop> {
+        let start = |name: &'static str, byte: u8| -> anyhow::Result<Stop> {
             let setup = Setup {
                 name,
                 folder: stage.folder().join(name),
                 seed: [byte; 32],
                 chain: stage.chain(),
                 fees: low_fees(),
-                config: config(fee),
+                config: config(0),
                 poll: Duration::from_millis(100),
             };
             let (sender, news) = mpsc::unbounded_channel();
@@ -69,34 +67,46 @@ impl Road {
             let address = runtime.block_on(node.listen("127.0.0.1:0".parse()?))?;
             Ok(Stop { node, news, address })
         };
-        let mut bridge = start("bridge", 1, 0)?;
-        let mut ordinary = start("ordinary", 2, SERVICE_FEE)?;
-        let toll = start("toll", 3, 0)?;
-        // The cars' gateway learns of the first by gossip; the road's invoices name the second.
-        open(stage, &mut bridge, &ordinary, true)?;
-        open(stage, &mut ordinary, &toll, false)?;
-        stage.node().mine(8)?;
-        until("the nodes' channels are open", || {
-            Ok(bridge.node.usable() == 1 && ordinary.node.usable() == 2 && toll.node.usable() == 1)
-        })?;
-
-        let operator = Person::new(stage, "operator", "road", Amount::ZERO)?
+        let bridge = start("bridge", 1)?;
+        let toll = start("toll", 3)?;
+        let operator = Person::new(stage, "operator", "road", TRUNK + Amount::from_sat(100_000))?
             .with("FARTHING_GATEWAY__BRIDGE", &format!("{}@{}", bridge.node.id(), bridge.address))
+            .with("FARTHING_GATEWAY__ORDINARY_LISTEN", "127.0.0.1:0")
             .with("FARTHING_GATEWAY__COMMITMENT_FEE_RATE", "4");
-        let mut road =
-            Self { bridge, ordinary, toll, operator, gateway: None, address: String::new(), runtime };
-        road.start_gateway("127.0.0.1:0")?;
+        let mut road = Self { bridge, toll, operator, gateway: None, address: String::new(), runtime };
+        road.run_gateway("127.0.0.1:0")?;
+        road.open_trunks(stage)?;
         Ok(road)
+    }
+
+    /// The channels behind the bridge: one that the bridge opens to the gateway's ordinary node, and one from there to the road.
+    fn open_trunks(&mut self, stage: &Stage) -> anyhow::Result<()> {
+        let ordinary =
+            self.ask("status")?["ordinary"]["node"].as_str().context("an ordinary node")?.parse()?;
+        open(stage, &mut self.bridge, ordinary)?;
+        let toll = format!("{}@{}", self.toll.node.id(), self.toll.address);
+        let capacity = format!("{}sat", TRUNK.to_sat());
+        self.operator.run(&["gateway", "open-channel", &toll, &capacity])?;
+        stage.node().mine(8)?;
+        until("the channels behind the bridge are open", || {
+            let status = self.ask("status")?;
+            let is_known = status["known_channels"].as_u64() >= Some(2);
+            Ok(is_known && status["ordinary"]["usable"] == 2 && self.toll.node.usable() == 1)
+        })
+    }
+
+    /// Starts the gateway.
+    fn run_gateway(&mut self, listen: &str) -> anyhow::Result<()> {
+        let gateway = self.operator.serve(&["gateway", "run", "--listen", listen])?;
+        self.address = gateway.url.clone();
+        self.gateway = Some(gateway);
+        Ok(())
     }
 
     /// Starts the gateway, and waits until it knows the way to the road.
     pub fn start_gateway(&mut self, listen: &str) -> anyhow::Result<()> {
-        let gateway = self.operator.serve(&["gateway", "run", "--listen", listen])?;
-        self.address = gateway.url.clone();
-        self.gateway = Some(gateway);
-        until("the gateway knows the way", || {
-            Ok(self.ask("status")?["known_channels"].as_u64().is_some_and(|known| known > 0))
-        })
+        self.run_gateway(listen)?;
+        until("the gateway knows the way", || Ok(self.ask("status")?["ordinary"]["usable"] == 2))
     }
 
     /// Starts it again where it was.
@@ -144,32 +154,29 @@ impl Road {
         Ok(self.toll.node.invoice(msat)?)
     }
 
-    /// What the operator's ordinary node has earned.
-    pub fn earned_msat(&self) -> u64 {
-        self.ordinary.node.earned()
+    /// What the gateway's ordinary node has earned.
+    pub fn earned_msat(&self) -> anyhow::Result<u64> {
+        self.ask("status")?["ordinary"]["earned_msat"].as_u64().context("a number")
     }
 
     /// Ends everything in this process; the gateway ends when it is dropped.
     pub fn stop(self) {
-        for stop in [&self.bridge, &self.ordinary, &self.toll] {
+        for stop in [&self.bridge, &self.toll] {
             stop.node.stop();
         }
     }
 }
 
-fn open(stage: &Stage, from: &mut Stop, to: &Stop, is_public: bool) -> anyhow::Result<()> {
-    let peer = to.node.id();
-    from.node.keep_connected(peer, to.address);
+/// Opens a channel to a peer that connects by itself.
+fn open(stage: &Stage, from: &mut Stop, peer: PublicKey) -> anyhow::Result<()> {
     until("two nodes are connected", || Ok(from.node.is_connected(&peer)))?;
-    from.node.open_channel(peer, TRUNK, is_public)?;
+    from.node.open_channel(1, peer, TRUNK, true)?;
     let deadline = Instant::now() + PATIENCE;
     loop {
         match from.news.try_recv() {
-            Ok(News::FundingWanted { temporary, peer, script, capacity }) => {
+            Ok(News::FundingWanted { temporary, peer, script, capacity, .. }) => {
                 let address = Address::from_script(&script, Network::Regtest)?;
-                let txid = stage.node().send(&address, capacity)?;
-                let funding = stage.chain().mempool_transaction(&txid)?.context("it was just sent")?;
-                from.node.fund(temporary, peer, funding)?;
+                from.node.fund(temporary, peer, stage.node().pay(&address, capacity)?)?;
                 break;
             }
             Ok(_other) => {}

@@ -172,8 +172,8 @@ impl Scene {
         let price = Msat::from_amount(TERMS.unit).context("an amount")?;
         let prepared = self.buyer.call(channel, price, &TARGET).await?;
         let (call, mac) = Call::from_bytes(&prepared.bytes)?;
-        self.seller.admit(&call, &TARGET, &mac).await?;
-        let ended = self.seller.end(channel, call.number, Some(price));
+        let admission = self.seller.admit(&call, &TARGET, &mac).await?;
+        let ended = self.seller.end(admission, Some(price));
         let charged = ended.charged;
         ended.stored().await?;
         Ok(self.buyer.answered(&prepared, Some(charged), call.cost).await?)

@@ -112,8 +112,8 @@ impl Scene {
         let Self { buyer, seller, channel, price, .. } = self;
         let prepared = buyer.call(*channel, *price, &TARGET).await?;
         let (call, mac) = Call::from_bytes(&prepared.bytes)?;
-        seller.admit(&call, &TARGET, &mac).await?;
-        let ended = seller.end(*channel, call.number, Some(*price));
+        let admission = seller.admit(&call, &TARGET, &mac).await?;
+        let ended = seller.end(admission, Some(*price));
         let charged = ended.charged;
         ended.stored().await?;
         Ok(buyer.answered(&prepared, Some(charged), call.cost).await?)

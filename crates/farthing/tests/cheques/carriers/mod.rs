@@ -28,7 +28,9 @@ pub const MARGIN: u32 = 10;
 pub const DELTA: u32 = 20;
 pub const FINALITY: u32 = 6;
 pub const FEE: Msat = Msat::new(1_000);
-const PURSE: Amount = Amount::from_sat(1_000_000);
+/// What an agent locks at most in channels that payees ask for.
+pub const MOST_ONWARD: Amount = Amount::from_sat(50_000);
+pub const PURSE: Amount = Amount::from_sat(1_000_000);
 
 pub fn sat(sat: u64) -> Msat {
     Msat::new(sat * 1_000)
@@ -72,12 +74,17 @@ impl Carriers {
         let default = Terms::default();
         let paid =
             seller::Terms { lifetime: (30, 1_000), margin: MARGIN, finality: FINALITY, ..default.paid };
-        let terms = Terms { paid, delta: DELTA, fee: FEE, finality: FINALITY, ..default };
+        let terms =
+            Terms { paid, delta: DELTA, fee: FEE, finality: FINALITY, most_onward: MOST_ONWARD, ..default };
         let interval = Duration::from_secs(3_600);
         let pace = Pace { interval, target_blocks: 3, fallback_fee_rate: rate(2) };
         let teller = Teller::start(&self.home(name), self.chain.clone(), pace, terms).unwrap();
         teller.look().unwrap();
         self.on.insert(name, teller);
+    }
+
+    pub fn is_on(&self, name: &str) -> bool {
+        self.on.contains_key(name)
     }
 
     pub fn stop(&mut self, name: &str) {
@@ -214,7 +221,7 @@ impl Carriers {
         let papers = self.at("writer").papers().unwrap();
         let issued = papers.into_iter().find_map(|paper| match paper {
             Paper::Written(issued) if issued.written.point == *point => Some(issued),
-            Paper::Written(_) | Paper::Got(_) => None,
+            Paper::Written(_) | Paper::Got(_) | Paper::Bought(_) | Paper::Sold(_) => None,
         });
         issued.expect("it was written").fate
     }

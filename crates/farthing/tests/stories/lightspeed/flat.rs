@@ -23,6 +23,21 @@ fn people() -> Result<(World, Person, Person)> {
     Ok((world, payee, payer))
 }
 
+/// A buyer reads what flat mode costs and when its money would be back, before anything is locked.
+fn assert_explained(said: &str) {
+    for words in [
+        "flat mode",
+        "outputs: 3 (at most 2320",
+        "unit: 1000 sat",
+        "prepaid: 552 sat",
+        "locked: 3000 sat",
+        "delays:",
+        "transactions:",
+    ] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+}
+
 /// Batches of three calls: seven calls take three of them.
 #[test]
 fn calls_go_on_from_batch_to_batch_and_both_close_together() -> Result<()> {
@@ -30,10 +45,14 @@ fn calls_go_on_from_batch_to_batch_and_both_close_together() -> Result<()> {
     let service = Service::counting()?;
     let api = payee.sell_calls(&service.url(), "1000sat/call", &["--flat", "3"])?;
     let miner = world.miner();
-    let quote = payer.run(&["call", &api.at("/item"), "--dry-run"])?;
-    assert_eq!(quote["cost_msat"], 1_000_000);
+    let asked = payer.start(&["call", &api.at("/item"), "--dry-run"])?.wait()?;
+    assert_explained(&asked.errors);
+    assert_eq!(asked.result()?["cost_msat"], 1_000_000);
     assert!(payer.channels()?.is_empty(), "nothing is locked to see what it means");
-    for call in 1..=7 {
+    let first = payer.try_to_call(&api.at("/item"), &[])?;
+    assert_explained(&first.errors);
+    first.success()?;
+    for call in 2..=7 {
         let answer = payer.call(&api.at("/item"), &[])?;
         assert_eq!((answer.status(), answer.body), (200, format!("/item {call}").into_bytes()));
     }

@@ -247,7 +247,8 @@ fn of_chains_under_one_number_the_seller_keeps_the_rungs_of_the_one_it_took() ->
     }
     ensure!(at_once == one_by_one, "what was taken is taken");
     let taken = sizes[at_once.iter().position(|status| *status == 200).context("one was taken")?];
-    let kept = Home::open(&story.payee.path(""), Network::Regtest)?.store()?.ladders(channel.id(), next)?;
+    let kept =
+        Home::open(&story.payee.path(""), Network::Regtest)?.store()?.ladders(channel.id(), next.into())?;
     let kept: Vec<u32> = kept.iter().map(|ladder| ladder.terms().shape.words).collect();
     ensure!(kept == [taken], "{taken} words were taken, and the rungs are for {kept:?}");
     drop(stored);

@@ -52,12 +52,20 @@ pub enum Reject {
         /// What it is.
         paid: Msat,
     },
+    /// What is stored is not what this program stored.
+    #[error(
+        "what is stored of this channel's promises is damaged: nothing is bought or taken in it any more"
+    )]
+    Damaged,
     /// No such promise.
     #[error("no promise is held for this point")]
     Unknown,
     /// It is locked for something else.
     #[error("this promise is locked already")]
     Locked,
+    /// Another promise waits for a lock under that point.
+    #[error("another promise depends on a lock under {0:?} already")]
+    LockTaken(AdaptorPoint),
     /// Its secret is known.
     #[error("the secret of this promise was bought already")]
     Bought,
@@ -114,4 +122,35 @@ pub enum Reject {
     /// The channel cannot be closed.
     #[error("a lock depends on this channel: it can be closed when that has ended")]
     LockOpen,
+    /// A payer was authorised, and what came is not its increment.
+    #[error(
+        "a payer is authorised to add the next increment of this channel until block {0}: until then nothing else is taken"
+    )]
+    Authorised(u32),
+    /// Something is open that the increment would come beside.
+    #[error("a promise or another authorisation is open in this channel: it has one at a time")]
+    NotFree,
+    /// Not what was authorised.
+    #[error("this is not the increment that was authorised")]
+    NotAuthorised,
+    /// It would bind longer than the channel lives.
+    #[error(
+        "the authorisation would end at {until}, but the channel expires at {expiry}, and {margin} blocks are needed to claim"
+    )]
+    TooLong {
+        /// The authorisation's last height.
+        until: u32,
+        /// The channel's expiry.
+        expiry: u32,
+        /// What the payee needs to publish.
+        margin: u32,
+    },
+    /// More than is locked.
+    #[error("the total would be {got}, but this channel can pay only {most}")]
+    OverCapacity {
+        /// The most that it can pay.
+        most: Msat,
+        /// The resulting total.
+        got: Msat,
+    },
 }

@@ -76,6 +76,28 @@ fn cash(byte: u8, least: u64) -> Input {
     Input::Cash { secret: secret(byte), least: sat(least), is_deep: true, height, margin: 36 }
 }
 
+/// Else whoever wrote both would cash the dear one, and the cheap one would be found by the secret.
+#[test]
+fn no_two_promises_depend_on_locks_under_one_point() {
+    let held = holding(0, &[(1, 1_000), (2, 2_000)]);
+    let (held, _) = handle(&held, lock(2, 1_995)).unwrap();
+    let tweak = secret(1).plus(&lock_secret(2).negated()).unwrap();
+    for channel in [9, 8] {
+        let same = Onward {
+            held: secret(1).point(),
+            channel: ChannelId::from_bytes([channel; 32]),
+            point: lock_secret(2).point(),
+            tweak: tweak.clone(),
+            amount: sat(900),
+        };
+        let refused = handle(&held, Input::Lock(same.clone(), conditions())).unwrap_err();
+        assert_eq!(refused, Reject::LockTaken(same.point));
+    }
+    let (held, _) = handle(&held, lock(1, 995)).unwrap();
+    let (_, effects) = handle(&held, Input::Learned(lock_secret(2))).unwrap();
+    assert_eq!(effects, [Effect::HandOver(secret(2))]);
+}
+
 #[test]
 fn a_promise_is_locked_bought_and_paid() {
     let held = holding(0, &[(1, 1_000)]);

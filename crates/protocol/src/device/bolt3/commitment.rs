@@ -238,7 +238,7 @@ pub fn to_remote_script(payment_basepoint: &PublicKey) -> ScriptBuf {
 }
 
 /// `IF <revocation> ELSE <delay> CSV DROP <delayed> ENDIF CHECKSIG`.
-pub(super) fn delayed_script(keys: &CommitmentKeys, delay: u16) -> ScriptBuf {
+pub(in crate::device) fn delayed_script(keys: &CommitmentKeys, delay: u16) -> ScriptBuf {
     Builder::new()
         .push_opcode(OP_IF)
         .push_slice(keys.revocation.serialize())

@@ -8,6 +8,8 @@
 //!
 //! [BOLT 5]: https://github.com/lightning/bolts/blob/master/05-onchain.md#revoked-transaction-close-handling
 
+use std::ops::RangeInclusive;
+
 use bitcoin::absolute::LockTime;
 use bitcoin::transaction::Version;
 use bitcoin::{FeeRate, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Witness};
@@ -16,11 +18,11 @@ use secp256k1::{SECP256K1, SecretKey};
 use super::commitment::{CommitmentKeys, delayed_script};
 use super::digest::{Digest, witness_signature};
 use super::fees;
-use super::htlc::Htlc;
+use super::htlc::{Htlc, PaymentHash};
 use super::keys::revocation_secret_key;
 use super::shachain::CommitmentSecret;
 use super::terms::{Side, Terms};
-use crate::amount::DUST;
+use crate::amount::{DUST, Msat};
 
 /// A signature at its longest, with the byte for its type.
 const LONGEST_SIGNATURE: usize = 73;
@@ -77,6 +79,38 @@ pub fn complete(
         transaction.input[index].witness = target.witness(witness_signature(&digest.sign(&key)));
     }
     Some(transaction)
+}
+
+/// The HTLCs behind outputs of a revoked commitment, found by trying: nobody remembers those of old states. Looked for are such as the
+/// holder had offered, for these hashes, with an expiry in that range, the highest first. Costs a few SHA-256 for each hash and height.
+pub fn find_htlcs(
+    terms: &Terms,
+    revealed: &CommitmentSecret,
+    commitment: &Transaction,
+    hashes: &[PaymentHash],
+    expiries: RangeInclusive<u32>,
+) -> Vec<Htlc> {
+    let Some(point) = revealed.point() else { return Vec::new() };
+    let keys = CommitmentKeys::derive(terms, Side::Bridge, &point);
+    let delayed = delayed_script(&keys, terms.bridge.delay).to_p2wsh();
+    let is_candidate = |output: &&TxOut| output.script_pubkey.is_p2wsh() && output.script_pubkey != delayed;
+    let mut left: Vec<&TxOut> = commitment.output.iter().filter(is_candidate).collect();
+    let mut found = Vec::new();
+    for expiry in expiries.rev() {
+        for payment_hash in hashes {
+            if left.is_empty() {
+                return found;
+            }
+            let htlc =
+                Htlc { offered_by: Side::Holder, amount: Msat::ZERO, payment_hash: *payment_hash, expiry };
+            let script = htlc.witness_script(Side::Bridge, &keys).to_p2wsh();
+            if let Some(at) = left.iter().position(|output| output.script_pubkey == script) {
+                let amount = Msat::from_amount(left.swap_remove(at).value).unwrap_or_default();
+                found.push(Htlc { amount, ..htlc });
+            }
+        }
+    }
+    found
 }
 
 impl Target {

@@ -4,13 +4,14 @@
 use anyhow::Context as _;
 use bitcoin::hashes::Hash as _;
 use bitcoin::secp256k1::{Keypair, Message, SECP256K1, SecretKey};
-use bitcoin::{Amount, FeeRate, Network, OutPoint, Transaction, Txid, absolute, transaction};
+use bitcoin::{Amount, FeeRate, Network, OutPoint, Txid};
 use farthing_protocol::channel::Expiry;
 use farthing_protocol::payee::{self, Effect, Input, Policy};
 use farthing_protocol::session::{Call, CallKey};
 use farthing_protocol::sighting::{Funding, Sighting};
 use farthing_protocol::{Channel, Msat, Params, Payment};
 
+use crate::opened;
 use crate::payer::{self, Payer, unsaved};
 use crate::stats::{median, thread_time_us};
 
@@ -71,6 +72,12 @@ pub fn measure() -> anyhow::Result<Cpu> {
         mac_us: of(|round| round.mac),
         rounds: ROUNDS,
     })
+}
+
+/// Microseconds that one signature and one check take here, in the median.
+pub fn floor_us() -> anyhow::Result<f64> {
+    let mut floor = Floor::new()?;
+    Ok(median((0..ROUNDS).map(|_| time(|| floor.sign()) + time(|| floor.verify()))))
 }
 
 /// The payer's side of each payment: decide, sign, commit.
@@ -171,7 +178,7 @@ fn channel() -> anyhow::Result<(Payer, Payee)> {
     let policy =
         Policy { confirmations: 1, unconfirmed_cap: Msat::ZERO, margin: 36, patience: 6, finality: 6 };
     let setup = payee::Setup { channel: Channel::new(params.clone())?, keys: payee_keys, policy };
-    let (mut payer, opening) = Payer::propose(params, payer_keys, nothing())?;
+    let (mut payer, opening) = Payer::propose(params, payer_keys, opened::unfunded())?;
     let (state, effects) = unsaved(payee::accept(&setup, &opening.signature)?);
     let acceptance = effects.into_iter().find_map(|effect| match effect {
         Effect::Accept(signature) => Some(signature),
@@ -194,15 +201,6 @@ fn channel() -> anyhow::Result<(Payer, Payee)> {
         payee.charge(&[payment])?;
     }
     Ok((payer, payee))
-}
-
-fn nothing() -> Transaction {
-    Transaction {
-        version: transaction::Version::TWO,
-        lock_time: absolute::LockTime::ZERO,
-        input: Vec::new(),
-        output: Vec::new(),
-    }
 }
 
 /// Microseconds of this thread's processor time a payment.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -62,6 +62,17 @@ pub struct Person {
 impl Person {
     /// A person with a new wallet and `amount` in it.
     pub fn new(node: &RegtestNode, folder: &Path, amount: Amount) -> anyhow::Result<Self> {
+        let person = Self::without_wallet(node, folder)?;
+        person.run(&["init"])?;
+        if amount > Amount::ZERO {
+            person.receive(node, amount)?;
+            node.mine(1)?;
+        }
+        Ok(person)
+    }
+
+    /// A person who needs no wallet: a gateway's operator, a device.
+    pub fn without_wallet(node: &RegtestNode, folder: &Path) -> anyhow::Result<Self> {
         let rpc = node.rpc_config();
         let mut environment = vec![
             ("FARTHING_NETWORK", "regtest".to_owned()),
@@ -79,16 +90,27 @@ impl Person {
                 environment.push(("FARTHING_BITCOIND__PASSWORD", password));
             }
         }
-        let person = Self { program: program()?, folder: folder.to_owned(), environment };
-        person.run(&["init"])?;
-        if amount > Amount::ZERO {
-            let address = person.run(&["wallet", "address"])?;
-            let address: Address<NetworkUnchecked> =
-                address["address"].as_str().context("an address")?.parse()?;
-            node.send(&address.require_network(Network::Regtest)?, amount)?;
-            node.mine(1)?;
-        }
-        Ok(person)
+        Ok(Self { program: program()?, folder: folder.to_owned(), environment })
+    }
+
+    /// Sends coins to the person's wallet. They are not mined yet.
+    pub fn receive(&self, node: &RegtestNode, amount: Amount) -> anyhow::Result<()> {
+        let address = self.run(&["wallet", "address"])?;
+        let address: Address<NetworkUnchecked> =
+            address["address"].as_str().context("an address")?.parse()?;
+        node.send(&address.require_network(Network::Regtest)?, amount)?;
+        Ok(())
+    }
+
+    /// The same person, with this variable in the environment.
+    pub fn with(mut self, name: &'static str, value: &str) -> Self {
+        self.environment.push((name, value.to_owned()));
+        self
+    }
+
+    /// The person's data folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Where the person puts what it buys.
@@ -142,7 +164,7 @@ impl Person {
     }
 
     /// Runs a command to its end and reads its JSON.
-    fn run(&self, arguments: &[&str]) -> anyhow::Result<Value> {
+    pub fn run(&self, arguments: &[&str]) -> anyhow::Result<Value> {
         let output = self.command(arguments).stderr(Stdio::piped()).output()?;
         if !output.status.success() {
             let error = String::from_utf8_lossy(&output.stderr);
@@ -153,10 +175,11 @@ impl Person {
     }
 
     fn start(&self, arguments: &[&str]) -> anyhow::Result<Process> {
-        Ok(Process(self.command(arguments).spawn()?))
+        Process::start(&mut self.command(arguments))
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    /// The program with these arguments; its output goes to a pipe.
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command.args(arguments).envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::piped());
@@ -195,15 +218,32 @@ impl Seller {
 }
 
 /// A process that does not outlive the bench.
-struct Process(Child);
+pub struct Process(Child);
 
 impl Process {
-    fn output(&mut self) -> anyhow::Result<BufReader<ChildStdout>> {
+    /// Starts it.
+    pub fn start(command: &mut Command) -> anyhow::Result<Self> {
+        let name = command.get_program().display().to_string();
+        Ok(Self(command.spawn().with_context(|| format!("{name} cannot be started"))?))
+    }
+
+    /// What it prints, if that goes to a pipe.
+    pub fn output(&mut self) -> anyhow::Result<BufReader<ChildStdout>> {
         Ok(BufReader::new(self.0.stdout.take().context("standard output")?))
     }
 
+    /// What it reads, if that comes from a pipe.
+    pub fn input(&mut self) -> anyhow::Result<ChildStdin> {
+        self.0.stdin.take().context("standard input")
+    }
+
+    /// The operating system's name for it.
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
     /// The most memory that was ever resident, `VmHWM` in `/proc/PID/status`; `None` once the process has ended.
-    fn peak_mib(&self) -> Option<f64> {
+    pub fn peak_mib(&self) -> Option<f64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.0.id())).ok()?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
         let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;

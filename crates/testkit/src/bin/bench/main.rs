@@ -1,4 +1,4 @@
-//! Benchmarks: `cargo xtask bench channel [--json]`, and so `lightspeed` and `cheque`.
+//! Benchmarks: `cargo xtask bench channel [--json]`, and so `lightspeed`, `cheque` and `gateway`.
 //!
 //! Every number is a ratio taken in one run on one machine, or has the floor beside it that this machine allows. The
 //! things that are compared take turns, round by round, and what is reported is the median of the rounds: another
@@ -11,11 +11,13 @@
 //! | [`transfer`] | a paid download against a free one, and both sides' memory; real processes |
 //! | [`lightspeed`] | what paying per call costs a seller |
 //! | [`cheque`] | what it costs to be paid while one is offline |
+//! | [`gateway`] | how long a device waits for a payment, and what it costs everybody |
 
 mod cheque;
 mod cpu;
 mod durable;
 mod farthing;
+mod gateway;
 mod lightspeed;
 mod opened;
 mod payer;
@@ -29,10 +31,11 @@ use anyhow::bail;
 use farthing_chain::RegtestNode;
 
 use crate::farthing::Folder;
+use crate::gateway::link;
 use crate::lightspeed::idle;
 use crate::report::Report;
 
-const HELP: &str = "usage: bench channel|lightspeed|cheque [--json]";
+const HELP: &str = "usage: bench channel|lightspeed|cheque|gateway [--json]\n       bench lightspeed --stage accept|open|call|batch|idle";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -49,6 +52,11 @@ fn run(arguments: &[String]) -> anyhow::Result<()> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let (what, json) = match arguments.as_slice() {
         [idle::COMMAND, database, ids] => return idle::open(database, ids),
+        [link::COMMAND, address] => return link::probe(address),
+        ["lightspeed", "--stage", stage] => {
+            println!("{}", lightspeed::stage(stage)?);
+            return Ok(());
+        }
         [what] | [what, "--json"] | ["--json", what] => (*what, arguments.len() > 1),
         _other => bail!("{HELP}"),
     };
@@ -59,6 +67,7 @@ fn run(arguments: &[String]) -> anyhow::Result<()> {
         "channel" => channel().map(|report| (report.to_json(), report.to_table()))?,
         "lightspeed" => lightspeed::measure().map(|report| (report.to_json(), report.to_table()))?,
         "cheque" => cheque::measure().map(|report| (report.to_json(), report.to_table()))?,
+        "gateway" => gateway::measure().map(|report| (report.to_json(), report.to_table()))?,
         _other => bail!("{HELP}"),
     };
     println!("{}", if json { line.to_string() } else { table });

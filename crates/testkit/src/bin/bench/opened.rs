@@ -26,6 +26,16 @@ pub fn pace(interval: Duration) -> Pace {
     Pace { interval, target_blocks: 3, fallback_fee_rate: FeeRate::from_sat_per_vb_u32(2) }
 }
 
+/// A funding that is never sent, of channels without a chain.
+pub fn unfunded() -> Transaction {
+    Transaction {
+        version: transaction::Version::TWO,
+        lock_time: absolute::LockTime::ZERO,
+        input: Vec::new(),
+        output: Vec::new(),
+    }
+}
+
 /// Opens channels of that capacity with the seller: one transaction funds them all, and is in a block when this returns.
 pub fn open(
     node: &RegtestNode,
@@ -83,6 +93,7 @@ pub fn terms(capacity: Amount, channels: usize, durability: Durability) -> Terms
         patience: 6,
         finality: 6,
         most_unfunded: channels,
+        time_to_fund: Duration::from_secs(600),
         durability,
         most_blind: Duration::from_secs(3_600),
         most_exposure: Msat::new(2_000_000),
@@ -92,7 +103,7 @@ pub fn terms(capacity: Amount, channels: usize, durability: Durability) -> Terms
 }
 
 /// A coin whose key the bench knows.
-struct Coin {
+pub struct Coin {
     keypair: Keypair,
     outpoint: OutPoint,
     output: TxOut,
@@ -100,7 +111,7 @@ struct Coin {
 
 impl Coin {
     /// A fresh one, in a block.
-    fn from(node: &RegtestNode, value: Amount) -> anyhow::Result<Self> {
+    pub fn from(node: &RegtestNode, value: Amount) -> anyhow::Result<Self> {
         let keypair = Keypair::from_secret_key(SECP256K1, &SecretKey::from_slice(&[6; 32])?);
         let key = TweakedPublicKey::dangerous_assume_tweaked(keypair.x_only_public_key().0);
         let address = Address::p2tr_tweaked(key, Network::Regtest);
@@ -118,7 +129,7 @@ impl Coin {
     }
 
     /// Pays these outputs; the rest goes to the miner.
-    fn spend(&self, outputs: Vec<TxOut>) -> anyhow::Result<Transaction> {
+    pub fn spend(&self, outputs: Vec<TxOut>) -> anyhow::Result<Transaction> {
         let mut transaction = Transaction {
             version: transaction::Version::TWO,
             lock_time: absolute::LockTime::ZERO,

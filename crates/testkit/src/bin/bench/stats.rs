@@ -1,4 +1,4 @@
-//! Medians, and a thread's clock.
+//! Medians, and the clocks of a thread and of the process.
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -16,6 +16,23 @@ pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
 
 /// This thread's processor time, in microseconds.
 pub fn thread_time_us() -> f64 {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
+    cpu_time_us(ClockId::ThreadCPUTime)
+}
+
+/// The processor time of all threads of this process, in microseconds.
+pub fn process_time_us() -> f64 {
+    cpu_time_us(ClockId::ProcessCPUTime)
+}
+
+fn cpu_time_us(clock: ClockId) -> f64 {
+    let time = clock_gettime(clock);
     time.tv_sec as f64 * 1e6 + time.tv_nsec as f64 / 1e3
+}
+
+/// The value that this share of all values does not exceed: the nearest rank.
+pub fn percentile(values: &[f64], share: f64) -> Option<f64> {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    let rank = (values.len() as f64 * share).ceil() as usize;
+    values.get(rank.saturating_sub(1)).copied()
 }

@@ -10,11 +10,11 @@ use std::hint::black_box;
 use std::path::Path;
 
 use anyhow::ensure;
-use farthing_node::tabs::Tabs;
+use farthing_node::tabs::{Admission, Tabs};
+use farthing_protocol::Msat;
 use farthing_protocol::hashlock::Delay;
 use farthing_protocol::lightspeed::call::{LENGTH, NO_BODY, Target};
-use farthing_protocol::lightspeed::{Call, CallNumber, Shape, Word};
-use farthing_protocol::{ChannelId, Msat};
+use farthing_protocol::lightspeed::{Call, Shape, Word};
 
 use super::caller::Caller;
 use super::session::{self, Sessions};
@@ -129,19 +129,18 @@ impl Accept {
 
 /// Accepts calls in their order, and ends each when so many run besides it.
 fn accept(tabs: &Tabs, calls: &[u8], running: usize) -> anyhow::Result<()> {
-    let mut started: VecDeque<(ChannelId, CallNumber)> = VecDeque::with_capacity(running + 1);
+    let mut started: VecDeque<Admission> = VecDeque::with_capacity(running + 1);
     for bytes in calls.chunks_exact(LENGTH) {
         let (call, mac) = Call::from_bytes(bytes)?;
-        tabs.admit(&call, &TARGET, &mac)?;
-        started.push_back((call.channel, call.number));
+        started.push_back(tabs.admit(&call, &TARGET, &mac)?);
         if started.len() > running
-            && let Some((channel, number)) = started.pop_front()
+            && let Some(admission) = started.pop_front()
         {
-            ensure!(tabs.end(channel, number, Some(COST)).charged == COST, "a call that ran was charged");
+            ensure!(tabs.end(admission, Some(COST)).charged == COST, "a call that ran was charged");
         }
     }
-    for (channel, number) in started {
-        ensure!(tabs.end(channel, number, Some(COST)).charged == COST, "a call that ran was charged");
+    for admission in started {
+        ensure!(tabs.end(admission, Some(COST)).charged == COST, "a call that ran was charged");
     }
     Ok(())
 }

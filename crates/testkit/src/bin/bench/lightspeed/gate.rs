@@ -43,6 +43,10 @@ pub struct Rates {
     pub open: f64,
     pub call: f64,
     pub batch: f64,
+    /// What a request takes of the processors, in microseconds: service and load together.
+    pub open_cpu_us: f64,
+    pub call_cpu_us: f64,
+    pub batch_cpu_us: f64,
     /// Medians of each round's ratio.
     pub call_over_open: f64,
     pub batch_over_open: f64,
@@ -68,6 +72,9 @@ pub struct Measured {
     pub p99: Latencies,
 }
 
+/// All connections, as fast as they are answered.
+const FULL: Pace = Pace { connections: CONNECTIONS, rate: None, lasts: LASTS };
+
 /// What the three services did in one round.
 type Round = [Outcome; 3];
 
@@ -80,18 +87,8 @@ struct Services {
 
 /// Measures.
 pub fn measure(node: &RegtestNode, folder: &Folder) -> anyhow::Result<Measured> {
-    let runtime = Runtime::new()?;
-    let gated = |name: &str, durability| {
-        service::gated(&runtime, node, &folder.path().join(name), durability)
-            .with_context(|| format!("the service that stores by {name}"))
-    };
-    let mut services = Services {
-        open: service::open(&runtime)?,
-        call: gated("call", Durability::Call)?,
-        batch: gated("batch", Durability::Batch(BATCH))?,
-        _runtime: runtime,
-    };
-    let full = Pace { connections: CONNECTIONS, rate: None, lasts: LASTS };
+    let mut services = Services::start(node, folder)?;
+    let full = FULL;
     let few = Pace { connections: FEW, rate: Some(FEW_PER_S), lasts: LASTS };
     let trials = [
         Trial { work: Work::Busy, payers: CHANNELS, pace: full },
@@ -115,18 +112,68 @@ pub fn measure(node: &RegtestNode, folder: &Folder) -> anyhow::Result<Measured> 
     })
 }
 
+/// One service alone, with a busy handler: requests a second, and what each takes of the processors, in microseconds, the
+/// load's own part and the handler's 50 included.
+pub fn alone(node: &RegtestNode, folder: &Folder, name: &str) -> anyhow::Result<(f64, f64)> {
+    let runtime = Runtime::new()?;
+    let trial = Trial { work: Work::Busy, payers: CHANNELS, pace: FULL };
+    let (mut outcomes, durability) = (Vec::with_capacity(ROUNDS), durability(name));
+    match durability {
+        None => {
+            let open = service::open(&runtime)?;
+            for _ in 0..ROUNDS {
+                outcomes.push(load::run(open, vec![Requests::free(open, trial.work)], trial.pace)?);
+            }
+        }
+        Some(durability) => {
+            let mut gated = service::gated(&runtime, node, &folder.path().join(name), durability)?;
+            for _ in 0..ROUNDS {
+                outcomes.push(paid(&mut gated, &trial)?);
+            }
+        }
+    }
+    let of = |part: fn(&Outcome) -> f64| median(outcomes.iter().map(part));
+    Ok((of(|outcome| outcome.per_s), of(|outcome| outcome.cpu_us)))
+}
+
+/// What a service of that name promises; `None` for the one that is open to all.
+fn durability(name: &str) -> Option<Durability> {
+    match name {
+        "call" => Some(Durability::Call),
+        "batch" => Some(Durability::Batch(BATCH)),
+        _open => None,
+    }
+}
+
 impl Services {
+    fn start(node: &RegtestNode, folder: &Folder) -> anyhow::Result<Self> {
+        let runtime = Runtime::new()?;
+        let gated = |name: &str, durability| {
+            service::gated(&runtime, node, &folder.path().join(name), durability)
+                .with_context(|| format!("the service that stores by {name}"))
+        };
+        Ok(Self {
+            open: service::open(&runtime)?,
+            call: gated("call", Durability::Call)?,
+            batch: gated("batch", Durability::Batch(BATCH))?,
+            _runtime: runtime,
+        })
+    }
+
+    fn turn(&mut self, trial: &Trial, which: usize) -> anyhow::Result<Outcome> {
+        match which {
+            0 => load::run(self.open, vec![Requests::free(self.open, trial.work)], trial.pace),
+            1 => paid(&mut self.call, trial),
+            _ => paid(&mut self.batch, trial),
+        }
+    }
+
     /// Each service once; which comes first changes from round to round.
     fn round(&mut self, trial: &Trial, round: usize) -> anyhow::Result<Round> {
         let mut outcomes = [None, None, None];
         for turn in 0..outcomes.len() {
             let which = (turn + round) % outcomes.len();
-            let outcome = match which {
-                0 => load::run(self.open, vec![Requests::free(self.open, trial.work)], trial.pace),
-                1 => paid(&mut self.call, trial),
-                _ => paid(&mut self.batch, trial),
-            };
-            outcomes[which] = Some(outcome?);
+            outcomes[which] = Some(self.turn(trial, which)?);
         }
         let [Some(open), Some(call), Some(batch)] = outcomes else { unreachable!("each had its turn") };
         Ok([open, call, batch])
@@ -150,6 +197,9 @@ fn rates(rounds: &[Round]) -> Rates {
         open: of(|round| round[0].per_s),
         call: of(|round| round[1].per_s),
         batch: of(|round| round[2].per_s),
+        open_cpu_us: of(|round| round[0].cpu_us),
+        call_cpu_us: of(|round| round[1].cpu_us),
+        batch_cpu_us: of(|round| round[2].cpu_us),
         call_over_open: of(|round| round[1].per_s / round[0].per_s),
         batch_over_open: of(|round| round[2].per_s / round[0].per_s),
     }

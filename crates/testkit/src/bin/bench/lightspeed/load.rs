@@ -16,6 +16,7 @@ use tokio::task::LocalSet;
 
 use super::caller::Caller;
 use super::service::{PRICE, Work};
+use crate::stats::process_time_us;
 
 /// The length of every answer's body.
 const BODY: usize = 1_024;
@@ -75,6 +76,8 @@ pub struct Pace {
 /// What came of it, after the warm-up.
 pub struct Outcome {
     pub per_s: f64,
+    /// What this process took of the processors for each, in microseconds: service and load together.
+    pub cpu_us: f64,
     /// In microseconds, sorted.
     latencies: Vec<f64>,
 }
@@ -97,31 +100,34 @@ pub fn run(to: SocketAddr, requests: Vec<Requests>, pace: Pace) -> anyhow::Resul
             stream.set_nodelay(true)?;
             connections.push((stream, requests[index % requests.len()].clone()));
         }
-        let start = Instant::now();
+        let (start, cpu) = (Instant::now(), process_time_us());
         let tasks = connections.into_iter().enumerate().map(|(index, (stream, requests))| {
             tokio::task::spawn_local(connection(stream, requests, pace, start, index))
         });
-        let mut latencies = Vec::new();
+        let (mut latencies, mut answers) = (Vec::new(), 0);
         for task in tasks.collect::<Vec<_>>() {
-            latencies.extend(task.await??);
+            let (of_one, answered) = task.await??;
+            latencies.extend(of_one);
+            answers += answered;
         }
+        let cpu_us = (process_time_us() - cpu) / answers as f64;
         latencies.sort_by(f64::total_cmp);
-        Ok(Outcome { per_s: latencies.len() as f64 / pace.lasts.as_secs_f64(), latencies })
+        Ok(Outcome { per_s: latencies.len() as f64 / pace.lasts.as_secs_f64(), cpu_us, latencies })
     })
 }
 
-/// Sends one request after the other. The latencies of those that were answered in time.
+/// Sends one request after the other. The latencies of those that were answered in time, and how many were answered at all.
 async fn connection(
     mut stream: TcpStream,
     requests: Rc<Requests>,
     pace: Pace,
     start: Instant,
     index: usize,
-) -> anyhow::Result<Vec<f64>> {
+) -> anyhow::Result<(Vec<f64>, u64)> {
     let (counted, end) = (start + WARM_UP, start + WARM_UP + pace.lasts);
     let period = pace.rate.map(|rate| Duration::from_secs_f64(pace.connections as f64 / rate));
     let mut due = start + period.unwrap_or_default().mul_f64(index as f64 / pace.connections as f64);
-    let mut latencies = Vec::new();
+    let (mut latencies, mut answers) = (Vec::new(), 0);
     let mut buffer = vec![0; 4_096];
     loop {
         if let Some(period) = period {
@@ -133,8 +139,9 @@ async fn connection(
         stream.write_all(request).await?;
         read_answer(&mut stream, &mut buffer).await?;
         let answered = Instant::now();
+        answers += 1;
         if answered > end {
-            return Ok(latencies);
+            return Ok((latencies, answers));
         }
         if answered > counted {
             latencies.push((answered - sent).as_secs_f64() * 1e6);

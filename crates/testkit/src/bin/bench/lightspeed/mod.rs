@@ -24,7 +24,9 @@ mod report;
 mod service;
 mod session;
 
+use anyhow::bail;
 use farthing_chain::RegtestNode;
+use serde_json::{Value, json};
 
 use self::report::Report;
 use crate::farthing::Folder;
@@ -45,4 +47,26 @@ pub fn measure() -> anyhow::Result<Report> {
     eprintln!("sessions that only wait …");
     let idle = idle::measure(folder.path())?;
     Ok(Report { accept, gate, idle, peers })
+}
+
+/// One part alone, for a look at it with a profiler.
+pub fn stage(name: &str) -> anyhow::Result<Value> {
+    let folder = Folder::new()?;
+    Ok(match name {
+        "accept" => {
+            let mut accept = accept::Accept::new(folder.path())?;
+            accept.rounds()?;
+            let rates = accept.rates();
+            json!({ "accept_per_s_core": rates.accepted, "while_many_run": rates.accepted_while_many_run })
+        }
+        "open" | "call" | "batch" => {
+            let (per_s, cpu_us) = gate::alone(&RegtestNode::start()?, &folder, name)?;
+            json!({ "per_s": per_s, "cpu_us_per_request": cpu_us })
+        }
+        "idle" => {
+            let idle = idle::measure(folder.path())?;
+            json!({ "bytes_per_idle_session": idle.session, "bytes_per_idle_tab": idle.tab })
+        }
+        _other => bail!("there is no stage {name}"),
+    })
 }

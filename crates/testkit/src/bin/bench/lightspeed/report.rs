@@ -24,6 +24,9 @@ impl Report {
                 "ungated_per_s": round(rates.open, 0),
                 "call_per_s": round(rates.call, 0),
                 "batch_per_s": round(rates.batch, 0),
+                "ungated_cpu_us": round(rates.open_cpu_us, 1),
+                "call_cpu_us": round(rates.call_cpu_us, 1),
+                "batch_cpu_us": round(rates.batch_cpu_us, 1),
                 "call_over_ungated": round(rates.call_over_open, 3),
                 "batch_over_ungated": round(rates.batch_over_open, 3),
             })

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use bitcoin::hashes::Hash as _;
-use bitcoin::{Amount, FeeRate, Network, OutPoint, Transaction, Txid, absolute, transaction};
+use bitcoin::{Amount, FeeRate, Network, OutPoint, Txid};
 use farthing_node::books::Books;
 use farthing_node::machine::{Payee, PayeeRecord};
 use farthing_node::store::{Store, Write};
@@ -23,6 +23,7 @@ use farthing_protocol::{Channel, ChannelId, Msat, Params};
 use tokio::runtime::Runtime;
 
 use super::caller::{Announcement, Caller};
+use crate::opened;
 use crate::payer::{self, Payer, unsaved};
 
 const CAPACITY: Amount = Amount::from_sat(1_000_000);
@@ -125,7 +126,7 @@ fn make(index: u64, shape: Shape) -> anyhow::Result<(Made, Caller)> {
         Policy { confirmations: 1, unconfirmed_cap: Msat::ZERO, margin: 36, patience: 6, finality: 6 };
     let record = PayeeRecord { params: params.clone(), key, policy };
     let setup = payee::Setup { channel: Channel::new(params.clone())?, keys: payee_keys, policy };
-    let (mut payer, opening) = Payer::propose(params.clone(), payer_keys, nothing())?;
+    let (mut payer, opening) = Payer::propose(params.clone(), payer_keys, opened::unfunded())?;
     let (state, effects) = unsaved(payee::accept(&setup, &opening.signature)?);
     let Some(Effect::Accept(signature)) = effects.into_iter().next() else {
         bail!("an opening was not answered")
@@ -144,13 +145,4 @@ fn make(index: u64, shape: Shape) -> anyhow::Result<(Made, Caller)> {
     tab.announce(&ladder)?;
     let state = handle(state, Input::Fold(Box::new(tab)))?;
     Ok((Made { record, params, state, ladder }, caller))
-}
-
-fn nothing() -> Transaction {
-    Transaction {
-        version: transaction::Version::TWO,
-        lock_time: absolute::LockTime::ZERO,
-        input: Vec::new(),
-        output: Vec::new(),
-    }
 }

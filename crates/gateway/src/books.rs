@@ -1,0 +1,73 @@
+//! What the gateway knows of devices, channels and payments.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use farthing_protocol::device::bolt3::PaymentHash;
+use farthing_threshold::{Gateway as GatewaySide, Share};
+use lightning::ln::types::ChannelId;
+use tokio::sync::Notify;
+
+use crate::arrears::Arrears;
+use crate::caller::Caller;
+use crate::ledger::Ledger;
+use crate::records::{ChannelRecord, DeviceRecord, PaymentRecord};
+
+/// What was done since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Joint signatures, those that devices finished included.
+    pub joint_signatures: u64,
+    /// Commitments that LDK and the device's own building agreed on, by transaction id.
+    pub commitments: u64,
+    /// Those of them that had an HTLC's output.
+    pub with_htlcs: u64,
+    /// Bytes on devices' links, both ways.
+    pub link_bytes: u64,
+    /// Messages on devices' links, both ways.
+    pub link_messages: u64,
+}
+
+/// What the gateway knows of devices and channels. Everything but sessions and what waits is stored.
+#[derive(Default)]
+pub(crate) struct Books {
+    pub devices: HashMap<[u8; 32], DeviceRecord>,
+    pub channels: HashMap<[u8; 32], ChannelRecord>,
+    pub shares: HashMap<[u8; 32], Arc<Share<GatewaySide>>>,
+    pub ledgers: HashMap<[u8; 32], Ledger>,
+    pub payments: HashMap<PaymentHash, PaymentRecord>,
+    pub arrears: Arrears,
+    /// The connections of devices that are here.
+    pub sessions: HashMap<[u8; 32], Arc<Caller>>,
+    pub bells: HashMap<[u8; 32], Arc<Notify>>,
+    /// The device's order to open a channel, close it, and LDK's name for it before it is funded.
+    pub opening_orders: HashMap<[u8; 32], u64>,
+    pub closing_orders: HashMap<[u8; 32], u64>,
+    pub temporary: HashMap<[u8; 32], ChannelId>,
+    pub payment_orders: HashMap<PaymentHash, u64>,
+    /// Why channels stand still.
+    pub trouble: HashMap<[u8; 32], String>,
+    pub tally: Tally,
+}
+
+impl Books {
+    /// Writes down a payment, and what its device owes by it.
+    pub fn note(&mut self, record: PaymentRecord) {
+        let device = self.channels.get(&record.channel).map(|channel| channel.device);
+        let before = self.payments.insert(record.payment_hash, record.clone());
+        let Some(device) = device else { return };
+        if let Some(before) = before {
+            self.arrears.forget(device, &before);
+        }
+        self.arrears.count(device, &record);
+    }
+
+    pub fn bell(&mut self, device: [u8; 32]) -> Arc<Notify> {
+        self.bells.entry(device).or_default().clone()
+    }
+
+    pub fn by_user_channel_id(&self, user_channel_id: u128) -> Option<[u8; 32]> {
+        let mut channels = self.channels.iter();
+        channels.find_map(|(id, record)| (record.user_channel_id() == Some(user_channel_id)).then_some(*id))
+    }
+}

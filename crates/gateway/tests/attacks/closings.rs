@@ -1,0 +1,176 @@
+//! The bridge, alone and with the gateway: it closes, or publishes what it had revoked.
+
+use bitcoin::{Amount, FeeRate};
+use farthing_node::device::alone::Closer;
+use farthing_protocol::Msat;
+use farthing_protocol::device::bolt3::{Contents, Htlc, Preimage, Side};
+use farthing_protocol::device::wire::{Answer, Request};
+
+use crate::bridge;
+use crate::car::{Car, commitment_fee, fee_of};
+use crate::hostile::Liar;
+use crate::world::*;
+
+/// The bridge closes while nothing is under way; then the device closes, and finds that it was done. The owner has its balance at
+/// once, with its payment key.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_bridge_closes_first_and_then_the_device() {
+    let world = World::start().await;
+    let mut car = Car::new();
+    car.connect(&world.gateway).await;
+    car.open(&world).await;
+    car.pay(&world.destination.invoice(20_000_000)).await;
+    let balance = car.balance().floor();
+    car.hang_up();
+    let published = bridge::newest(&world).await;
+    world.bridge.node.force_close_with(&world.gateway.node.id()).unwrap();
+    world.gateway.stop();
+    until("the bridge's commitment is on its way", || {
+        world.chain.mempool_transaction(&published.compute_txid()).unwrap().is_some()
+    })
+    .await;
+
+    // It is seen in the mempool, in a block, and when the owner has it.
+    for _ in 0..2 {
+        let ended = car.close_alone(&world);
+        assert_eq!((ended.by, ended.closing), (Closer::Bridge, published.compute_txid()));
+        assert_eq!((ended.sent.len(), ended.delay()), (0, 0));
+        assert_eq!(ended.claimed(), balance - commitment_fee(0));
+        world.mine(1);
+    }
+    let claims = car.close_alone(&world).claims;
+    let fee = car.sweep(&world, &claims);
+    assert_eq!(world.cold(), balance - commitment_fee(0) - fee);
+    // An owner that looks after it much later still finds who it was.
+    world.mine(2_100);
+    assert_eq!(car.close_alone(&world).by, Closer::Bridge);
+}
+
+/// The bridge closes with a payment under way that nobody claims. The device takes it back when it has expired.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_bridge_closes_in_the_middle_of_a_payment() {
+    let mut world = World::start().await;
+    let mut car = Car::new();
+    car.connect(&world.gateway).await;
+    car.open(&world).await;
+    car.pay(&world.destination.invoice(20_000_000)).await;
+    car.lock_in(&mut world, &Preimage([2; 32]), 30_000_000).await;
+    let besides = car.balance().floor();
+    car.hang_up();
+    world.gateway.stop();
+    let published = bridge::newest(&world).await;
+    world.chain.broadcast(&published).unwrap();
+    world.mine(1);
+
+    let ended = car.close_alone(&world);
+    assert_eq!((ended.by, ended.sent.len()), (Closer::Bridge, 1));
+    let expiry = ended.waits_until().next().expect("the HTLC has not expired");
+    let taken_back = ended.sent[0].0.clone();
+    let htlc = published.output[taken_back.input[0].previous_output.vout as usize].value;
+    world.mine(expiry - world.chain.tip().unwrap().height);
+    let ended = car.close_alone(&world);
+    assert_eq!(ended.waits_until().count() + ended.not_sent().count(), 0, "{ended:?}");
+    world.mine(1);
+    let fee = car.sweep(&world, &ended.claims);
+    let expected = besides + htlc - commitment_fee(1) - fee_of(&taken_back, htlc) - fee;
+    assert_eq!(world.cold(), expected);
+    assert!(fee_of(&taken_back, htlc) < Amount::from_sat(1_500));
+}
+
+/// The gateway has a state signed that it never shows to the bridge, and then another one of the same number. The bridge closes with
+/// the one it has; the device knows it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_shows_different_states_to_device_and_bridge() {
+    let world = World::start().await;
+    let mut car = Car::new();
+    car.connect(&world.gateway).await;
+    car.open(&world).await;
+    car.pay(&world.destination.invoice(20_000_000)).await;
+    let balance = car.balance().floor();
+    world.gateway.stop();
+    car.hang_up();
+    let published = bridge::newest(&world).await;
+    let invoice = car.approve(&world.destination.invoice(30_000_000));
+
+    let mut liar = Liar::meet(&world, &mut car).await;
+    let bridge = liar.newest(Side::Bridge).clone();
+    let amount = invoice.amount();
+    let expiry = world.chain.tip().unwrap().height + 100;
+    let htlc = Htlc { offered_by: Side::Holder, amount, payment_hash: invoice.payment_hash(), expiry };
+    let shown = Contents {
+        number: bridge.number.next().unwrap(),
+        point: public(3),
+        to_holder: bridge.to_holder.saturating_sub(amount),
+        htlcs: vec![htlc],
+        ..bridge.clone()
+    };
+    liar.sign(&mut car, &shown).await;
+    // A second state in its place, one after it, and its end on the device's side alone.
+    let dearer = Contents { fee_rate: FeeRate::from_sat_per_kwu(1_001), ..shown.clone() };
+    let request = liar.sign_bridge(&dearer);
+    assert_eq!(liar.refused(&mut car, request).await, "commitment-retry-same");
+    let after =
+        Contents { number: shown.number.next().unwrap(), htlcs: vec![], to_bridge: Msat::ZERO, ..shown };
+    let request = liar.sign_bridge(&after);
+    assert_eq!(liar.refused(&mut car, request).await, "commitment-previous-revoked");
+    let secret = Request::Revoke { number: liar.newest(Side::Holder).number };
+    assert!(matches!(liar.ask(&mut car, secret).await, Answer::Refused { .. }));
+    drop(liar);
+    car.hang_up();
+
+    world.chain.broadcast(&published).unwrap();
+    world.mine(1);
+    let ended = car.close_alone(&world);
+    assert_eq!((ended.by, ended.sent.len()), (Closer::Bridge, 0), "that state has no HTLC");
+    let fee = car.sweep(&world, &ended.claims);
+    assert_eq!(world.cold(), balance - commitment_fee(0) - fee, "not a satoshi of the HTLC");
+}
+
+/// Gateway and bridge have every state that there ever was, one of them with a payment that failed. Each that was revoked is published, one
+/// after the other, on a chain that is taken back in between. The device, which was away, takes everything in it: the owner has the whole
+/// channel.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_bridge_publishes_every_state_that_it_had_revoked() {
+    let mut world = World::start().await;
+    let mut car = Car::new();
+    car.connect(&world.gateway).await;
+    car.open(&world).await;
+    let mut old = vec![bridge::newest(&world).await];
+    car.pay(&world.destination.invoice(20_000_000)).await;
+    old.push(bridge::newest(&world).await);
+    let failed = Preimage([2; 32]);
+    car.lock_in(&mut world, &failed, 50_000_000).await;
+    old.push(bridge::newest(&world).await);
+    world.destination.node.give_back(&failed.hash());
+    car.settle().await;
+    old.push(bridge::newest(&world).await);
+    car.pay(&world.destination.invoice(30_000_000)).await;
+    let live = bridge::newest(&world).await;
+    assert!(old.iter().all(|old| old.compute_txid() != live.compute_txid()));
+    assert_eq!(old.iter().map(|old| old.output.len()).collect::<Vec<_>>(), [1, 2, 3, 2]);
+    // The first state has nothing of the bridge's: to publish it gains nobody anything.
+    car.hang_up();
+    world.gateway.stop();
+    let balance = car.balance().floor();
+
+    for revoked in &old {
+        let block = world.regtest.mine_with(std::slice::from_ref(revoked)).unwrap();
+        let before = world.cold();
+        // The device comes back long before the bridge has its money.
+        world.mine(500);
+        let ended = car.close_alone(&world);
+        assert_eq!((ended.by, ended.closing), (Closer::Cheat, revoked.compute_txid()));
+        assert_eq!(ended.not_sent().count(), 0, "{ended:?}");
+        let penalty: Vec<_> = ended.sent.iter().map(|(transaction, _)| transaction.clone()).collect();
+        let to_take = revoked.output.len() - 1;
+        assert_eq!(penalty.iter().map(|penalty| penalty.input.len()).sum::<usize>(), to_take);
+        world.mine(1);
+        let swept = car.sweep(&world, &ended.claims);
+        let taken: Amount = revoked.output.iter().map(|output| output.value).sum();
+        let spent = taken - ended.claimed();
+        let fees: Amount = penalty.iter().map(|penalty| fee_of(penalty, spent)).sum();
+        assert_eq!(world.cold() - before, taken - fees - swept, "all of it");
+        assert!(world.cold() - before > balance, "more than the owner had");
+        world.regtest.invalidate(&block).unwrap();
+    }
+}

@@ -1,0 +1,132 @@
+//! Who has the device, or what its owner kept of it.
+
+use bitcoin::Amount;
+use farthing_gateway::admin;
+use farthing_protocol::Msat;
+use farthing_protocol::device::bolt3::CommitmentNumber;
+use farthing_protocol::device::owner::Claim;
+use farthing_protocol::device::wire::{Answer, ChannelKeysId, Order, Report, Request};
+use farthing_protocol::device::{Enrolment, Policy};
+use secp256k1::{Keypair, SECP256K1};
+
+use crate::bridge;
+use crate::car::{Car, commitment_fee};
+use crate::hostile::Liar;
+use crate::world::*;
+
+const THIEF: u8 = 0x66;
+
+/// The device is lost with everything in it, and its owner puts the backup into another. That has the keys and no channel: it can publish
+/// no state, old or new, whatever a gateway asks for. The bridge closes, and the owner finds the money without the device.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_is_restored_from_its_backup() {
+    let world = World::start().await;
+    let mut car = Car::new();
+    car.connect(&world.gateway).await;
+    let channel = car.open(&world).await;
+    car.pay(&world.destination.invoice(20_000_000)).await;
+    car.pay(&world.destination.invoice(10_000_000)).await;
+    let balance = car.balance().floor();
+    car.hang_up();
+    let published = bridge::newest(&world).await;
+
+    let mut car = car.lose();
+    assert_eq!(car.device().close_alone(&world.chain).len(), 0, "it has no state to publish");
+    // The real gateway knows the device, and goes on with it.
+    car.connect(&world.gateway).await;
+    car.answer_until("a key for a new channel", |car| car.device().ready() > 0).await;
+    car.hang_up();
+    world.gateway.stop();
+    // A hostile one asks for what the lost one had.
+    let mut liar = Liar::meet(&world, &mut car).await;
+    for request in [
+        Request::CloseAlone,
+        Request::Revoke { number: CommitmentNumber::FIRST },
+        liar.sign_bridge(liar.newest(farthing_protocol::device::bolt3::Side::Bridge)),
+        Request::Fund,
+    ] {
+        assert_eq!(liar.refused(&mut car, request).await, "channel-unknown");
+    }
+    // Points are public; without a share it has none to give.
+    let points = Request::Points { from: CommitmentNumber::FIRST, count: 1 };
+    assert!(matches!(liar.ask_of(&mut car, ChannelKeysId(channel.0), points).await, Answer::Refused { .. }));
+    drop(liar);
+    car.hang_up();
+    assert_eq!(world.cold(), Amount::ZERO);
+
+    world.chain.broadcast(&published).unwrap();
+    world.mine(1);
+    let found = world.chain.unspent_paying(&[car.owner.payment_script()]).unwrap();
+    let claims: Vec<Claim> =
+        found.into_iter().map(|(outpoint, output)| Claim::of_payment(outpoint, output.value)).collect();
+    assert_eq!(claims.len(), 1);
+    let fee = car.sweep(&world, &claims);
+    assert_eq!(world.cold(), balance - commitment_fee(0) - fee);
+}
+
+/// A thief has the device, and changed its program: it knows no limit. By the gateway's copy of the owner's policy it pays no more than
+/// that allows, until the owner says stop; then it can close, which pays the owner.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thief_has_the_device() {
+    let world = World::start().await;
+    world.gateway.listen_to_operator().await.unwrap();
+    let owner = Keypair::from_secret_key(SECP256K1, &secret(OWNER));
+    let limited = Policy { per_payment: Msat::new(30_000_000), per_hour: Msat::new(70_000_000), ..policy() };
+    let (mut device, reports, statements) = new_device(1);
+    // In the thief's program the thief is the owner.
+    let everything = Msat::new(u64::from(u32::MAX));
+    let unlimited = Policy {
+        per_payment: everything,
+        per_hour: everything,
+        per_day: everything,
+        in_flight: everything,
+        ..policy()
+    };
+    device.enrolment = Enrolment { owner: public(THIEF).x_only_public_key().0, ..enrolment() };
+    device.policy = unlimited.sign(&Keypair::from_secret_key(SECP256K1, &secret(THIEF)));
+    let mut car = world.connect(1, device);
+    (car.reports, car.statements) = (reports, statements);
+    let channel = car.open_under(&world, limited.clone().sign(&owner)).await;
+
+    let failed = |report: Report, rule: &str| match report {
+        Report::Failed { why, .. } => assert!(why.contains(rule), "{rule}: {why}"),
+        other => panic!("{rule}: {other:?}"),
+    };
+    let mut spent = Msat::ZERO;
+    for _ in 0..3 {
+        let report = car.pay(channel, world.destination.invoice(20_000_000)).await;
+        let Report::Paid { fee, .. } = report else { panic!("{report:?}") };
+        spent = spent.saturating_add(Msat::new(20_000_000)).saturating_add(fee);
+    }
+    failed(car.pay(channel, world.destination.invoice(40_000_000)).await, "payment-amount");
+    failed(car.pay(channel, world.destination.invoice(20_000_000)).await, "payment-velocity");
+
+    let stop = Policy { version: 2, paused: true, ..limited }.sign(&owner);
+    let stop = format!("policy {}", serde_json::to_string(&stop).unwrap());
+    let told = admin::ask(&world.gateway.settings.folder, &stop).await.unwrap();
+    assert_eq!(told["devices"], 1);
+    failed(car.pay(channel, world.destination.invoice(1_000_000)).await, "policy-paused");
+    // A policy of the thief's own is none.
+    let own = device_policy(3).sign(&Keypair::from_secret_key(SECP256K1, &secret(THIEF)));
+    car.order(Order::Policy(own));
+    assert!(matches!(car.report().await, Report::Refused { .. }));
+
+    until("nothing is under way", || {
+        let details = world.gateway.details(channel.0).unwrap();
+        details.pending_outbound_htlcs.is_empty()
+    })
+    .await;
+    car.order(Order::Close { channel });
+    let report = car.report().await;
+    let Report::Closed(txid) = report else { panic!("{report:?}") };
+    let closing = world.chain.mempool_transaction(&txid).unwrap().unwrap();
+    world.mine(1);
+    let fee = crate::car::fee_of(&closing, CAPACITY);
+    let owed = Msat::from_amount(CAPACITY).unwrap().saturating_sub(spent);
+    assert_eq!(world.cold() + fee, CAPACITY - spent.floor(), "the owner has the rest");
+    assert!(world.cold() > owed.floor() - Amount::from_sat(2_000));
+}
+
+fn device_policy(version: u64) -> Policy {
+    Policy { version, ..policy() }
+}

@@ -1,0 +1,138 @@
+//! Somebody whom the gateway does not know, and who says that its chain ends at genesis.
+
+use std::sync::Arc;
+
+use bitcoin::{Amount, FeeRate, Network};
+use farthing_chain::RegtestNode;
+use farthing_gateway::gateway::{Gateway, Settings};
+use farthing_gateway::session::{Connection, SessionError};
+use farthing_protocol::Msat;
+use farthing_protocol::device::wire::{Enrol, Hello, Order, Report, ToDevice, ToGateway};
+use secp256k1::{Keypair, SECP256K1};
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::world::{BRIDGE, OWNER, PATIENCE, policy, public, secret};
+
+/// A gateway whose bridge is nowhere.
+struct Stage {
+    regtest: RegtestNode,
+    gateway: Arc<Gateway>,
+    _folder: TempDir,
+}
+
+/// One connection of the device.
+struct Line {
+    to_gateway: mpsc::UnboundedSender<ToGateway>,
+    from_gateway: mpsc::UnboundedReceiver<ToDevice>,
+    session: JoinHandle<Result<(), SessionError>>,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let regtest = RegtestNode::start().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let settings = Settings {
+            folder: folder.path().to_owned(),
+            bridge: public(BRIDGE),
+            bridge_address: "127.0.0.1:9".parse().unwrap(),
+            fee_ppm: 0,
+            fee_base: Msat::ZERO,
+            invitation: "come in".into(),
+            commitment_fee_rate: FeeRate::from_sat_per_kwu(1_000),
+            onchain_fee_rate: FeeRate::from_sat_per_kwu(1_000),
+            closing_margin: Amount::from_sat(1_000),
+            bridge_delay: 2_016,
+            keys_ready: 1,
+            poll: std::time::Duration::from_millis(50),
+        };
+        let gateway = Gateway::open(settings, [0x40; 32], regtest.chain()).unwrap();
+        Self { regtest, gateway, _folder: folder }
+    }
+
+    /// The device connects, says that it knows nothing but genesis, and hears whether it is enrolled.
+    async fn connect(&self, hash: [u8; 32]) -> (Line, bool) {
+        let (to_gateway, incoming) = mpsc::unbounded_channel();
+        let (outgoing, from_gateway) = mpsc::unbounded_channel();
+        let serving = self.gateway.clone();
+        let session = tokio::spawn(async move {
+            serving.serve(Connection { device: [9; 32], hash, incoming, outgoing }).await
+        });
+        let mut line = Line { to_gateway, from_gateway, session };
+        let tip = (0, self.regtest.chain().block_hash(0).unwrap().unwrap());
+        line.say(ToGateway::Hello(Hello { network: Network::Regtest, tip, channels: Vec::new() }));
+        let ToDevice::Welcome(welcome) = line.hear().await else { panic!("no welcome") };
+        (line, welcome.enrolled)
+    }
+}
+
+impl Line {
+    fn say(&self, message: ToGateway) {
+        self.to_gateway.send(message).unwrap();
+    }
+
+    async fn hear(&mut self) -> ToDevice {
+        timeout(PATIENCE, self.from_gateway.recv()).await.expect("in time").unwrap()
+    }
+
+    /// Asks to be enrolled, and hears the answer.
+    async fn enrol(&mut self, id: u64, invitation: &str) -> Report {
+        let enrol = Enrol {
+            invitation: invitation.into(),
+            name: "car".into(),
+            identity: public(1),
+            owner: public(OWNER).x_only_public_key().0,
+            policy: policy().sign(&Keypair::from_secret_key(SECP256K1, &secret(OWNER))),
+        };
+        self.say(ToGateway::Order { id, order: Order::Enrol(enrol) });
+        loop {
+            match self.hear().await {
+                ToDevice::Report { id: of, report } if of == id => return report,
+                ToDevice::Headers(_) | ToDevice::GenerateKey { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+/// It would cost the bitcoind two questions for each block, as often as it connects.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stranger_gets_no_headers_before_it_is_enrolled() {
+    let stage = Stage::new();
+    let (mut line, is_enrolled) = stage.connect([1; 32]).await;
+    assert!(!is_enrolled);
+    assert_eq!(line.hear().await, ToDevice::Headers(Vec::new()));
+    let refused = line.enrol(1, "let me in").await;
+    assert!(matches!(refused, Report::Refused { .. }), "{refused:?}");
+    assert_eq!(line.enrol(2, "come in").await, Report::Done);
+    let headers = loop {
+        match line.hear().await {
+            ToDevice::Headers(headers) => break headers,
+            ToDevice::GenerateKey { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(headers.len(), stage.regtest.chain().tip().unwrap().height as usize);
+    drop(line.to_gateway);
+    line.session.await.unwrap().unwrap();
+    stage.gateway.stop();
+}
+
+/// On many connections at once a device could bring rounds of one share to the same point, and cheat in all of them before the first is seen
+/// to be a cheat.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_that_connects_again_has_no_older_connection() {
+    let stage = Stage::new();
+    let (mut first, _) = stage.connect([1; 32]).await;
+    assert_eq!(first.enrol(1, "come in").await, Report::Done);
+    let (second, is_enrolled) = stage.connect([2; 32]).await;
+    assert!(is_enrolled);
+    // It does not hang up.
+    timeout(PATIENCE, first.session).await.expect("the older one ends").unwrap().unwrap();
+    assert!(first.to_gateway.is_closed());
+    drop(second.to_gateway);
+    second.session.await.unwrap().unwrap();
+    stage.gateway.stop();
+}

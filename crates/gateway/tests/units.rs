@@ -1,0 +1,18 @@
+//! The tests of modules that need nothing of LDK's. They are compiled here once more without the rest: a test build of the library would
+//! compile LDK once more, which takes minutes.
+#![allow(dead_code, reason = "the library uses them")]
+#![allow(clippy::unwrap_used, reason = "a test helper may panic like the test that calls it")]
+
+// What these modules find in `crate`.
+use farthing_gateway::{operator, records, shelf};
+
+#[path = "../src/arrears.rs"]
+mod arrears;
+#[path = "../src/bans.rs"]
+mod bans;
+#[path = "../src/greeting.rs"]
+mod greeting;
+#[path = "../src/headers.rs"]
+mod headers;
+#[path = "../src/sweeps.rs"]
+mod sweeps;

@@ -1,0 +1,255 @@
+//! What a seller's books let go: channels that are over, openings that came to nothing, chains of words that are used up.
+
+use bitcoin::absolute::LockTime;
+use bitcoin::hashes::Hash as _;
+use bitcoin::transaction::Version;
+use bitcoin::{Amount, FeeRate, Network, ScriptBuf, Transaction, TxOut, Txid};
+use farthing_protocol::channel::Expiry;
+use farthing_protocol::hashlock::Delay;
+use farthing_protocol::keys::{ChannelKeys, KeyId};
+use farthing_protocol::lightspeed::{Call, CallNumber, Shape, Tab, Words, ladder};
+use farthing_protocol::payee::{self, Input, Policy, Reject};
+use farthing_protocol::sighting::{Funding, Sighting};
+use farthing_protocol::{Params, Party, Payment, commitment, payer};
+
+use super::*;
+use crate::machine::{Payee, PayeeRecord};
+
+const BASE: Msat = Msat::new(600_000);
+const SHAPE: Shape = Shape { unit: Msat::new(10_000), words: 100, rungs: 4, delay: Delay::blocks(36) };
+
+struct Story {
+    folder: tempfile::TempDir,
+    books: Option<Books<Payee>>,
+}
+
+impl Story {
+    fn begin() -> Self {
+        let mut story = Self { folder: tempfile::tempdir().unwrap(), books: None };
+        story.restart();
+        story
+    }
+
+    /// Ends the books and opens them over what is stored.
+    fn restart(&mut self) {
+        self.books = None;
+        let (books, resumed) = Books::open(self.store(), &payees_seed(), Arc::new(NoDesk)).unwrap();
+        assert!(resumed.is_empty());
+        self.books = Some(books);
+    }
+
+    fn store(&self) -> Store {
+        Store::open(&self.folder.path().join("db")).unwrap()
+    }
+
+    fn books(&self) -> &Books<Payee> {
+        self.books.as_ref().unwrap()
+    }
+
+    /// Accepts the opening of a channel over the output of that number.
+    fn opens(&self, number: u8) -> Result<ChannelId, OrderError<Reject>> {
+        let (record, setup) = setup(number);
+        let id = setup.channel.id();
+        let (keys, channel) = (payers_keys(), Payee::setup(&record, &payees_seed()).unwrap().channel);
+        let proposal = payer::propose(&payer::Setup { channel, keys, funding: nothing(), finality: 6 });
+        let (_, effects) = proposal.commit(|_| Ok::<_, ()>(())).unwrap();
+        let Some(payer::Effect::Propose(opening)) = effects.into_iter().next() else { panic!("no proposal") };
+        let transition = payee::accept(&setup, &opening.signature).unwrap();
+        self.books().add_blocking(record, setup, transition, Vec::new())?;
+        Ok(id)
+    }
+
+    fn pays(&self, id: ChannelId, number: u8) {
+        let payment = Some(payment(number));
+        self.books().handle_blocking(id, Input::Charge { payment, cost: Msat::ZERO }).unwrap();
+    }
+
+    fn sees(&self, id: ChannelId, funding: Funding) {
+        let sighting =
+            Sighting { height: 100, fee_rate: FeeRate::BROADCAST_MIN, funding, locked: Vec::new() };
+        self.books().handle_blocking(id, Input::Sighted(sighting)).unwrap();
+    }
+
+    /// The funding turns out to be of another amount: the channel is over, whatever was paid in it.
+    fn ends(&self, id: ChannelId) {
+        let output = TxOut { value: Amount::ONE_SAT, script_pubkey: ScriptBuf::new() };
+        self.sees(id, Funding::Confirmed { output, confirmations: 1 });
+    }
+
+    fn names(&self) -> Vec<(ChannelId, &'static str)> {
+        let entries = self.books().list_blocking().unwrap();
+        let mut names: Vec<_> = entries.iter().map(|entry| (entry.id, entry.state.name())).collect();
+        names.sort_unstable();
+        names
+    }
+
+    fn watched(&self) -> Vec<ChannelId> {
+        self.books().watched_blocking().unwrap().iter().map(|watched| watched.id).collect()
+    }
+
+    /// The numbers of the chains that are stored.
+    fn chains(&self, id: ChannelId) -> Vec<u32> {
+        let ladders = self.store().ladders(id, 0).unwrap();
+        ladders.iter().map(|ladder| ladder.terms().number).collect()
+    }
+}
+
+fn payees_seed() -> Seed {
+    Seed::new([2; 64], Network::Regtest)
+}
+
+fn payers_keys() -> ChannelKeys {
+    Seed::new([1; 64], Network::Regtest).channel_keys(KeyId::from_u64(1))
+}
+
+fn setup(number: u8) -> (PayeeRecord, payee::Setup) {
+    let key = KeyId::from_u64(2);
+    let party = |keys: &ChannelKeys| Party {
+        funding: keys.funding(),
+        session: keys.session(),
+        output: ScriptBuf::new_p2tr(secp256k1::SECP256K1, keys.session().x_only_public_key().0, None),
+    };
+    let params = Params {
+        network: Network::Regtest,
+        funding: OutPoint { txid: Txid::from_byte_array([number; 32]), vout: 0 },
+        capacity: Amount::from_sat(100_000),
+        expiry: Expiry::at_height(900_000),
+        fee_rate: FeeRate::from_sat_per_vb_u32(2),
+        prepaid: Amount::from_sat(600),
+        payer: party(&payers_keys()),
+        payee: party(&payees_seed().channel_keys(key)),
+    };
+    let policy =
+        Policy { confirmations: 1, unconfirmed_cap: Msat::ZERO, margin: 36, patience: 6, finality: 6 };
+    let record = PayeeRecord { params, key, policy };
+    let setup = Payee::setup(&record, &payees_seed()).unwrap();
+    (record, setup)
+}
+
+fn payment(number: u8) -> Payment {
+    commitment::sign(&setup(number).1.channel, &payers_keys(), BASE)
+}
+
+fn nothing() -> Transaction {
+    Transaction { version: Version::TWO, lock_time: LockTime::ZERO, input: Vec::new(), output: Vec::new() }
+}
+
+#[test]
+fn a_channel_that_is_over_is_on_disk_only_and_is_still_listed_and_refused() {
+    let mut story = Story::begin();
+    let (over, open) = (story.opens(1).unwrap(), story.opens(2).unwrap());
+    story.pays(over, 1);
+    story.ends(over);
+    let mut expected = vec![(over, "closed"), (open, "awaiting depth")];
+    expected.sort_unstable();
+    for _ in 0..2 {
+        // An order that comes after the one that ended it: the books answer first, and let go then.
+        assert!(story.books().state_blocking(over).unwrap().is_none());
+        assert!(story.books().setup(&over).is_none() && story.books().setup(&open).is_some());
+        assert_eq!((story.names(), story.watched()), (expected.clone(), vec![open]));
+        let listed = story.books().list_blocking().unwrap();
+        let paid = listed.iter().find(|entry| entry.id == over).unwrap().state.ledger().paid();
+        assert_eq!(paid, BASE, "what was paid is listed");
+        let late = story.books().handle_blocking(over, Input::Close);
+        assert!(matches!(late, Err(OrderError::Rejected(Reject::NotOpen("closed")))), "{late:?}");
+        let again = story.opens(1);
+        assert!(matches!(again, Err(OrderError::FundingTaken(_))), "{again:?}");
+        let nowhere = story.books().handle_blocking(ChannelId::from_bytes([9; 32]), Input::Close);
+        assert!(matches!(nowhere, Err(OrderError::NoChannel(_))), "{nowhere:?}");
+        story.restart();
+    }
+}
+
+#[test]
+fn an_opening_that_nobody_funded_leaves_nothing_and_may_come_again() {
+    let mut story = Story::begin();
+    let (id, other) = (story.opens(1).unwrap(), story.opens(2).unwrap());
+    // Both have states in the journal by then.
+    story.sees(id, Funding::Unseen);
+    story.pays(other, 2);
+    assert!(!story.books().forget_blocking(other).unwrap(), "a payment is worth something once it is funded");
+    assert!(story.books().forget_blocking(id).unwrap());
+    assert!(!story.books().forget_blocking(id).unwrap());
+    assert_eq!(story.watched(), [other]);
+    let late = story.books().handle_blocking(id, Input::Charge { payment: None, cost: Msat::ZERO });
+    assert!(matches!(late, Err(OrderError::NoChannel(_))), "{late:?}");
+    story.restart();
+    assert_eq!(story.names(), [(other, "awaiting depth")]);
+    let ledger = story.books().state_blocking(other).unwrap().unwrap().ledger();
+    assert_eq!(ledger.newest, Some(payment(2)), "what was in the journal is not lost with it");
+
+    assert_eq!(story.opens(1).unwrap(), id);
+    story.sees(id, Funding::Confirmed { output: setup(1).1.channel.funding_txout(), confirmations: 1 });
+    assert!(!story.books().forget_blocking(id).unwrap(), "it is funded");
+    story.restart();
+    assert!(story.names().contains(&(id, "open")));
+}
+
+#[test]
+fn places_are_counted_and_the_oldest_is_named() {
+    let story = Story::begin();
+    let places = || story.books().places_blocking(payee::State::is_unfunded).unwrap();
+    assert_eq!(places(), Places::default());
+    let (id, other) = (story.opens(1).unwrap(), story.opens(2).unwrap());
+    assert_eq!(places().taken, 2);
+    story.sees(other, Funding::Unconfirmed(setup(2).1.channel.funding_txout()));
+    let Places { taken, oldest } = places();
+    assert_eq!((taken, oldest.map(|(id, _)| id)), (1, Some(id)));
+}
+
+#[test]
+fn a_chain_is_deleted_when_the_next_has_begun_and_all_when_the_channel_is_over() {
+    let mut story = Story::begin();
+    let id = story.opens(1).unwrap();
+    let (keys, channel) = (payers_keys(), setup(1).1.channel);
+    story.sees(id, Funding::Confirmed { output: channel.funding_txout(), confirmations: 1 });
+    story.pays(id, 1);
+    let mut tab = Tab::new(payment(1), Msat::ZERO);
+    tab.begin(1);
+    let announce = |tab: &mut Tab, number: u32| {
+        let words = Words::draw(&keys, id, &SHAPE, number);
+        let (_, base) = tab.next_chain().unwrap();
+        let rungs = ladder::sign(&channel, &keys, &words, base).unwrap();
+        let ladder = Ladder::verify(&channel, *words.terms(), base, rungs, 36).unwrap();
+        story.books().write_blocking(vec![Write::Ladder(id, Arc::new(ladder.clone()))]).unwrap();
+        tab.announce(&ladder).unwrap();
+        (words, ladder)
+    };
+    let (mut first, ladder) = announce(&mut tab, 1);
+    let (mut second, next) = announce(&mut tab, 2);
+    let fold = |story: &Story, tab: &Tab| {
+        story.books().handle_blocking(id, Input::Fold(Box::new(tab.clone()))).unwrap();
+    };
+    fold(&story, &tab);
+    assert_eq!(story.chains(id), [1, 2], "words of both may come");
+
+    let call = Call {
+        channel: id,
+        number: CallNumber { epoch: 1, counter: 1 },
+        cost: Msat::new(10_000),
+        chain: 2,
+        index: 1,
+        word: second.word(1).unwrap(),
+        last: first.word(SHAPE.words),
+    };
+    tab.admit([&ladder, &next], &call, None).unwrap();
+    tab.end(call.number, Some(call.cost));
+    assert_eq!(story.chains(id), [1, 2], "what is not stored does not count");
+    let claim = tab.claim();
+    fold(&story, &tab);
+    assert_eq!(story.chains(id), [2]);
+
+    // The version before kept all of them.
+    story.books().write_blocking(vec![Write::Ladder(id, Arc::new(ladder))]).unwrap();
+    story.restart();
+    assert_eq!(story.chains(id), [2]);
+    let state = story.books().state_blocking(id).unwrap().unwrap();
+    assert_eq!(state.tab().unwrap().claim(), claim, "what closes alone is not in the chains");
+
+    story.books().handle_blocking(id, Input::Close).unwrap();
+    assert_eq!(story.chains(id), [2], "it is not over yet");
+    let by = commitment::complete(&channel, &setup(1).1.keys, &payment(1));
+    let spent = Funding::Spent { by: by.into(), confirmations: 6 };
+    story.sees(id, spent);
+    assert_eq!((story.names(), story.chains(id)), (vec![(id, "closed")], Vec::new()));
+}

@@ -1,0 +1,136 @@
+//! The payee's end: it authorises a payer before it goes offline, and collects when it is back.
+
+use farthing_protocol::cheque::held::{self, Wish};
+use farthing_protocol::cheque::holder;
+use farthing_protocol::cheque::receipt::Memo;
+use farthing_protocol::cheque::reverse::authorisation::{Authorisation, Release, Terms, Until};
+use farthing_protocol::cheque::reverse::purchase::Delivery;
+use farthing_protocol::cheque::side::{Effect, Setup, Side};
+use farthing_protocol::{ChannelId, Msat};
+use secp256k1::XOnlyPublicKey;
+
+use crate::books::OrderError;
+use crate::cheques::cashing::CashError;
+use crate::cheques::machine::held;
+use crate::cheques::{Failed, Teller};
+
+/// What a payee authorises.
+#[derive(Clone, Debug)]
+pub struct Permit {
+    /// In which channel the payer may add something.
+    pub channel: ChannelId,
+    /// Who.
+    pub payer: XOnlyPublicKey,
+    /// How much.
+    pub amount: Msat,
+    /// Until when nothing else is taken; as long as the channel allows if it says nothing.
+    pub until: Option<Until>,
+    /// What for.
+    pub memo: Memo,
+}
+
+impl Teller {
+    /// Authorises a payer to add to one of this payee's channels: stored before it is signed. The same again is the same. Blocks.
+    ///
+    /// # Errors
+    /// When something else is open in the channel, it could not be claimed in time, or it could not be stored.
+    pub fn authorise(&self, permit: Permit) -> Result<Authorisation, CashError> {
+        let Permit { channel, payer, amount, until, memo } = permit;
+        let setup = self.books.setup(&channel).ok_or(OrderError::NoChannel(channel))?;
+        let Setup::Holder(holder) = &*setup else { return Err(OrderError::NoChannel(channel).into()) };
+        let margin = self.terms.paid.margin;
+        let longest = holder.channel.params().expiry.height().saturating_sub(margin + 1);
+        let wish = Wish {
+            payer,
+            amount,
+            until: until.unwrap_or(Until::height(longest)),
+            memo,
+            // The channel's own state says so.
+            is_deep: false,
+            height: self.chain.tip()?.height,
+            margin,
+        };
+        let outcome = self.books.handle_blocking(channel, held(held::Input::Authorise(wish)))?;
+        let terms = outcome.effects.into_iter().find_map(|effect| match effect {
+            Effect::Holder(holder::Effect::Promises(held::Effect::Authorise(terms))) => Some(terms),
+            Effect::Holder(_) | Effect::Drawer(_) => None,
+        });
+        let terms = terms.expect("what is open is to be signed");
+        Ok(Authorisation::sign(terms, &self.seed.cheque_keys(), &holder.keys))
+    }
+
+    /// The authorisations that are open. Blocks.
+    ///
+    /// # Errors
+    /// When the program is ending.
+    pub fn authorised(&self) -> Result<Vec<Terms>, Failed> {
+        let open = |state: &Side| state.holder().and_then(|holder| holder.held().authorised()).cloned();
+        Ok(self.books.list_blocking()?.iter().filter_map(|entry| open(&entry.state)).collect())
+    }
+
+    /// Takes what a payer has mailed: the increment that it bought, completed and stored. Returns what it adds; zero when it was
+    /// there before. Blocks.
+    ///
+    /// # Errors
+    /// When it is not what was authorised, the channel could not be closed in time, or it could not be stored.
+    pub fn collect(&self, channel: ChannelId, delivery: Delivery) -> Result<Msat, CashError> {
+        let before = self.earned(channel)?;
+        let input = held::Input::Collect {
+            delivery: Box::new(delivery),
+            // The channel's own state says so.
+            is_deep: false,
+            height: self.chain.tip()?.height,
+            margin: self.terms.paid.margin,
+        };
+        let outcome = self.books.handle_blocking(channel, held(input))?;
+        self.carry_out(channel, outcome.effects);
+        Ok(self.earned(channel)?.saturating_sub(before))
+    }
+
+    /// Takes an authorisation back that its payer gave back. Anything else changes nothing. Blocks.
+    ///
+    /// # Errors
+    /// When there is no such channel, or it could not be stored.
+    pub fn take_release(&self, release: Release) -> Result<(), Failed> {
+        self.books.handle_blocking(release.channel, held(held::Input::Release(release))).map(drop)
+    }
+
+    /// Ends the authorisations whose time is over. Blocks.
+    ///
+    /// # Errors
+    /// When the node cannot be asked, or it could not be stored.
+    pub fn end_authorisations(&self) -> Result<(), CashError> {
+        let height = self.chain.tip()?.height;
+        for terms in self.authorised()?.iter().filter(|terms| terms.until.is_over(height)) {
+            self.books.handle_blocking(terms.channel, held(held::Input::Height(height)))?;
+        }
+        Ok(())
+    }
+
+    /// The channels whose payer may pay plainly what was bought, or has still to hear a secret; with the authorisation that is
+    /// open. Blocks.
+    ///
+    /// # Errors
+    /// When the program is ending.
+    pub fn to_answer(&self) -> Result<Vec<(ChannelId, Option<Terms>)>, Failed> {
+        let mut waiting = Vec::new();
+        for entry in self.books.list_blocking()? {
+            let Some(holder) = entry.state.holder().filter(|holder| holder.life().is_open()) else {
+                continue;
+            };
+            let authorised = holder.held().authorised().cloned();
+            if entry.record.peer().is_some() && (authorised.is_some() || holder.held().owes_secrets()) {
+                waiting.push((entry.id, authorised));
+            }
+        }
+        Ok(waiting)
+    }
+
+    /// Everything that was earned in a channel. Blocks.
+    ///
+    /// # Errors
+    /// When there is no such channel.
+    pub fn earned(&self, id: ChannelId) -> Result<Msat, Failed> {
+        Ok(self.books.state_blocking(id)?.ok_or(OrderError::NoChannel(id))?.ledger().spent)
+    }
+}

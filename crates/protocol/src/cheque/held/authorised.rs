@@ -1,0 +1,138 @@
+//! What a payee takes while it has authorised a payer to buy the next increment of its channel ([`crate::cheque::reverse`]).
+//!
+//! Whatever comes from the agent by itself could use the increment up for something else, or bury it under a point whose
+//! secret nobody will ever tell. So it is refused; but a plain total that has the increment in it is paid, whoever paid for it.
+
+use super::{Effect, Held, Reject, above_dust, least};
+use crate::amount::Msat;
+use crate::channel::Channel;
+use crate::cheque::promises;
+use crate::cheque::receipt::Memo;
+use crate::cheque::reverse::authorisation::{Release, Terms, Until};
+use crate::cheque::reverse::purchase::Delivery;
+use crate::transition::Transition;
+
+/// Whom a payee authorises to what.
+#[derive(Clone, Debug)]
+pub struct Wish {
+    /// The payer's identity.
+    pub payer: secp256k1::XOnlyPublicKey,
+    /// What it may add.
+    pub amount: Msat,
+    /// Up to when nothing else is taken.
+    pub until: Until,
+    /// What for.
+    pub memo: Memo,
+    /// Whether this channel's funding is deep enough to count in full.
+    pub is_deep: bool,
+    /// The tip's height.
+    pub height: u32,
+    /// How many blocks before its expiry the payee closes the channel.
+    pub margin: u32,
+}
+
+impl Held {
+    /// The same wish again is the same authorisation.
+    pub(super) fn authorise(
+        &self,
+        channel: &Channel,
+        wish: Wish,
+    ) -> Result<Transition<Self, Effect>, Reject> {
+        let Wish { payer, amount, until, memo, is_deep, height, margin } = wish;
+        if let Some(open) = &self.authorised {
+            let is_same = open.payer == payer && open.amount == amount && open.memo == memo;
+            return if is_same {
+                Ok(Transition::to(self.clone()).then(Effect::Authorise(open.clone())))
+            } else {
+                Err(Reject::NotFree)
+            };
+        }
+        if !self.status.is_empty() {
+            return Err(Reject::NotFree);
+        }
+        let expiry = channel.params().expiry.height();
+        if until.get().saturating_add(margin) >= expiry {
+            return Err(Reject::TooLong { until: until.get(), expiry, margin });
+        }
+        if until.is_over(height) || amount == Msat::ZERO {
+            return Err(Reject::TooNear { expiry: until.get(), height });
+        }
+        if !is_deep {
+            return Err(Reject::NotDeep);
+        }
+        let terms = Terms {
+            channel: channel.id(),
+            serial: self.authorisations + 1,
+            number: self.signed.terms.number,
+            base: self.signed.terms.base_total(),
+            amount,
+            payer,
+            until,
+            memo,
+        };
+        above_dust(terms.total(), least(channel))?;
+        if terms.total() > channel.max_total() {
+            return Err(Reject::OverCapacity { most: channel.max_total(), got: terms.total() });
+        }
+        let next = Self { authorised: Some(terms.clone()), authorisations: terms.serial, ..self.clone() };
+        Ok(Transition::to(next).then(Effect::Authorise(terms)))
+    }
+
+    /// A release of anything else changes nothing.
+    pub(super) fn released(&self, release: &Release) -> Transition<Self, Effect> {
+        let is_released = self.authorised.as_ref().is_some_and(|terms| release.is_of(terms));
+        self.closed_if(is_released)
+    }
+
+    pub(super) fn lapsed(&self, height: u32) -> Transition<Self, Effect> {
+        let is_over = self.authorised.as_ref().is_some_and(|terms| terms.until.is_over(height));
+        self.closed_if(is_over)
+    }
+
+    fn closed_if(&self, is_over: bool) -> Transition<Self, Effect> {
+        let authorised = self.authorised.clone().filter(|_| !is_over);
+        Transition::to(Self { authorised, ..self.clone() })
+    }
+
+    /// What an update from the agent pays of the authorised increment: nothing is authorised, or all of it.
+    pub(super) fn increment_in(&self, update: &promises::Terms) -> Result<Msat, Reject> {
+        match &self.authorised {
+            None => Ok(Msat::ZERO),
+            Some(terms) if update.promises.is_empty() && update.base_total() >= terms.total() => {
+                Ok(terms.amount)
+            }
+            Some(terms) => Err(Reject::Authorised(terms.until.get())),
+        }
+    }
+
+    /// Takes the increment that a payer has mailed, and completes it at once. Mail that comes again, or after the agent has paid
+    /// plainly, changes nothing; mail that comes after its authorisation has ended is taken if it still fits.
+    pub(super) fn collect(
+        &self,
+        channel: &Channel,
+        delivery: Delivery,
+    ) -> Result<Transition<Self, Effect>, Reject> {
+        let Delivery { serial, update, secret } = delivery;
+        let point = secret.point();
+        if self.has_bought(&point) || update.signed.terms.number < self.signed.terms.number {
+            return Ok(Transition::to(self.clone()));
+        }
+        let offered = &update.signed.terms;
+        let [increment] = offered.promises.as_slice() else { return Err(Reject::NotAuthorised) };
+        if increment.point != point || serial > self.authorisations {
+            return Err(Reject::NotAuthorised);
+        }
+        let amount = increment.amount;
+        if let Some(terms) = &self.authorised {
+            let is_it = serial == terms.serial && amount == terms.amount;
+            if !is_it || offered.base_total() != terms.base {
+                return Err(Reject::NotAuthorised);
+            }
+        }
+        let open = Self { authorised: None, ..self.clone() };
+        let taken = open.take(channel, *update, Msat::ZERO)?;
+        let (collected, cashed) = taken.and_then(|held| held.cash(channel, secret, amount));
+        cashed?;
+        Ok(collected)
+    }
+}
