@@ -50,8 +50,11 @@ pub fn unpack(suite: &str, names: &[&str], needed: &[&str], folder: &Path) -> Re
         ensure!(found.is_some(), "`{program}` is missing, this system does not use Debian's packages");
     }
     let apt = Apt::new(&folder.join("apt"))?;
-    apt.use_first_mirror_with(suite, names)?;
-    let packages = apt.download(names, needed)?;
+    // A mirror that moves on between its list and its packages is asked for both again.
+    let packages = step::try_again(|| {
+        apt.use_first_mirror_with(suite, names)?;
+        apt.download(names, needed)
+    })?;
     let unpacked = folder.join("unpacked");
     for file in packages {
         step::output(Command::new("dpkg-deb").arg("--extract").args([&file, &unpacked]))?;

@@ -104,6 +104,7 @@ fn build(workspace: &Workspace, folder: &Path) -> Result<PathBuf> {
     for (requirements, target) in [(BUILDER, &builder), (SERVER_PARTS, &tree.join("electrumx"))] {
         let mut pip = Command::new(tree.join("bin/python3"));
         pip.env("PYTHONPATH", &builder).args(["-sP", "-m", "pip", "install", "--disable-pip-version-check"]);
+        pip.args(["--retries", "10", "--timeout", "60"]);
         pip.args(["--require-hashes", "--no-deps", "--no-build-isolation", "--target"]).arg(target);
         pip.arg("--requirement").arg(workspace.path(requirements));
         step::output(&mut pip)

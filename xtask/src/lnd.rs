@@ -50,11 +50,17 @@ pub fn find_or_build(workspace: &Workspace) -> Result<Option<PathBuf>> {
 fn build(workspace: &Workspace, lnd: &Path) -> Result<()> {
     let folder = lnd.parent().context("a folder")?;
     step::header("building LND from its Go module, which takes some minutes");
+    // What was fetched stays fetched.
+    step::try_again(|| {
+        let mut go = Command::new("go");
+        step::run(go.current_dir(workspace.path("interop/lnd")).args(["mod", "download"]))
+    })
+    .context("LND's modules could not be fetched; is the Go module proxy within reach?")?;
     for program in PROGRAMS.iter().rev() {
         let mut go = Command::new("go");
         go.current_dir(workspace.path("interop/lnd"));
         go.args(["build", "-trimpath", "-ldflags", "-s -w", "-o"]).arg(folder.join("")).arg(program);
-        step::run(&mut go).context("LND could not be built; is the Go module proxy within reach?")?;
+        step::run(&mut go).context("LND could not be built")?;
     }
     if !is_lnd(lnd) {
         bail!("{} does not run; delete it and try again", lnd.display());

@@ -18,6 +18,7 @@ mod tools;
 mod workspace;
 mod wrk;
 
+use std::env;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -67,8 +68,12 @@ fn run(command: Command) -> Result<()> {
 /// Every test, then a short round of each fuzz target.
 fn test(workspace: &Workspace) -> Result<()> {
     let bitcoind = bitcoind::ensure(workspace)?;
-    let mut tests = workspace.cargo(["test", "--workspace", "--locked"]);
+    let mut tests = workspace.cargo(["test", "--workspace", "--locked", "--no-fail-fast"]);
     tests.env("RUST_TEST_THREADS", threads().to_string());
+    if env::var_os("CI").is_some() {
+        // As for the fuzz targets below: what is tried depends on the code alone.
+        tests.env("PROPTEST_RNG_SEED", "1");
+    }
     tests.env(bitcoind::VARIABLE, bitcoind).env(wrk::VARIABLE, wrk::find_or_fetch(workspace)?);
     if let Some(lnd) = lnd::find_or_build(workspace)? {
         tests.env(lnd::VARIABLE, lnd);

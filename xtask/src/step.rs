@@ -3,8 +3,13 @@
 use std::io::ErrorKind;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Error, Result, anyhow, bail};
+
+/// How long to wait before what failed is tried again.
+const PAUSES: [Duration; 3] = [Duration::from_secs(2), Duration::from_secs(10), Duration::from_secs(30)];
 
 /// Prints the one line by which a step is found in a log.
 pub fn header(text: &str) {
@@ -19,6 +24,18 @@ pub fn run(command: &mut Command) -> Result<()> {
         bail!("`{}` failed ({status})", line(command));
     }
     Ok(())
+}
+
+/// Does again what failed, after a pause: for what depends on a network.
+pub fn try_again<T>(mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+    for pause in PAUSES {
+        match attempt() {
+            Err(error) => header(&format!("once more in {} s, because {error:#}", pause.as_secs())),
+            done => return done,
+        }
+        thread::sleep(pause);
+    }
+    attempt()
 }
 
 /// Runs a program quietly and returns what it printed; its error output is shown only when it fails.

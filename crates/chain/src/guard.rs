@@ -20,8 +20,8 @@ read -r word && [ "$word" = dismissed ] && exit
 tries=50
 until [ -s "$1/bitcoind.pid" ] || [ "$tries" -eq 0 ]; do sleep 0.1; tries=$((tries - 1)); done
 kill -9 "$(cat "$1/bitcoind.pid")"
-sleep 0.1
-rm -rf "$1"
+tries=50
+until rm -rf "$1" || [ "$tries" -eq 0 ]; do sleep 0.1; tries=$((tries - 1)); done
 "#;
 
 /// Watches over the node in one folder until it is dropped.

@@ -22,5 +22,5 @@ mod rpc;
 pub use broadcast::BroadcastError;
 pub use chain::{BlockId, Chain, ConnectError, MempoolEntry, OutputStatus};
 pub use find::{BitcoindNotFound, find_bitcoind};
-pub use regtest::{RegtestNode, StartError};
+pub use regtest::{RegtestNode, StartError, temporary_folder};
 pub use rpc::{ChainError, RpcAuth, RpcConfig};

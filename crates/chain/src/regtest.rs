@@ -33,7 +33,11 @@ const ROOM: u64 = 512 << 20;
 /// The node's own wallet.
 const WALLET: &str = "default";
 /// How long it may take to answer.
-const TIME_TO_START: Duration = Duration::from_secs(60);
+const TIME_TO_START: Duration = Duration::from_secs(180);
+/// Blocks that one call asks for: on a busy machine a thousand take longer than a call may.
+const MOST_AT_ONCE: u32 = 100;
+/// How long going back or forth over many blocks may take.
+const TIME_TO_TURN: Duration = Duration::from_secs(600);
 /// More than one, since another process may take the free port first.
 const ATTEMPTS: usize = 3;
 /// Blocks mined at the start: the coins of the first 100 of them are mature.
@@ -125,7 +129,7 @@ impl RegtestNode {
     /// [`StartError`].
     pub fn start_with(arguments: &[&str]) -> Result<RegtestNode, StartError> {
         let program = find_bitcoind()?;
-        let folder = data_folder().map_err(StartError::Folder)?;
+        let folder = temporary_folder("farthing-regtest-").map_err(StartError::Folder)?;
         let pid = format!("-pid={}", pid_file(folder.path()).display());
 
         let mut all = ARGUMENTS.to_vec();
@@ -164,7 +168,25 @@ impl RegtestNode {
     /// # Errors
     /// [`ChainError`] when the node gives no usable answer.
     pub fn mine(&self, blocks: u32) -> Result<Vec<BlockHash>, ChainError> {
-        self.wallet.call("generatetoaddress", &[json!(blocks), json!(self.own_address)])
+        let mut hashes = Vec::new();
+        let mut left = blocks;
+        while left > 0 {
+            let some = left.min(MOST_AT_ONCE);
+            let mined: Vec<BlockHash> =
+                self.wallet.call("generatetoaddress", &[json!(some), json!(self.own_address)])?;
+            hashes.extend(mined);
+            left -= some;
+        }
+        Ok(hashes)
+    }
+
+    /// Whether nothing waits to be mined.
+    ///
+    /// # Errors
+    /// [`ChainError`] when the node gives no usable answer.
+    pub fn is_mempool_empty(&self) -> Result<bool, ChainError> {
+        let waiting: Vec<Txid> = self.wallet.call("getrawmempool", &[])?;
+        Ok(waiting.is_empty())
     }
 
     /// Mines one block without any transaction, whatever is in the mempool.
@@ -212,7 +234,7 @@ impl RegtestNode {
     /// # Errors
     /// [`ChainError`] when the node gives no usable answer.
     pub fn invalidate(&self, hash: &BlockHash) -> Result<(), ChainError> {
-        self.wallet.call::<Value>("invalidateblock", &[json!(hash)])?;
+        self.wallet.call_within::<Value>(TIME_TO_TURN, "invalidateblock", &[json!(hash)])?;
         Ok(())
     }
 
@@ -222,7 +244,7 @@ impl RegtestNode {
     /// # Errors
     /// [`ChainError`] when the node gives no usable answer.
     pub fn reconsider(&self, hash: &BlockHash) -> Result<(), ChainError> {
-        self.wallet.call::<Value>("reconsiderblock", &[json!(hash)])?;
+        self.wallet.call_within::<Value>(TIME_TO_TURN, "reconsiderblock", &[json!(hash)])?;
         Ok(())
     }
 }
@@ -238,9 +260,13 @@ fn new_address(wallet: &Rpc) -> Result<Address, ChainError> {
     address.require_network(Network::Regtest).map_err(|error| ChainError::unexpected(METHOD, error))
 }
 
-fn data_folder() -> io::Result<TempDir> {
+/// A temporary folder for a node or a test, in memory where there is room: a save then costs no wait for a disk.
+///
+/// # Errors
+/// When none can be made.
+pub fn temporary_folder(prefix: &str) -> io::Result<TempDir> {
     let mut named = tempfile::Builder::new();
-    let named = named.prefix("farthing-regtest-");
+    let named = named.prefix(prefix);
     let in_memory = if has_room(MEMORY) { named.tempdir_in(MEMORY) } else { named.tempdir() };
     in_memory.or_else(|_| named.tempdir())
 }

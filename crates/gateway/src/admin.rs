@@ -27,7 +27,7 @@ use crate::records::{Outcome, Stage};
 /// The longest question: a policy with a list of payees.
 const MOST_BYTES: u64 = 1 << 16;
 /// How long a question may take to arrive. What it asks for has limits of its own.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 const NO_ORDINARY_NODE: &str = "the ordinary node does not run: set ordinary_listen in [gateway]";
 

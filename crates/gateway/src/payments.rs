@@ -84,7 +84,6 @@ impl Gateway {
         let details = self.details(channel).filter(|details| is_its && details.is_usable);
         let details = details.ok_or(PayError::NotUsable)?;
         let policy = self.policy(device).ok_or_else(|| PayError::Policy("there is none".into()))?;
-        self.allow(device, &policy, text)?;
 
         let mut record = PaymentRecord {
             channel,
@@ -112,6 +111,7 @@ impl Gateway {
                 self.direct(&details, &invoice, amount, &policy)?
             }
         };
+        self.allow(device, &policy, text)?;
         self.payment_shelf.put_first(&hash.0, "record", &record)?;
         self.books().note(record.clone());
         self.books().payment_orders.insert(hash, order);
@@ -128,6 +128,22 @@ impl Gateway {
         }
         self.node.peers.process_events();
         Ok(Report::Paying(hash))
+    }
+
+    /// Whether the same order may be carried out a little later.
+    pub(crate) fn may_pass(&self, error: &PayError) -> bool {
+        match error {
+            PayError::NotUsable => true,
+            // The map may be incomplete.
+            PayError::NoRoute(_) => self.node.is_new(),
+            PayError::Invoice(_)
+            | PayError::NoAmount
+            | PayError::Expired
+            | PayError::Others
+            | PayError::Policy(_)
+            | PayError::NotSent(_)
+            | PayError::Shelf(_) => false,
+        }
     }
 
     /// The cheapest route, through whomever.

@@ -132,10 +132,11 @@ impl Gateway {
     }
 }
 
-/// How the ordinary node's private channels are found: what its peers ask for forwarding to it.
+/// How the ordinary node is found: what its peers ask for forwarding to it, by their own word. It was told when they connected, and the map
+/// of the network may not have it yet.
 fn hints(ordinary: &Ordinary) -> Vec<RouteHint> {
     let channels = ordinary.node.channels.list_usable_channels();
-    let hints = channels.into_iter().filter(|details| !details.is_announced).filter_map(|details| {
+    let hints = channels.into_iter().filter_map(|details| {
         let short_channel_id = details.get_inbound_payment_scid()?;
         let asked = details.counterparty.forwarding_info?;
         Some(RouteHint(vec![RouteHintHop {

@@ -1,5 +1,6 @@
 //! A device's connection, from its first message to its end.
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,8 @@ use crate::records::{ChannelRecord, DeviceRecord, Stage};
 const STRANGER: Duration = Duration::from_secs(60);
 /// How long an order waits for what it needs: opening for a key, closing until nothing of the channel is being stored.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a payment waits until the bridge is connected again, and for the map of the network: both are missing right after a start.
+const PAYING: Duration = Duration::from_secs(15);
 
 /// A device's end of a connection, authenticated.
 pub struct Connection {
@@ -105,10 +108,27 @@ struct Wanted {
     until: Instant,
 }
 
-#[derive(Clone, Copy)]
+/// What became of an order.
+enum Carried {
+    /// It was carried out, or never will be; with what the device is told at once.
+    Done(Option<Report>),
+    /// It may be carried out later. What the device is told when that is too late.
+    NotYet(Report),
+}
+
 enum What {
     Open(Amount),
     Close(ChannelKeysId),
+    Pay(ChannelKeysId, String),
+}
+
+impl What {
+    fn patience(&self) -> Duration {
+        match self {
+            Self::Open(_) | Self::Close(_) => PATIENCE,
+            Self::Pay(..) => PAYING,
+        }
+    }
 }
 
 impl Drop for Session {
@@ -296,10 +316,10 @@ impl Session {
                     Err(error) => refused(error.to_string()),
                 }
             }
-            Order::Pay { channel, invoice } => match gateway.pay(device, channel.0, &invoice, id) {
-                Ok(report) => Some(report),
-                Err(error) => gateway.not_paid(&invoice, &error).or_else(|| refused(error.to_string())),
-            },
+            Order::Pay { channel, invoice } => {
+                self.want(id, What::Pay(channel, invoice));
+                None
+            }
             Order::Close { channel } => {
                 self.want(id, What::Close(channel));
                 None
@@ -309,25 +329,48 @@ impl Session {
     }
 
     fn want(&mut self, id: u64, what: What) {
-        self.wanted.push(Wanted { id, what, until: Instant::now() + PATIENCE });
+        self.wanted.push(Wanted { id, until: Instant::now() + what.patience(), what });
         self.try_wanted();
     }
 
-    /// Carries out what waits, as soon as there is a key, or the channel rests.
+    /// Carries out what waits, as soon as there is what it needs.
     fn try_wanted(&mut self) {
         for wanted in std::mem::take(&mut self.wanted) {
-            let Wanted { id, what, until } = wanted;
-            let done = match what {
-                What::Open(capacity) => self.gateway.open_channel(self.device, capacity, id),
-                What::Close(channel) => self.gateway.close(self.device, channel.0, id),
-            };
-            match done {
-                Ok(()) => {}
-                Err(OrderError::NoKey | OrderError::NotNow(_)) if Instant::now() < until => {
-                    self.wanted.push(wanted);
-                }
-                Err(error) => self.caller.report(id, Report::Refused { why: error.to_string() }),
+            let (is_late, id) = (Instant::now() >= wanted.until, wanted.id);
+            match self.carry_on(&wanted) {
+                Carried::Done(Some(report)) => self.caller.report(id, report),
+                // The report comes with what LDK says of it.
+                Carried::Done(None) => {}
+                Carried::NotYet(why) if is_late => self.caller.report(id, why),
+                Carried::NotYet(_) => self.wanted.push(wanted),
             }
+        }
+    }
+
+    fn carry_on(&self, wanted: &Wanted) -> Carried {
+        let refused = |error: &dyn Display| Report::Refused { why: error.to_string() };
+        let (gateway, id) = (&self.gateway, wanted.id);
+        let ordered = match &wanted.what {
+            What::Open(capacity) => gateway.open_channel(self.device, *capacity, id),
+            What::Close(channel) => gateway.close(self.device, channel.0, id),
+            What::Pay(channel, invoice) => {
+                return match gateway.pay(self.device, channel.0, invoice, id) {
+                    Ok(report) => Carried::Done(Some(report)),
+                    Err(error) => {
+                        let report = gateway.not_paid(invoice, &error).unwrap_or_else(|| refused(&error));
+                        if gateway.may_pass(&error) {
+                            Carried::NotYet(report)
+                        } else {
+                            Carried::Done(Some(report))
+                        }
+                    }
+                };
+            }
+        };
+        match ordered {
+            Ok(()) => Carried::Done(None),
+            Err(error @ (OrderError::NoKey | OrderError::NotNow(_))) => Carried::NotYet(refused(&error)),
+            Err(error) => Carried::Done(Some(refused(&error))),
         }
     }
 

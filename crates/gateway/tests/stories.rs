@@ -3,6 +3,8 @@
 
 mod world;
 
+use farthing_gateway::ordinary::News;
+use farthing_protocol::device::bolt3::Preimage;
 use farthing_protocol::device::bolt3::keys::secret_key;
 use farthing_protocol::device::wire::Report;
 use tokio::sync::mpsc;
@@ -88,10 +90,12 @@ async fn pays_less_than_dust_and_closes_together() {
 /// The device loses its connection in the middle of a payment, which waits and goes on when it is back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_payment_waits_for_its_device() {
-    let world = World::start().await;
+    let mut world = World::start().await;
     let mut car = enrolled(&world, 1).await;
     let channel = car.open(&world).await;
-    let invoice = world.destination.invoice(20_000_000);
+    // Nobody else can end it.
+    let preimage = Preimage([9; 32]);
+    let invoice = world.destination.node.hold_invoice(20_000_000, preimage.hash()).unwrap();
     car.wishes.send(Do::Pay(channel, invoice.clone())).ok().unwrap();
     assert!(matches!(car.report().await, Report::Paying(_)));
     let (device, reports) = car.cut().await;
@@ -100,11 +104,16 @@ async fn a_payment_waits_for_its_device() {
 
     let mut car = world.reconnect(1, device);
     car.reports = reports;
-    let paid = car.pay(channel, invoice).await;
+    let Stock { node, news, .. } = &mut world.destination;
+    let claimed = async {
+        while !matches!(news.recv().await.unwrap(), News::Waiting(hash) if hash == preimage.hash()) {}
+        node.claim(&preimage);
+    };
+    let (paid, ()) = tokio::join!(car.pay(channel, invoice), claimed);
     assert!(matches!(paid, Report::Paid { .. }), "{paid:?}");
 }
 
-/// The gateway ends and begins again; the channel goes on. It has paid so often that LDK's monitor was written whole in between, and that
+/// The gateway ends and begins again; the channel goes on, with a payment that is ordered before the bridge is connected. It has paid so often that LDK's monitor was written whole in between, and that
 /// there are updates since.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gateway_begins_again_where_it_was() {
@@ -120,8 +129,6 @@ async fn a_gateway_begins_again_where_it_was() {
 
     let mut car = world.reconnect(1, device);
     car.reports = reports;
-    let gateway = world.gateway.clone();
-    until("the bridge is back", || gateway.details(channel.0).is_some_and(|details| details.is_usable)).await;
     let paid = car.pay(channel, world.destination.invoice(10_000_000)).await;
     assert!(matches!(paid, Report::Paid { .. }), "{paid:?}");
 }

@@ -135,9 +135,14 @@ impl Electrum {
         let height = world.height()?;
         let mut seen = Value::Null;
         let waited = until("Electrum has the chain", || {
-            seen = self.ask("getinfo", json!({}))?;
-            let synchronized = self.ask("is_synchronized", json!({}))? == true;
-            Ok((synchronized && seen["blockchain_height"].as_u64() >= Some(u64::from(height))).then_some(()))
+            let (Ok(info), Ok(synchronized)) =
+                (self.ask("getinfo", json!({})), self.ask("is_synchronized", json!({})))
+            else {
+                return Ok(None);
+            };
+            seen = info;
+            Ok((synchronized == true && seen["blockchain_height"].as_u64() >= Some(u64::from(height)))
+                .then_some(()))
         });
         waited.with_context(|| format!("{height} is the tip, and it says {seen}"))
     }

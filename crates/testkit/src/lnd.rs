@@ -105,7 +105,9 @@ impl Lnd {
     /// When it does not in time.
     pub fn await_chain(&self, world: &World) -> Result<()> {
         until("LND has the newest block", || {
-            let (height, info) = (u64::from(world.height()?), self.ask(&["getinfo"])?);
+            let (height, Ok(info)) = (u64::from(world.height()?), self.ask(&["getinfo"])) else {
+                return Ok(None);
+            };
             let is_there = info["synced_to_chain"] == true && number(&info["block_height"]) >= height;
             Ok(is_there.then_some(()))
         })
@@ -185,10 +187,20 @@ impl Lnd {
     /// When it is not open in time.
     pub fn open_channel(&self, world: &World, to: &str, sat: u64, options: &[&str]) -> Result<OutPoint> {
         self.connect(to)?;
+        self.await_chain(world)?;
         let key = to.split('@').next().unwrap_or_default();
         let amount = sat.to_string();
-        let opening =
-            self.ask(&[&["openchannel", "--node_key", key, "--local_amt", &amount][..], options].concat())?;
+        let command = [&["openchannel", "--node_key", key, "--local_amt", &amount][..], options].concat();
+        // Its peer may see the newest block later than it does, and refuses until then.
+        let mut refused = String::new();
+        let opening = until("LND opens a channel", || {
+            let answer = self.ask(&command);
+            if let Err(error) = &answer {
+                refused = error.to_string();
+            }
+            Ok(answer.ok())
+        });
+        let opening = opening.with_context(|| refused)?;
         let funding = opening["funding_txid"].as_str().context("a funding")?.to_owned();
         world.mine(7)?;
         until("LND's channel is open", || {
@@ -205,10 +217,15 @@ impl Lnd {
     /// # Errors
     /// When it cannot.
     pub fn connect(&self, to: &str) -> Result<()> {
-        match self.ask(&["connect", to]) {
-            Err(error) if error.to_string().contains("already connected") => Ok(()),
-            other => other.map(drop),
-        }
+        let mut refused = String::new();
+        let connected = until("LND connects", || {
+            let answer = self.ask(&["connect", to]);
+            if let Err(error) = &answer {
+                refused = error.to_string();
+            }
+            Ok((answer.is_ok() || refused.contains("already connected")).then_some(()))
+        });
+        connected.with_context(|| refused)
     }
 
     /// An invoice.

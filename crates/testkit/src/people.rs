@@ -87,7 +87,7 @@ impl Person {
             .with("FARTHING_BITCOIND__URL", &rpc.url)
             .with("FARTHING_SELL__LIFETIME", "[20, 1000]")
             .with("FARTHING_SELL__MARGIN", "6")
-            .with("FARTHING_BUY__PATIENCE_SECONDS", "5");
+            .with("FARTHING_BUY__PATIENCE_SECONDS", "20");
         let person = match rpc.auth {
             RpcAuth::Cookie(path) => person.with("FARTHING_BITCOIND__COOKIE", &path.display().to_string()),
             RpcAuth::UserPass { user, password } => {

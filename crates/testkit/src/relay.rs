@@ -21,6 +21,8 @@ pub enum Fate {
     Deliver,
     /// The buyer waits in vain.
     Swallow,
+    /// The buyer's connection ends instead.
+    Cut,
 }
 
 /// A running relay. Dropped, it is gone with its connections.
@@ -178,6 +180,7 @@ fn pass(client: &TcpStream, shared: &Shared) -> Result<()> {
         match (shared.meddle)(&request, &mut answer) {
             Fate::Deliver => answer.write(&mut &*client)?,
             Fate::Swallow => {}
+            Fate::Cut => return Ok(()),
         }
     }
     Ok(())

@@ -19,8 +19,6 @@ use tempfile::TempDir;
 use crate::message::Message;
 use crate::wait::until;
 
-/// A file system in memory, where there is one: a save then costs no wait for a disk.
-const MEMORY: &str = "/dev/shm";
 /// How deep a spend is final for everybody here, as is the default.
 const FINALITY: u32 = 6;
 const PACE: Duration = Duration::from_millis(50);
@@ -51,9 +49,7 @@ impl World {
 
     fn on(node: RegtestNode, program: &str) -> Result<Self> {
         let node = Arc::new(node);
-        let mut named = tempfile::Builder::new();
-        let named = named.prefix("farthing-story-");
-        let folder = named.tempdir_in(MEMORY).or_else(|_| named.tempdir())?;
+        let folder = farthing_chain::temporary_folder("farthing-story-")?;
         Ok(Self { node, folder, program: program.into() })
     }
 

@@ -70,11 +70,11 @@ pub fn output_of(transaction: &Transaction, vout: u32) -> OutPoint {
     OutPoint { txid: transaction.compute_txid(), vout }
 }
 
-/// Waits until the condition holds, for half a minute at most.
+/// Waits until the condition holds, for two minutes at most.
 pub fn until(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(120);
     while !condition() {
         assert!(Instant::now() < deadline, "waited in vain until {what}");
-        thread::yield_now();
+        thread::sleep(Duration::from_millis(20));
     }
 }

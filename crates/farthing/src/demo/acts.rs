@@ -15,7 +15,7 @@ use crate::demo::stage::Stage;
 const PRICE: &str = "100msat/KiB";
 const PIECE: &str = "64KiB";
 /// In the acts the buyer takes its time, so that something can happen in the middle.
-const SLOWLY: &str = "2MiB";
+const SLOWLY: &str = "1MiB";
 const COINS: Amount = Amount::from_sat(1_000_000);
 
 /// What one party had.
@@ -83,9 +83,11 @@ pub fn seller_vanishes(stage: &Stage, file: &Path) -> anyhow::Result<Act> {
     let payee = Person::new(stage, "seller", "refund", Amount::ZERO)?;
     let seller = payee.sell(file, PRICE, PIECE)?;
     let code = {
-        let _miner = stage.miner();
+        // The refund is not due before the buyer has given up.
+        let miner = stage.miner();
         let mut buyer = payer.buy(&seller.url, "file", &["--limit-rate", SLOWLY, "--lifetime", "60"])?;
         buyer.await_pieces(3)?;
+        drop(miner);
         seller.kill()?;
         buyer.await_failure()?
     };

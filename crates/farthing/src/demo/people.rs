@@ -30,7 +30,7 @@ impl Person {
             ("FARTHING_BITCOIND__URL", rpc.url),
             ("FARTHING_SELL__LIFETIME", "[20, 1000]".to_owned()),
             ("FARTHING_SELL__MARGIN", "6".to_owned()),
-            ("FARTHING_BUY__PATIENCE_SECONDS", "3".to_owned()),
+            ("FARTHING_BUY__PATIENCE_SECONDS", "10".to_owned()),
         ];
         match rpc.auth {
             RpcAuth::Cookie(cookie) => {

@@ -29,12 +29,12 @@ fn electrum_is_the_destination() -> Result<()> {
 
     let mut count = cars.len() * PAYMENTS;
     road.drive(&cars, PAYMENTS)?;
-    assert_eq!(road.destination.paid()?, count);
+    road.await_paid(count)?;
     road.restart_destination()?;
     road.await_usable(cars.len()).context("after the restart")?;
     road.drive(&cars[..1], 1)?;
     count += 1;
-    assert_eq!(road.destination.paid()?, count);
+    road.await_paid(count)?;
 
     // Together, because Electrum wants it. All that was paid arrives: who opened a channel pays for its end.
     let wallet = road.destination.electrum().context("it is Electrum")?;
@@ -50,7 +50,7 @@ fn electrum_is_the_destination() -> Result<()> {
     road.await_usable(cars.len()).context("after the second opening")?;
     road.drive(&cars, PAYMENTS_AGAIN)?;
     count += cars.len() * PAYMENTS_AGAIN;
-    assert_eq!(road.destination.paid()?, count);
+    road.await_paid(count)?;
     // Told to do so within moments of a payment, it has been seen to publish a state that it had revoked.
     road.restart_destination()?;
     road.await_usable(cars.len()).context("after the second restart")?;

@@ -37,9 +37,9 @@ fn lnd_is_bridge_and_destination() -> Result<()> {
     }
 
     road.drive(&cars, PAYMENTS)?;
-    assert_eq!(road.destination.paid()?, cars.len() * PAYMENTS);
+    road.await_paid(cars.len() * PAYMENTS)?;
     // The cheaper way round the ordinary node was not taken.
-    assert_eq!(road.earned_msat()?, PAID * SERVICE_FEE_MSAT);
+    road.await_earned(PAID * SERVICE_FEE_MSAT)?;
 
     type Restart = fn(&mut Road) -> Result<()>;
     let restarts: [(&str, Restart); 3] = [
@@ -53,7 +53,7 @@ fn lnd_is_bridge_and_destination() -> Result<()> {
         // The device is a new process each time.
         road.drive(&cars[..1], 1)?;
     }
-    assert_eq!(road.earned_msat()?, (PAID + 3) * SERVICE_FEE_MSAT, "remembered over the restart");
+    road.await_earned((PAID + 3) * SERVICE_FEE_MSAT).context("remembered over the restart")?;
     // What is left of a channel after so many payments, less the fees of whatever closes it and brings it home.
     let is_left = |sat: u64, payments: u64| {
         let most = road::CAPACITY - payments * (TOLL_MSAT + SERVICE_FEE_MSAT) / 1_000;

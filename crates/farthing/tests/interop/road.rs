@@ -149,7 +149,9 @@ impl Road {
         }
         let key = ordinary.split_once('@').context("KEY@HOST:PORT")?.0;
         road.bridge.await_chain(&road.world)?;
-        road.bridge.ask(&["openchannel", "--node_key", key, "--local_amt", &TRUNK.to_string()])?;
+        let opening = ["openchannel", "--node_key", key, "--local_amt", &TRUNK.to_string()];
+        // The ordinary node connects by itself, and sees the newest block when it does.
+        until("the bridge opens a channel to the ordinary node", || Ok(road.bridge.ask(&opening).ok()))?;
         road.world.make_final()?;
         let (open, known) = if is_private { (1, 1) } else { (2, 3) };
         until("the ordinary node's channels are open, and known", || {
@@ -169,10 +171,19 @@ impl Road {
         Ok(said["ordinary"].as_str().context("an ordinary node")?.to_owned())
     }
 
-    /// What the service fee has brought.
-    pub fn earned_msat(&self) -> Result<u64> {
-        let status = self.operator.run(&["gateway", "status"])?;
-        status["ordinary"]["earned_msat"].as_u64().context("a number")
+    /// Waits until the service fee has brought that. Who pays hears of its payment before who forwards it.
+    pub fn await_earned(&self, msat: u64) -> Result<()> {
+        let mut seen = Value::Null;
+        let waited = until("the service fee is earned", || {
+            seen = self.operator.run(&["gateway", "status"])?["ordinary"]["earned_msat"].clone();
+            Ok((seen == msat).then_some(()))
+        });
+        waited.with_context(|| format!("{seen} instead of {msat} msat"))
+    }
+
+    /// Waits until the destination says that it was paid so often.
+    pub fn await_paid(&self, payments: usize) -> Result<()> {
+        until("the destination has been paid", || Ok((self.destination.paid()? == payments).then_some(())))
     }
 
     pub fn restart_bridge(&mut self) -> Result<()> {
@@ -194,7 +205,8 @@ impl Road {
         self.start_gateway()?;
         until("the gateway knows the way", || {
             let known = self.operator.run(&["gateway", "status"])?["known_channels"].as_u64();
-            Ok(known.filter(|known| *known > 0).map(drop))
+            let least = if self.destination.electrum().is_some() { 1 } else { 3 };
+            Ok(known.filter(|known| *known >= least).map(drop))
         })
     }
 

@@ -105,7 +105,7 @@ impl Road {
     /// Waits until the device's channel can be used. Says whether the gateway lived to see it.
     pub fn await_usable(&mut self) -> Result<bool> {
         let gateway = self.gateway.as_mut().context("the gateway runs")?;
-        let operator = &self.operator;
+        let (operator, bridge) = (&self.operator, &self.bridge);
         until("the channel is usable", || {
             if gateway.has_ended()? {
                 return Ok(Some(false));
@@ -113,7 +113,9 @@ impl Road {
             let asked = operator.attempt(&["gateway", "channels"])?;
             let Ok(channels) = asked.result() else { return Ok(None) };
             let channels = channels.as_array().context("a list")?;
-            Ok(channels.iter().any(|channel| channel["usable"] == true).then_some(true))
+            // Both ends must think so.
+            let is_usable = channels.iter().any(|channel| channel["usable"] == true) && bridge.usable() == 2;
+            Ok(is_usable.then_some(true))
         })
     }
 

@@ -57,7 +57,7 @@ impl Stage {
         let seller = payee.sell(&self.goods)?;
         let _miner = self.world.miner();
         let payer = payer.with("FARTHING_BUY__IN_FLIGHT", "1");
-        let options = ["--limit-rate", "3KiB", "--lifetime", &LIFETIME.to_string()];
+        let options = ["--limit-rate", "1KiB", "--lifetime", &LIFETIME.to_string()];
         let mut buying = payer.start_buying(&seller.url, "out", &options)?;
         buying.await_pieces(1)?;
         buying.kill()?;
@@ -145,7 +145,7 @@ fn a_sale_in_which_the_seller_crashes() -> Result<()> {
         let mut seller = TendedSeller::crashing_at(point, &payee, &stage.goods, &free_address()?)?;
         let miner = stage.world.miner();
         // What a person does who reads what the program says: the same again, or close what stayed open.
-        let mut tries = 0..50;
+        let mut tries = 0..500;
         while !payer.path("out").is_file() {
             tries.next().context("the file is never bought")?;
             seller.outlive(payer.start_buying(&seller.url()?, "out", &[])?)?;

@@ -11,7 +11,7 @@ const AMOUNT: u64 = 5_000;
 /// What the agent wants for it.
 const FEE: u64 = 1;
 /// How often a command is run again after a crash of its own or of the agent's.
-const TRIES: usize = 4;
+const TRIES: usize = 8;
 
 /// Who crashes.
 #[derive(Clone, Copy, PartialEq)]

@@ -27,7 +27,7 @@ const PRICE: &str = "1000337msat/KiB";
 /// What a piece of 1 KiB costs at [`PRICE`].
 const PIECE_MSAT: u64 = 1_000_337;
 /// For a buyer that is to be met in the middle of a download.
-const SLOWLY: [&str; 2] = ["--limit-rate", "20KiB"];
+const SLOWLY: [&str; 2] = ["--limit-rate", "8KiB"];
 
 /// A world with a seller that has nothing, a buyer with [`COINS`], and a file of so many bytes for sale.
 fn scene(bytes: usize) -> anyhow::Result<(World, Person, Person, Goods)> {

@@ -108,7 +108,7 @@ impl Interrupted {
     /// `relay` stands before the seller, and lets no piece through while its switch is on.
     fn new(price: &'static str, relay: fn(&str, Arc<AtomicBool>) -> Result<Relay>) -> Result<Self> {
         let (world, payee, payer, goods) = scene(6_000)?;
-        let payer = payer.with("FARTHING_BUY__IN_FLIGHT", "1").with("FARTHING_BUY__PATIENCE_SECONDS", "2");
+        let payer = payer.with("FARTHING_BUY__IN_FLIGHT", "1").with("FARTHING_BUY__PATIENCE_SECONDS", "5");
         let seller = payee.sell_at(&goods, &free_address()?)?;
         let (address, switch) = (seller.address.clone(), Arc::new(AtomicBool::new(true)));
         let relay = relay(&address, switch.clone())?;
@@ -124,7 +124,8 @@ impl Interrupted {
     /// The same command again gets the file, for so much in all.
     fn goes_on(&self, cost: u64) -> Result<()> {
         let most = format!("{}msat", cost.max(self.seller.cost_msat));
-        self.payer.buy(&self.url, "out", &["--max-cost", &most])?.result()?;
+        let payer = self.payer.with("FARTHING_BUY__PATIENCE_SECONDS", "60");
+        payer.buy(&self.url, "out", &["--max-cost", &most])?.result()?;
         ensure!(std::fs::read(self.payer.path("out"))? == std::fs::read(&self.goods.file)?, "another file");
         let spent = spent(&self.payer, &self.payee)?;
         ensure!(spent == (cost, cost), "{spent:?} is spent instead of {cost}");

@@ -23,7 +23,7 @@ struct Idler {
 
 impl Idler {
     fn new(world: &World, seller: &str) -> Result<Self> {
-        let person = Person::new(world, "idler", COINS)?.with("FARTHING_BUY__PATIENCE_SECONDS", "1");
+        let person = Person::new(world, "idler", COINS)?;
         let answers = Arc::new(Mutex::default());
         let heard: Arc<Mutex<Vec<Answer>>> = answers.clone();
         let relay = Relay::before(seller, move |request, answer| {
@@ -32,7 +32,7 @@ impl Idler {
             }
             let retry_after = answer.header("retry-after").map(str::to_owned);
             heard.lock().expect("no holder of this lock panics").push((answer.status(), retry_after));
-            if answer.status() == 201 { Fate::Swallow } else { Fate::Deliver }
+            if answer.status() == 201 { Fate::Cut } else { Fate::Deliver }
         })?;
         Ok(Self { person, relay, answers })
     }

@@ -108,6 +108,8 @@ pub type Peers<P> = PeerManager<
 
 /// How often the map of the network is written.
 const MAP: Duration = Duration::from_secs(600);
+/// How long after its start a node may have heard too little of the network to find a way: peers tell their maps when they connect.
+const NEW: Duration = Duration::from_secs(60);
 /// How long the background thread sleeps when nothing happens.
 const IDLE: Duration = Duration::from_millis(500);
 /// How often LDK wants to be told that time passes, and its peers.
@@ -180,6 +182,7 @@ pub struct Node<P: SignerProvider + Send + Sync + 'static> {
     chain: Chain,
     vault: Arc<Vault>,
     poll: Duration,
+    opened: Instant,
     position: Mutex<Position>,
     is_stopped: AtomicBool,
     /// Held while a connection is registered, and while the node is told to stop.
@@ -313,6 +316,7 @@ where
             chain,
             vault,
             poll,
+            opened: Instant::now(),
             position: Mutex::new(position),
             is_stopped: AtomicBool::new(false),
             door: Mutex::default(),
@@ -329,6 +333,11 @@ where
     /// How many channels of the network it has heard of.
     pub fn known_channels(&self) -> usize {
         self.map.graph.read_only().channels().len()
+    }
+
+    /// Whether it started so lately that it may not have heard of all channels yet.
+    pub fn is_new(&self) -> bool {
+        self.opened.elapsed() < NEW
     }
 
     /// The node's own keys, not those of its channels.

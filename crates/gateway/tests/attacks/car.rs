@@ -81,7 +81,7 @@ impl Car {
             policy: owner.sign(policy),
             checkpoint: Checkpoint { height: 0, header: genesis_block(Network::Regtest).header },
         };
-        let folder = tempfile::tempdir().unwrap();
+        let folder = farthing_chain::temporary_folder("farthing-gateway-").unwrap();
         let home = DeviceHome::of(folder.path(), Network::Regtest);
         home.make().unwrap();
         let (secret, database) = (home.secret().unwrap(), home.store().unwrap());
@@ -105,7 +105,7 @@ impl Car {
         let backup = self.backup();
         let Self { owner, spent, .. } = self;
         let (secret, enrolled) = backup.restored().unwrap();
-        let folder = tempfile::tempdir().unwrap();
+        let folder = farthing_chain::temporary_folder("farthing-gateway-").unwrap();
         let home = DeviceHome::of(folder.path(), Network::Regtest);
         home.restore(&secret).unwrap();
         let device = Device::enrol(home.secret().unwrap(), home.store().unwrap(), &enrolled).unwrap();

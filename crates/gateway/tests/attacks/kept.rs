@@ -33,7 +33,7 @@ struct Keeper {
 impl Keeper {
     /// It has an address, and does not serve yet.
     async fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = farthing_chain::temporary_folder("farthing-gateway-").unwrap();
         let home = OwnerStoreHome::make(folder.path(), Network::Regtest).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let host = listener.local_addr().unwrap().to_string();

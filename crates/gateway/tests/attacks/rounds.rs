@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use farthing_chain::BroadcastError;
 use farthing_node::device::alone::Closer;
@@ -332,7 +332,9 @@ async fn frames_and_messages_are_cut_changed_and_swapped() {
         let invoice = world.destination.invoice(5_000_000);
         is_armed.store(true, Ordering::SeqCst);
         car.begin_to_pay(&invoice).await;
+        let deadline = Instant::now() + PATIENCE;
         let error = loop {
+            assert!(Instant::now() < deadline, "{harm:?}: nobody noticed");
             match car.hear_for(Duration::from_secs(1)).await {
                 Ok(_) => {}
                 // What was left out was the last that the gateway had to say. It goes on with the next block.

@@ -33,7 +33,7 @@ struct Line {
 impl Stage {
     fn new() -> Self {
         let regtest = RegtestNode::start().unwrap();
-        let folder = tempfile::tempdir().unwrap();
+        let folder = farthing_chain::temporary_folder("farthing-gateway-").unwrap();
         let settings = Settings {
             folder: folder.path().to_owned(),
             bridge: public(BRIDGE),

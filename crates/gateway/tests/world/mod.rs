@@ -33,7 +33,7 @@ use tokio::task::JoinHandle;
 use device::{Device, Do};
 
 pub const CAPACITY: Amount = Amount::from_sat(1_000_000);
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(240);
 const POLL: Duration = Duration::from_millis(50);
 
 pub fn secret(byte: u8) -> SecretKey {
@@ -111,7 +111,7 @@ pub struct Stock {
 
 impl Stock {
     pub async fn start(name: &'static str, byte: u8, chain: &Chain) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = farthing_chain::temporary_folder("farthing-gateway-").unwrap();
         let setup = Setup {
             name,
             folder: folder.path().to_owned(),
@@ -177,8 +177,12 @@ impl World {
         until("the bridge's channel is open", || bridge.node.usable() == 1 && destination.node.usable() == 1)
             .await;
 
-        let folder = tempfile::tempdir().unwrap();
+        let folder = farthing_chain::temporary_folder("farthing-gateway-").unwrap();
         let gateway = open_gateway(&folder, &bridge, &chain);
+        let id = gateway.node.id();
+        until("the gateway reaches the bridge", || bridge.node.is_connected(&id)).await;
+        // An invoice says the way only then.
+        until("the destination can be told the way to", || destination.node.reachable() == 1).await;
         Self { regtest, chain, bridge, destination, gateway, folder }
     }
 

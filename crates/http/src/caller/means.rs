@@ -40,7 +40,7 @@ impl Default for Means {
             limits,
             deposit: Msat::new(20_000_000),
             budget: Budget::default(),
-            attempts: 8,
+            attempts: 10,
             // A new channel's funding must get into a block.
             patience: Duration::from_secs(2 * 3_600),
             explain: |explanation| tracing::warn!("this seller is paid in flat mode:\n{explanation}"),

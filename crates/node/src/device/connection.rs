@@ -12,7 +12,7 @@ use crate::owner::{NotAcknowledged, StoreLink};
 use crate::store::StoreError;
 
 /// How long the gateway may take to greet.
-const GREETING: Duration = Duration::from_secs(20);
+const GREETING: Duration = Duration::from_secs(60);
 
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]

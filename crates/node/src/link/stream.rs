@@ -14,7 +14,7 @@ use super::frames::{
 };
 
 /// How long connecting and the handshake may take together, each.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+const HANDSHAKE: Duration = Duration::from_secs(30);
 /// How long a message may take to be written.
 const WRITE: Duration = Duration::from_secs(30);
 

@@ -12,7 +12,7 @@ use crate::device::{ConnectionError, Device, GiveError};
 use crate::link::{GatewayAddress, Link, LinkError, Receiver, Sender, StaticKey};
 
 /// How long the store may take to answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why the device does not go on. Nothing that waits has left it.
 #[derive(Debug, thiserror::Error)]

@@ -9,7 +9,6 @@ pub mod calls;
 pub mod flat;
 
 use std::future::Future;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -483,11 +482,5 @@ pub fn is_too_low(answer: &Result<(), BroadcastError>) -> bool {
 
 /// A folder in memory where there is one, so that a durable write costs nothing.
 fn folder() -> TempDir {
-    let memory = Path::new("/dev/shm");
-    let named = || {
-        let mut named = tempfile::Builder::new();
-        named.prefix("farthing-story-");
-        named
-    };
-    named().tempdir_in(memory).or_else(|_| named().tempdir()).unwrap()
+    farthing_chain::temporary_folder("farthing-story-").unwrap()
 }

@@ -22,7 +22,7 @@ use crate::config::Context;
 use crate::exit::Unpaid;
 
 /// How long the states may take to settle after the proof of payment has come: what is left then is done at the next connection.
-const SETTLING: Duration = Duration::from_secs(15);
+const SETTLING: Duration = Duration::from_secs(60);
 
 /// How long the gateway is listened to between two looks for an invoice.
 const MOMENT: Duration = Duration::from_millis(20);

@@ -106,7 +106,9 @@ impl Road {
     /// Starts the gateway, and waits until it knows the way to the road.
     pub fn start_gateway(&mut self, listen: &str) -> anyhow::Result<()> {
         self.run_gateway(listen)?;
-        until("the gateway knows the way", || Ok(self.ask("status")?["ordinary"]["usable"] == 2))
+        until("the gateway knows the way", || {
+            Ok(self.ask("status")?["ordinary"]["usable"] == 2 && self.toll.node.usable() == 1)
+        })
     }
 
     /// Starts it again where it was.
@@ -145,7 +147,10 @@ impl Road {
     pub fn await_usable_again(&self) -> anyhow::Result<()> {
         until("the cars' channels are usable again", || {
             let channels = self.ask("channels")?;
-            Ok(channels.as_array().context("a list")?.iter().all(|channel| channel["usable"] == true))
+            let channels = channels.as_array().context("a list")?;
+            // Both ends must think so, and of the trunk as well.
+            let at_bridge = self.bridge.node.usable() == channels.len() + 1;
+            Ok(at_bridge && channels.iter().all(|channel| channel["usable"] == true))
         })
     }
 

@@ -116,7 +116,7 @@ fn calls_in_which_the_seller_crashes() -> Result<()> {
         let mut seller =
             TendedSeller::of_calls(point, &payee, &service.url(), (PRICE, &[]), &free_address()?)?;
         let miner = stage.world.miner();
-        let (url, mut served, mut tries) = (format!("{}/item", seller.url()?), 0, 0..50);
+        let (url, mut served, mut tries) = (format!("{}/item", seller.url()?), 0, 0..500);
         while served < 2 {
             tries.next().context("the calls are never served")?;
             served += u64::from(seller.outlive(payer.start_calling(&url, &[])?)?.success());

@@ -101,7 +101,7 @@ fn a_buyer_follows_a_seller_through_two_restarts() -> Result<()> {
         if is_lost { Fate::Swallow } else { Fate::Deliver }
     })?;
     let miner = world.miner();
-    let payer = payer.with("FARTHING_BUY__PATIENCE_SECONDS", "1");
+    let payer = payer.with("FARTHING_BUY__PATIENCE_SECONDS", "5");
     payer.call(&relay.url(&api.at("/opens")), &[])?;
     let calling = payer.start_calling(&relay.url(&api.at("/lost")), &[])?;
     until("the call is served", || Ok((service.requests().len() == 2).then_some(())))?;
@@ -129,14 +129,13 @@ fn a_call_that_may_have_been_served_is_not_paid_again_in_another_channel() -> Re
     let relay = Relay::before(&api.address, move |request, answer| {
         if is_call(request, "/lost") {
             if sent.fetch_add(1, Ordering::SeqCst) == 0 {
-                return Fate::Swallow;
+                return Fate::Cut;
             }
             *answer = Message::refusal(402, "channel-not-open").with("lightspeed", "closed");
         }
         Fate::Deliver
     })?;
     let _miner = world.miner();
-    let payer = payer.with("FARTHING_BUY__PATIENCE_SECONDS", "1");
     payer.call(&relay.url(&api.at("/opens")), &[])?;
     let said = payer.try_to_call(&relay.url(&api.at("/lost")), &[])?.failure(3)?;
     ensure!(said.contains("not known whether the call was served"), "{said}");
@@ -159,12 +158,12 @@ fn a_call_that_takes_long_is_waited_for_and_served_once() -> Result<()> {
     let api = payee.sell_calls(&service.url(), "500sat/call", &[])?;
     let relay = Relay::recording(&api.address)?;
     let miner = world.miner();
-    let payer = payer.with("FARTHING_BUY__PATIENCE_SECONDS", "1");
+    let payer = payer.with("FARTHING_BUY__PATIENCE_SECONDS", "2");
     payer.call(&relay.url(&api.at("/opens")), &[])?;
     let calling = payer.start_calling(&relay.url(&api.at("/slow")), &[])?;
     until("it was sent more often than an answer that is lost", || {
         let sent = relay.requests().iter().filter(|request| is_call(request, "/slow")).count();
-        Ok((sent > 10).then_some(()))
+        Ok((sent > 12).then_some(()))
     })?;
     latch.open();
     calling.wait()?.success()?;

@@ -128,7 +128,7 @@ fn a_full_box_takes_the_next_letter_when_one_is_deleted_or_has_expired() -> Resu
     let mailbox = operator.keep_mail("0", "127.0.0.1:0")?;
     open_box(&payee, &mailbox.address, 1)?;
     let visitor = Visitor::new(&payee, &mailbox.address)?;
-    visitor.post(&visitor.letter(1)?, 3)?;
+    visitor.post(&visitor.letter(1)?, 15)?;
     visitor.post(&visitor.letter(2)?, 3_600)?;
     visitor.post(&visitor.letter(2)?, 3_600)?;
     let refused = visitor.post(&visitor.letter(3)?, 3_600);
