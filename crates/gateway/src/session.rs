@@ -25,6 +25,8 @@ use crate::records::{ChannelRecord, DeviceRecord, Stage};
 const STRANGER: Duration = Duration::from_secs(60);
 /// How long an order waits for what it needs: opening for a key, closing until nothing of the channel is being stored.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How many orders of one device may wait at once.
+const MOST_WAITING: usize = 64;
 /// How long a payment waits until the bridge is connected again, and for the map of the network: both are missing right after a start.
 const PAYING: Duration = Duration::from_secs(15);
 
@@ -329,6 +331,10 @@ impl Session {
     }
 
     fn want(&mut self, id: u64, what: What) {
+        if self.wanted.len() >= MOST_WAITING {
+            let why = format!("{MOST_WAITING} orders of this device wait already");
+            return self.caller.report(id, Report::Refused { why });
+        }
         self.wanted.push(Wanted { id, until: Instant::now() + what.patience(), what });
         self.try_wanted();
     }

@@ -17,21 +17,21 @@
 //! The nonce needs no randomness, and the same key, point and digest always give the same encrypted signature: that is
 //! how a payer learns the secret from a commitment on chain without having kept what it signed ([`super::drawn`]).
 //!
-//! The library is `schnorr_fun`, unaudited, in Rust; this is the only file that names it. Signatures that come out are
-//! checked with libsecp256k1, and the tests check it against another implementation.
+//! All arithmetic is libsecp256k1's, with secrets in constant time; how it is put together is ours, and not audited. Signatures that come
+//! out are checked by libsecp256k1 as any others, and the tests check everything here against `schnorr_fun`, which others wrote (ADR 0023).
 //!
 //! L. Fournier, *One-Time Verifiably Encrypted Signatures A.K.A. Adaptor Signatures* (2019); BIP340.
 
-use schnorr_fun::adaptor::{Adaptor, EncryptedSign, EncryptedSignature as Ciphertext};
-use schnorr_fun::fun::marker::{EvenY, NonZero, Normal, Public, Secret, Zero};
-use schnorr_fun::fun::nonce::Deterministic;
-use schnorr_fun::fun::{Point, Scalar};
-use schnorr_fun::{Message as Raw, Schnorr, Signature};
-use secp256k1::{Keypair, Message, SECP256K1, XOnlyPublicKey, schnorr};
+use bitcoin::hashes::{Hash, HashEngine, sha256};
+use secp256k1::{Keypair, Message, Parity, PublicKey, SECP256K1, Scalar, SecretKey, XOnlyPublicKey, schnorr};
 use serde::{Deserialize, Serialize};
-use sha2::Sha256;
+use zeroize::Zeroize as _;
 
 use super::point::{AdaptorPoint, AdaptorSecret};
+use crate::tagged;
+
+/// The nonce is drawn under a tag of its own.
+const NONCE: &str = "farthing/adaptor-nonce";
 
 /// A BIP340 signature that a secret is missing from: 65 bytes of content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,12 +44,6 @@ pub struct EncryptedSignature {
     subtracts: bool,
 }
 
-type Library = Schnorr<Sha256, Deterministic<Sha256>>;
-
-fn library() -> Library {
-    schnorr_fun::new_with_deterministic_nonces()
-}
-
 impl EncryptedSignature {
     /// Nonce, scalar, and 1 if the secret is subtracted.
     pub fn to_bytes(&self) -> [u8; 65] {
@@ -59,46 +53,64 @@ impl EncryptedSignature {
         bytes
     }
 
-    fn to_library(self) -> Option<Ciphertext> {
-        Some(Ciphertext {
-            R: Point::<EvenY, Public>::from_xonly_bytes(self.nonce.serialize())?,
-            s_hat: Scalar::<Public, Zero>::from_bytes(self.scalar)?,
-            needs_negation: self.subtracts,
-        })
+    /// What the secret is encrypted under as the nonce demands: the point, or the opposite one.
+    fn turned(&self, point: &AdaptorPoint) -> PublicKey {
+        if self.subtracts { point.as_key().negate(SECP256K1) } else { *point.as_key() }
     }
-}
-
-fn library_point(point: &AdaptorPoint) -> Point<Normal, Public, NonZero> {
-    Point::from_bytes(point.to_bytes()).expect("libsecp256k1 took it for a point")
-}
-
-fn library_key(key: &XOnlyPublicKey) -> Point<EvenY, Public> {
-    Point::from_xonly_bytes(key.serialize()).expect("libsecp256k1 took it for a point")
 }
 
 /// Signs `digest`, encrypted under `point`. No randomness: the same arguments give the same.
 pub(crate) fn sign(key: &Keypair, point: &AdaptorPoint, digest: &Message) -> EncryptedSignature {
-    let secret = Scalar::<Secret, NonZero>::from_bytes(key.secret_bytes());
-    let pair = library().new_keypair(secret.expect("libsecp256k1 took it for a secret key"));
-    let signed = library().encrypted_sign(&pair, &library_point(point), Raw::raw(digest.as_ref()));
-    EncryptedSignature {
-        nonce: XOnlyPublicKey::from_slice(&signed.R.to_xonly_bytes()).expect("a point of the curve"),
-        scalar: signed.s_hat.to_bytes(),
-        subtracts: signed.needs_negation,
-    }
+    let (public, parity) = key.x_only_public_key();
+    let secret = AdaptorSecret::from_key(negated_if(parity, key.secret_key()));
+    let mut bytes = secret.to_bytes();
+    let drawn = tagged::hash(NONCE, &[&bytes, &public.serialize(), &point.to_bytes(), digest.as_ref()]);
+    bytes.zeroize();
+    let drawn =
+        AdaptorSecret::from_bytes(&drawn).expect("a hash in the range of scalars, but for odds of 2^-127");
+    let nonce = drawn.point().plus(point).expect("a point by a hash that binds the other cancels none");
+    let (nonce, parity) = nonce.as_key().x_only_public_key();
+    let drawn = if parity == Parity::Odd { drawn.negated() } else { drawn };
+    let e = challenge(&nonce, &public, digest.as_ref());
+    let challenged = secret.as_key().mul_tweak(&e).map(AdaptorSecret::from_key);
+    let scalar = drawn.plus(&challenged.expect("a product of two numbers that are not zero"));
+    let scalar = scalar.expect("a number by a hash is not the opposite of the other").to_bytes();
+    EncryptedSignature { nonce, scalar, subtracts: parity == Parity::Odd }
 }
 
-/// Whether the secret of `point` would make it the signature of `key` on `digest`.
+fn negated_if(parity: Parity, key: SecretKey) -> SecretKey {
+    if parity == Parity::Odd { key.negate() } else { key }
+}
+
+/// Whether the secret of `point` would make it the signature of `key` on `digest`: whether `ŝ·G = R ∓ T + e·X`.
 pub(crate) fn verify(
     key: &XOnlyPublicKey,
     point: &AdaptorPoint,
     digest: &Message,
     encrypted: &EncryptedSignature,
 ) -> bool {
-    encrypted.to_library().is_some_and(|signature| {
-        let message = Raw::raw(digest.as_ref());
-        library().verify_encrypted_signature(&library_key(key), &library_point(point), message, &signature)
-    })
+    let e = challenge(&encrypted.nonce, key, digest.as_ref());
+    let expected = || {
+        let drawn = encrypted.turned(point).negate(SECP256K1);
+        let challenged = key.public_key(Parity::Even).mul_tweak(SECP256K1, &e).ok()?;
+        PublicKey::combine_keys(&[&encrypted.nonce.public_key(Parity::Even), &drawn, &challenged]).ok()
+    };
+    let scalar = SecretKey::from_slice(&encrypted.scalar);
+    scalar.is_ok_and(|scalar| expected() == Some(scalar.public_key(SECP256K1)))
+}
+
+/// BIP340's `e`.
+pub(super) fn challenge(nonce: &XOnlyPublicKey, key: &XOnlyPublicKey, digest: &[u8; 32]) -> Scalar {
+    let mut engine = tagged::engine("BIP0340/challenge");
+    for part in [nonce.serialize(), key.serialize(), *digest] {
+        engine.input(&part);
+    }
+    scalar(sha256::Hash::from_engine(engine).to_byte_array())
+}
+
+/// A hash as a factor of points.
+pub(super) fn scalar(hash: [u8; 32]) -> Scalar {
+    SecretKey::from_slice(&hash).expect("a hash in the range of scalars, but for odds of 2^-127").into()
 }
 
 /// The signature of `key` on `digest`, if `secret` opens it. Checked by libsecp256k1, so what comes out is good.
@@ -108,11 +120,12 @@ pub(crate) fn decrypt(
     encrypted: &EncryptedSignature,
     secret: &AdaptorSecret,
 ) -> Option<schnorr::Signature> {
-    let mut bytes = secret.to_bytes();
-    let scalar = Scalar::<Secret, NonZero>::from_bytes(bytes);
-    zeroize::Zeroize::zeroize(&mut bytes);
-    let signature = library().decrypt_signature(scalar?, encrypted.to_library()?);
-    let signature = schnorr::Signature::from_slice(&signature.to_bytes()).expect("64 bytes");
+    let missing = if encrypted.subtracts { secret.negated() } else { secret.clone() };
+    let scalar = AdaptorSecret::from_bytes(&encrypted.scalar)?.plus(&missing)?;
+    let mut bytes = [0; 64];
+    bytes[..32].copy_from_slice(&encrypted.nonce.serialize());
+    bytes[32..].copy_from_slice(&scalar.to_bytes());
+    let signature = schnorr::Signature::from_slice(&bytes).expect("64 bytes");
     SECP256K1.verify_schnorr(&signature, digest, key).is_ok().then_some(signature)
 }
 
@@ -122,10 +135,14 @@ pub(crate) fn recover(
     encrypted: &EncryptedSignature,
     signature: &schnorr::Signature,
 ) -> Option<AdaptorSecret> {
-    let signature = Signature::from_bytes(*signature.as_ref())?;
-    let secret =
-        library().recover_decryption_key(&library_point(point), &encrypted.to_library()?, &signature)?;
-    AdaptorSecret::from_bytes(&secret.to_bytes())
+    let (nonce, scalar) = signature.as_ref().split_first_chunk::<32>()?;
+    if *nonce != encrypted.nonce.serialize() {
+        return None;
+    }
+    let scalar = AdaptorSecret::from_bytes(scalar.first_chunk()?)?;
+    let missing = scalar.plus(&AdaptorSecret::from_bytes(&encrypted.scalar)?.negated())?;
+    let secret = if encrypted.subtracts { missing.negated() } else { missing };
+    (secret.point() == *point).then_some(secret)
 }
 
 #[cfg(test)]

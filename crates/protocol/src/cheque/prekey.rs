@@ -16,10 +16,10 @@
 //! payee's seed by generation and number. A payee whose state comes from a backup may have forgotten which it has used, so
 //! it begins a new *generation*, and cheques under older ones are worth nothing to it ([`super::book`]).
 
-use bitcoin::hashes::{Hash, HashEngine, sha256};
-use secp256k1::{Parity, PublicKey, SECP256K1, Scalar, SecretKey, XOnlyPublicKey, schnorr};
+use secp256k1::{Parity, PublicKey, SECP256K1, Scalar, XOnlyPublicKey, schnorr};
 use serde::{Deserialize, Serialize};
 
+use super::adaptor;
 use super::point::{AdaptorPoint, AdaptorSecret};
 use super::receipt::{Receipt, Terms};
 use crate::keys::{self, ChequeKeys};
@@ -145,7 +145,7 @@ impl Prekey {
 
     /// What the second half counts in the nonce of one receipt.
     fn coefficient(&self, terms: &Terms) -> Scalar {
-        scalar(tagged::hash(
+        adaptor::scalar(tagged::hash(
             "farthing/prekey-coefficient",
             &[&self.first.serialize(), &self.second.serialize(), &terms.payee.serialize(), &terms.digest()],
         ))
@@ -205,17 +205,8 @@ pub(super) fn sign(keys: &ChequeKeys, id: PrekeyId, terms: &Terms) -> Option<Ada
     drawn.plus(&AdaptorSecret::from_key(challenged))
 }
 
-/// BIP340's `e`.
 fn challenge(nonce: &XOnlyPublicKey, terms: &Terms) -> Scalar {
-    let mut engine = tagged::engine("BIP0340/challenge");
-    for part in [nonce.serialize(), terms.payee.serialize(), terms.digest()] {
-        engine.input(&part);
-    }
-    scalar(sha256::Hash::from_engine(engine).to_byte_array())
-}
-
-fn scalar(hash: [u8; 32]) -> Scalar {
-    SecretKey::from_slice(&hash).expect("a hash in the range of scalars, but for odds of 2^-127").into()
+    adaptor::challenge(nonce, &terms.payee, &terms.digest())
 }
 
 #[cfg(test)]

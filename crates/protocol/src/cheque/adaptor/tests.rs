@@ -1,13 +1,15 @@
-//! The library against a second implementation of the same equations on libsecp256k1, and what goes wrong without them.
+//! Against another implementation of the same equations, `schnorr_fun`, and what goes wrong without them.
 
-use bitcoin::hashes::{Hash, HashEngine, sha256};
 use bitcoin::hex::DisplayHex;
 use proptest::prelude::*;
-use schnorr_fun::fun::s;
-use secp256k1::{Parity, PublicKey, SecretKey};
+use schnorr_fun::adaptor::{Adaptor, EncryptedSign, EncryptedSignature as Ciphertext};
+use schnorr_fun::fun::marker::{EvenY, NonZero, Normal, Public, Secret, Zero};
+use schnorr_fun::fun::nonce::Deterministic;
+use schnorr_fun::fun::{Point, Scalar as Field, s};
+use schnorr_fun::{Message as Raw, Schnorr, Signature};
+use sha2::Sha256;
 
 use super::*;
-use crate::tagged;
 
 fn keypair(bytes: &[u8; 32]) -> Keypair {
     Keypair::from_seckey_slice(SECP256K1, bytes).unwrap()
@@ -21,28 +23,48 @@ fn secret(bytes: &[u8; 32]) -> AdaptorSecret {
     AdaptorSecret::from_bytes(bytes).unwrap()
 }
 
-/// BIP340's `e`.
-fn challenge(nonce: &XOnlyPublicKey, key: &XOnlyPublicKey, digest: &Message) -> secp256k1::Scalar {
-    let mut engine = tagged::engine("BIP0340/challenge");
-    for part in [nonce.serialize(), key.serialize(), *digest.as_ref()] {
-        engine.input(&part);
-    }
-    secp256k1::Scalar::from_be_bytes(sha256::Hash::from_engine(engine).to_byte_array()).unwrap()
+fn library() -> Schnorr<Sha256, Deterministic<Sha256>> {
+    schnorr_fun::new_with_deterministic_nonces()
 }
 
-/// `ŝ·G = R ∓ T + e·X`, computed by libsecp256k1.
+fn library_point(point: &AdaptorPoint) -> Point<Normal, Public, NonZero> {
+    Point::from_bytes(point.to_bytes()).unwrap()
+}
+
+fn library_secret(secret: &AdaptorSecret) -> Field<Secret, NonZero> {
+    Field::from_bytes(secret.to_bytes()).unwrap()
+}
+
+fn to_library(ours: &EncryptedSignature) -> Option<Ciphertext> {
+    Some(Ciphertext {
+        R: Point::<EvenY, Public>::from_xonly_bytes(ours.nonce.serialize())?,
+        s_hat: Field::<Public, Zero>::from_bytes(ours.scalar)?,
+        needs_negation: ours.subtracts,
+    })
+}
+
 fn verifies_independently(
     key: &XOnlyPublicKey,
     point: &AdaptorPoint,
     digest: &Message,
     encrypted: &EncryptedSignature,
 ) -> bool {
-    let Ok(scalar) = SecretKey::from_slice(&encrypted.scalar) else { return false };
-    let even = |key: &XOnlyPublicKey| key.public_key(Parity::Even);
-    let point = if encrypted.subtracts { *point.as_key() } else { point.as_key().negate(SECP256K1) };
-    let challenged = even(key).mul_tweak(SECP256K1, &challenge(&encrypted.nonce, key, digest)).unwrap();
-    let expected = PublicKey::combine_keys(&[&even(&encrypted.nonce), &point, &challenged]);
-    expected.is_ok_and(|expected| expected == scalar.public_key(SECP256K1))
+    let key = Point::<EvenY, Public>::from_xonly_bytes(key.serialize()).unwrap();
+    let message = Raw::raw(digest.as_ref());
+    to_library(encrypted).is_some_and(|signature| {
+        library().verify_encrypted_signature(&key, &library_point(point), message, &signature)
+    })
+}
+
+/// What the library signs.
+fn sign_independently(key: &Keypair, point: &AdaptorPoint, digest: &Message) -> EncryptedSignature {
+    let pair = library().new_keypair(Field::from_bytes(key.secret_bytes()).unwrap());
+    let signed = library().encrypted_sign(&pair, &library_point(point), Raw::raw(digest.as_ref()));
+    EncryptedSignature {
+        nonce: XOnlyPublicKey::from_slice(&signed.R.to_xonly_bytes()).unwrap(),
+        scalar: signed.s_hat.to_bytes(),
+        subtracts: signed.needs_negation,
+    }
 }
 
 fn scalar_bytes() -> impl Strategy<Value = [u8; 32]> {
@@ -63,6 +85,12 @@ proptest! {
         prop_assert!(verifies_independently(&xonly(&key), &point, &digest, &encrypted));
 
         let signature = decrypt(&xonly(&key), &digest, &encrypted, &secret).unwrap();
+        let theirs = to_library(&encrypted).unwrap();
+        let decrypted = library().decrypt_signature(library_secret(&secret), theirs.clone());
+        prop_assert_eq!(&decrypted.to_bytes(), signature.as_ref());
+        let read = Signature::from_bytes(*signature.as_ref()).unwrap();
+        let recovered = library().recover_decryption_key(&library_point(&point), &theirs, &read).unwrap();
+        prop_assert_eq!(recovered.to_bytes(), secret.to_bytes());
         prop_assert!(SECP256K1.verify_schnorr(&signature, &digest, &xonly(&key)).is_ok());
         prop_assert_eq!(recover(&point, &encrypted, &signature), Some(secret.clone()));
         prop_assert_eq!(decrypt(&xonly(&key), &digest, &encrypted, &other), None);
@@ -70,6 +98,18 @@ proptest! {
 
         let plain: schnorr::Signature = SECP256K1.sign_schnorr_no_aux_rand(&digest, &key);
         prop_assert_eq!(recover(&point, &encrypted, &plain), None);
+    }
+
+    /// What another implementation encrypts is taken for what it is.
+    #[test]
+    fn what_others_encrypt_opens_as_well(
+        key in scalar_bytes(), secret_bytes in scalar_bytes(), digest in any::<[u8; 32]>()
+    ) {
+        let (key, digest, secret) = (keypair(&key), Message::from_digest(digest), secret(&secret_bytes));
+        let (encrypted, point) = (sign_independently(&key, &secret.point(), &digest), secret.point());
+        prop_assert!(verify(&xonly(&key), &point, &digest, &encrypted));
+        let signature = decrypt(&xonly(&key), &digest, &encrypted, &secret).unwrap();
+        prop_assert_eq!(recover(&point, &encrypted, &signature), Some(secret));
     }
 
     /// Under another point, of another key, on another digest, or with one bit changed it is refused, by both
@@ -140,16 +180,16 @@ fn the_same_arguments_give_the_same_signature_and_another_point_another_nonce() 
     );
 }
 
-/// A version of the library that draws other nonces still makes good signatures, but could not recover the secret of those
-/// made before: stored channels depend on these bytes.
+/// Other nonces would still make good signatures, but the secret of those made before could not be recovered: stored channels depend on
+/// these bytes.
 #[test]
 fn signatures_are_what_they_always_were() {
     let encrypted =
         sign(&keypair(&[0x11; 32]), &secret(&[0x22; 32]).point(), &Message::from_digest([0x33; 32]));
     assert_eq!(
         format!("{} {} {}", encrypted.nonce, encrypted.scalar.as_hex(), encrypted.subtracts),
-        "b8c122b561cb56c540c48655921e9f61cf17fa0ffd97f6bedc691e01d3ecd7a5 \
-         ab94543618054538446019b60749a10fd518db67f6c2e1abe9689eb80c9d6d6b false"
+        "9a18646d6a4db18ead9780d98d1a9ca24a74277eb15a279551e01cdb5ebdb803 \
+         eb7eb8896611fb00ea5054afff4b23a1cd1c2ba169032047665829f33a3730f5 false"
     );
 }
 
@@ -158,15 +198,15 @@ fn signatures_are_what_they_always_were() {
 fn a_nonce_that_does_not_bind_the_point_gives_the_key_away() {
     let (pair, digest) = (keypair(&[3; 32]), Message::from_digest([9; 32]));
     let library = library();
-    let library_pair = library.new_keypair(Scalar::from_bytes([3; 32]).unwrap());
+    let library_pair = library.new_keypair(Field::from_bytes([3; 32]).unwrap());
     let x = library_pair.secret_key();
-    let drawn = Scalar::<Secret, NonZero>::from_bytes(tagged::hash("naive", &[&[3; 32], digest.as_ref()]));
+    let drawn = Field::<Secret, NonZero>::from_bytes(tagged::hash("naive", &[&[3; 32], digest.as_ref()]));
     let drawn = drawn.unwrap();
-    let naive = |point: &AdaptorPoint| -> Option<(Scalar<Public, Zero>, Scalar<Public, Zero>)> {
+    let naive = |point: &AdaptorPoint| -> Option<(Field<Public, Zero>, Field<Public, Zero>)> {
         let drawn_point = AdaptorSecret::from_bytes(&drawn.to_bytes()).unwrap().point();
         let (nonce, parity) = drawn_point.plus(point)?.as_key().x_only_public_key();
-        let e = challenge(&nonce, &xonly(&pair), &digest).to_be_bytes();
-        let e = Scalar::<Public, Zero>::from_bytes(e)?;
+        let e = challenge(&nonce, &xonly(&pair), digest.as_ref()).to_be_bytes();
+        let e = Field::<Public, Zero>::from_bytes(e)?;
         let scalar = s!(drawn + e * x).public();
         let encrypted = EncryptedSignature { nonce, scalar: scalar.to_bytes(), subtracts: false };
         // Half of the points need a nonce turned round; these two do not.
