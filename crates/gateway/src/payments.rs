@@ -9,12 +9,15 @@ use farthing_protocol::device::wire::Report;
 use farthing_protocol::device::{Invoice, Policy, Reject, Tip};
 use lightning::bolt11_invoice::Bolt11Invoice;
 use lightning::ln::channel_state::ChannelDetails;
-use lightning::ln::channelmanager::{PaymentId, RecentPaymentDetails, RecipientOnionFields};
+use lightning::ln::channelmanager::{
+    PaymentId, RecentPaymentDetails, RecipientOnionFields, RetryableSendFailure,
+};
 use lightning::routing::router::{PaymentParameters, Route, RouteParameters, Router as _};
 use lightning::types::payment::PaymentHash as LdkPaymentHash;
 
+use crate::books::Books;
 use crate::gateway::{Gateway, now};
-use crate::records::{Outcome, PaymentRecord};
+use crate::records::{ChannelRecord, Outcome, PaymentRecord, Stage};
 use crate::service::Through;
 use crate::shelf::ShelfError;
 
@@ -34,6 +37,9 @@ pub enum PayError {
     /// Its proof of payment, and the news of it, belong to whoever ordered it.
     #[error("another device pays this invoice, or has paid it")]
     Others,
+    /// None of this device's, or it is over.
+    #[error("this device has no such channel open here")]
+    NoChannel,
     /// The channel cannot be used now.
     #[error("the channel cannot be used now")]
     NotUsable,
@@ -60,6 +66,11 @@ pub(crate) fn report(payment_hash: PaymentHash, outcome: &Outcome) -> Report {
     }
 }
 
+/// LDK makes a payment once.
+fn unless_duplicate(error: RetryableSendFailure) -> Result<(), RetryableSendFailure> {
+    if matches!(error, RetryableSendFailure::DuplicatePayment) { Ok(()) } else { Err(error) }
+}
+
 impl Gateway {
     /// Pays an invoice from a device's channel. What becomes of it is reported later. An order that comes again is answered with
     /// what became of the first.
@@ -80,10 +91,16 @@ impl Gateway {
         if expires_at <= now() {
             return Err(PayError::Expired);
         }
-        let is_its = self.books().channels.get(&channel).is_some_and(|record| record.device == device);
-        let details = self.details(channel).filter(|details| is_its && details.is_usable);
+        let is_its =
+            |record: &ChannelRecord| record.device == device && !matches!(record.stage, Stage::Over(_));
+        if !self.books().channels.get(&channel).is_some_and(is_its) {
+            return Err(PayError::NoChannel);
+        }
+        let details = self.details(channel).filter(|details| details.is_usable);
         let details = details.ok_or(PayError::NotUsable)?;
         let policy = self.policy(device).ok_or_else(|| PayError::Policy("there is none".into()))?;
+        // Before a way is looked for, which takes longer; it is stored when there is one.
+        self.approved(&self.books(), device, &policy, text)?;
 
         let mut record = PaymentRecord {
             channel,
@@ -119,7 +136,8 @@ impl Gateway {
         onion.payment_metadata = invoice.payment_metadata().cloned();
         let channels = &self.node.channels;
         let sent = channels.send_payment_with_route(route, LdkPaymentHash(hash.0), onion, PaymentId(hash.0));
-        if let Err(error) = sent {
+        // Two connections of the device ordered it at once: the first order stands.
+        if let Err(error) = sent.or_else(unless_duplicate) {
             let why = format!("{error:?}");
             let record = PaymentRecord { outcome: Outcome::Failed(why.clone()), ..record };
             self.payment_shelf.put(&hash.0, "record", &record)?;
@@ -140,6 +158,7 @@ impl Gateway {
             | PayError::NoAmount
             | PayError::Expired
             | PayError::Others
+            | PayError::NoChannel
             | PayError::Policy(_)
             | PayError::NotSent(_)
             | PayError::Shelf(_) => false,
@@ -201,11 +220,23 @@ impl Gateway {
     /// Keeps the same books about a device as the device does, under the gateway's own copy of the owner's policy: a thief who has the
     /// device, and changed its program, gets no more than that.
     fn allow(&self, device: [u8; 32], policy: &Policy, invoice: &str) -> Result<(), PayError> {
+        let books = self.books();
+        let payments = self.approved(&books, device, policy, invoice)?;
+        Ok(self.device_shelf.put(&device, "payments", &payments)?)
+    }
+
+    /// What is to be stored when a payment is allowed.
+    fn approved(
+        &self,
+        books: &Books,
+        device: [u8; 32],
+        policy: &Policy,
+        invoice: &str,
+    ) -> Result<Payments, PayError> {
         let forbidden = |reject: Reject| PayError::Policy(reject.to_string());
         let invoice = Invoice::parse(invoice, self.chain.network())
             .map_err(|error| PayError::Invoice(error.to_string()))?;
         let tip = Tip { height: self.node.channels.current_best_block().height, time: now() };
-        let books = self.books();
         let mut payments: Payments = self.device_shelf.get(&device, "payments")?.unwrap_or_default();
         let is_live = |hash: &PaymentHash| {
             books.payments.get(hash).is_some_and(|record| record.outcome == Outcome::Pending)
@@ -215,7 +246,7 @@ impl Gateway {
         if policy.paused {
             return Err(forbidden(Reject::Paused));
         }
-        Ok(self.device_shelf.put(&device, "payments", &payments)?)
+        Ok(payments)
     }
 
     /// A payment went through: it counts for what it cost.

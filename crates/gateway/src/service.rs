@@ -137,7 +137,9 @@ impl Gateway {
 fn hints(ordinary: &Ordinary) -> Vec<RouteHint> {
     let channels = ordinary.node.channels.list_usable_channels();
     let hints = channels.into_iter().filter_map(|details| {
-        let short_channel_id = details.get_inbound_payment_scid()?;
+        // The map's own name of a public channel, so that what payments taught of it counts.
+        let public = details.short_channel_id.filter(|_| details.is_announced);
+        let short_channel_id = public.or_else(|| details.get_inbound_payment_scid())?;
         let asked = details.counterparty.forwarding_info?;
         Some(RouteHint(vec![RouteHintHop {
             src_node_id: details.counterparty.node_id,

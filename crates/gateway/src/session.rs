@@ -12,6 +12,7 @@ use farthing_protocol::device::wire::{
 };
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinHandle, JoinSet, spawn_blocking};
+use tokio::time::MissedTickBehavior;
 
 use crate::caller::{Caller, Reply};
 use crate::clerk::Clerk;
@@ -25,6 +26,9 @@ use crate::records::{ChannelRecord, DeviceRecord, Stage};
 const STRANGER: Duration = Duration::from_secs(60);
 /// How long an order waits for what it needs: opening for a key, closing until nothing of the channel is being stored.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How often a session looks for new blocks, and whether what orders wait for is there: as often as the node looks for blocks, within these.
+const LEAST_TICK: Duration = Duration::from_millis(50);
+const MOST_TICK: Duration = Duration::from_secs(1);
 /// How many orders of one device may wait at once.
 const MOST_WAITING: usize = 64;
 /// How long a payment waits until the bridge is connected again, and for the map of the network: both are missing right after a start.
@@ -162,7 +166,8 @@ impl Session {
             None => self.send_headers(Vec::new()),
         }
         self.attend();
-        let mut ticks = tokio::time::interval(self.gateway.settings.poll.max(Duration::from_millis(50)));
+        let mut ticks = tokio::time::interval(self.gateway.settings.poll.clamp(LEAST_TICK, MOST_TICK));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut stranger = std::pin::pin!(tokio::time::sleep(patience));
         loop {
             tokio::select! {
@@ -335,21 +340,25 @@ impl Session {
             let why = format!("{MOST_WAITING} orders of this device wait already");
             return self.caller.report(id, Report::Refused { why });
         }
-        self.wanted.push(Wanted { id, until: Instant::now() + what.patience(), what });
-        self.try_wanted();
+        // Only this one: those that wait have their turn with the next tick, however many orders come.
+        self.try_one(Wanted { id, until: Instant::now() + what.patience(), what });
     }
 
     /// Carries out what waits, as soon as there is what it needs.
     fn try_wanted(&mut self) {
         for wanted in std::mem::take(&mut self.wanted) {
-            let (is_late, id) = (Instant::now() >= wanted.until, wanted.id);
-            match self.carry_on(&wanted) {
-                Carried::Done(Some(report)) => self.caller.report(id, report),
-                // The report comes with what LDK says of it.
-                Carried::Done(None) => {}
-                Carried::NotYet(why) if is_late => self.caller.report(id, why),
-                Carried::NotYet(_) => self.wanted.push(wanted),
-            }
+            self.try_one(wanted);
+        }
+    }
+
+    fn try_one(&mut self, wanted: Wanted) {
+        let (is_late, id) = (Instant::now() >= wanted.until, wanted.id);
+        match self.carry_on(&wanted) {
+            Carried::Done(Some(report)) => self.caller.report(id, report),
+            // The report comes with what LDK says of it.
+            Carried::Done(None) => {}
+            Carried::NotYet(why) if is_late => self.caller.report(id, why),
+            Carried::NotYet(_) => self.wanted.push(wanted),
         }
     }
 

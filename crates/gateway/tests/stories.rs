@@ -99,8 +99,6 @@ async fn a_payment_waits_for_its_device() {
     car.wishes.send(Do::Pay(channel, invoice.clone())).ok().unwrap();
     assert!(matches!(car.report().await, Report::Paying(_)));
     let (device, reports) = car.cut().await;
-    let before = world.gateway.tally().joint_signatures;
-    assert!(before < 6, "the payment was not over");
 
     let mut car = world.reconnect(1, device);
     car.reports = reports;

@@ -62,12 +62,15 @@ impl EncryptedSignature {
 /// Signs `digest`, encrypted under `point`. No randomness: the same arguments give the same.
 pub(crate) fn sign(key: &Keypair, point: &AdaptorPoint, digest: &Message) -> EncryptedSignature {
     let (public, parity) = key.x_only_public_key();
-    let secret = AdaptorSecret::from_key(negated_if(parity, key.secret_key()));
+    let mut own = key.secret_key();
+    let secret = AdaptorSecret::from_key(if parity == Parity::Odd { own.negate() } else { own });
+    own.non_secure_erase();
     let mut bytes = secret.to_bytes();
-    let drawn = tagged::hash(NONCE, &[&bytes, &public.serialize(), &point.to_bytes(), digest.as_ref()]);
+    let mut hash = tagged::hash(NONCE, &[&bytes, &public.serialize(), &point.to_bytes(), digest.as_ref()]);
+    let drawn = AdaptorSecret::from_bytes(&hash);
     bytes.zeroize();
-    let drawn =
-        AdaptorSecret::from_bytes(&drawn).expect("a hash in the range of scalars, but for odds of 2^-127");
+    hash.zeroize();
+    let drawn = drawn.expect("a hash in the range of scalars, but for odds of 2^-127");
     let nonce = drawn.point().plus(point).expect("a point by a hash that binds the other cancels none");
     let (nonce, parity) = nonce.as_key().x_only_public_key();
     let drawn = if parity == Parity::Odd { drawn.negated() } else { drawn };
@@ -76,10 +79,6 @@ pub(crate) fn sign(key: &Keypair, point: &AdaptorPoint, digest: &Message) -> Enc
     let scalar = drawn.plus(&challenged.expect("a product of two numbers that are not zero"));
     let scalar = scalar.expect("a number by a hash is not the opposite of the other").to_bytes();
     EncryptedSignature { nonce, scalar, subtracts: parity == Parity::Odd }
-}
-
-fn negated_if(parity: Parity, key: SecretKey) -> SecretKey {
-    if parity == Parity::Odd { key.negate() } else { key }
 }
 
 /// Whether the secret of `point` would make it the signature of `key` on `digest`: whether `ŝ·G = R ∓ T + e·X`.

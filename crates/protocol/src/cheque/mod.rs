@@ -52,7 +52,7 @@
 //! **What others learn.** The agent knows the writer, the last node the payee; no point or secret is seen on two channels.
 //! The agent and all nodes together can link both ends. Amounts and times can link them, too.
 //!
-//! The library of the adaptor signatures is unaudited. Asynchronous payments are K. Ketterer's (2019); there the
+//! None of this is audited. Asynchronous payments are K. Ketterer's (2019); there the
 //! signature itself is sold, which proves nothing to the payer, and channels may overwrite their states (eltoo, BIP118).
 
 pub mod adaptor;

@@ -64,7 +64,10 @@ impl AdaptorSecret {
 
     /// The secret of the two points' sum. `None` when they cancel out.
     pub fn plus(&self, other: &Self) -> Option<Self> {
-        self.0.add_tweak(&Scalar::from(other.0)).ok().map(Self)
+        let mut tweak = Scalar::from(other.0);
+        let sum = self.0.add_tweak(&tweak).ok().map(Self);
+        tweak.non_secure_erase();
+        sum
     }
 
     /// The secret of the opposite point, so that adding it takes this one away again.

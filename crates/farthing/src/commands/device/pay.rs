@@ -144,18 +144,22 @@ async fn pay(
         for said in heard {
             show(context, &said);
             match said {
-                Said::Report(id, Report::Paid { preimage, fee }) if id == order => {
-                    ensure!(preimage.hash() == hash, "the gateway's proof of payment proves nothing");
+                // Numbers of orders begin anew with each connection: a payment of before may end under this one's.
+                Said::Report(id, Report::Paid { preimage, fee })
+                    if id == order && preimage.hash() == hash =>
+                {
                     let outcome_ = Outcome::Paid { preimage: preimage.0, fee_msat: Some(fee.get()) };
                     connection.device().store().note(&hash.0, channel, &record(outcome_), now())?;
                     return Ok(outcome(&hash.0, &preimage.0, Some(fee.get()), Some(began.elapsed())));
                 }
+                Said::Report(id, Report::Failed { payment_hash, .. })
+                    if id == order && payment_hash != hash => {}
                 Said::Report(id, Report::Failed { why, .. } | Report::Refused { why }) if id == order => {
                     let failed = record(Outcome::Failed(why.clone()));
                     connection.device().store().note(&hash.0, channel, &failed, now())?;
                     bail!(Unpaid::failed(&why));
                 }
-                _other => {}
+                other => learn(connection, &other),
             }
         }
     }
@@ -195,6 +199,10 @@ async fn settle(context: &Context, connection: &mut Connection) -> anyhow::Resul
 /// What is said while nobody waits: a payment of before may end.
 pub fn note(context: &Context, connection: &mut Connection, said: &Said) {
     show(context, said);
+    learn(connection, said);
+}
+
+fn learn(connection: &mut Connection, said: &Said) {
     let Said::Report(_, Report::Paid { preimage, fee }) = said else { return };
     let hash = preimage.hash().0;
     let device = connection.device();
