@@ -180,13 +180,12 @@ impl RegtestNode {
         Ok(hashes)
     }
 
-    /// Whether nothing waits to be mined.
+    /// What waits to be mined.
     ///
     /// # Errors
     /// [`ChainError`] when the node gives no usable answer.
-    pub fn is_mempool_empty(&self) -> Result<bool, ChainError> {
-        let waiting: Vec<Txid> = self.wallet.call("getrawmempool", &[])?;
-        Ok(waiting.is_empty())
+    pub fn mempool(&self) -> Result<Vec<Txid>, ChainError> {
+        self.wallet.call("getrawmempool", &[])
     }
 
     /// Mines one block without any transaction, whatever is in the mempool.

@@ -6,7 +6,7 @@ mod world;
 use farthing_gateway::ordinary::News;
 use farthing_protocol::device::bolt3::Preimage;
 use farthing_protocol::device::bolt3::keys::secret_key;
-use farthing_protocol::device::wire::Report;
+use farthing_protocol::device::wire::{Order, Report};
 use tokio::sync::mpsc;
 use world::device::Do;
 use world::*;
@@ -123,10 +123,19 @@ async fn a_gateway_begins_again_where_it_was() {
         assert!(matches!(paid, Report::Paid { .. }), "{paid:?}");
     }
     let (device, reports) = car.cut().await;
-    world.restart_gateway().await;
+    let gate = Gate::before(world.bridge.address).await;
+    world.restart_gateway_behind(gate.address);
 
     let mut car = world.reconnect(1, device);
     car.reports = reports;
-    let paid = car.pay(channel, world.destination.invoice(10_000_000)).await;
+    car.wishes.send(Do::Pay(channel, world.destination.invoice(10_000_000))).ok().unwrap();
+    // Orders are taken in turn: what is answered first came last, and the payment waits.
+    car.wishes.send(Do::Order(Order::Status { channel })).ok().unwrap();
+    let status = car.report().await;
+    assert!(matches!(status, Report::Channel { .. }), "{status:?}");
+    gate.open();
+    let begun = car.report().await;
+    assert!(matches!(begun, Report::Paying(_)), "{begun:?}");
+    let paid = car.report().await;
     assert!(matches!(paid, Report::Paid { .. }), "{paid:?}");
 }

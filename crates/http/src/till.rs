@@ -102,14 +102,13 @@ impl Till {
     async fn read<T: DeserializeOwned>(&self, id: &str, request: Request) -> Result<(ChannelId, T), Problem> {
         let id = channel(id)?;
         if !self.seller.has(id) {
-            return Err(Problem::new(Kind::NotFound, "there is no such channel here"));
+            return Err(not_open());
         }
         Ok((id, in_time(request).await?))
     }
 
     fn verify(&self, id: ChannelId, mac: &[u8; 32], call: &Call<'_>) -> Result<CallKey, Problem> {
-        let unknown = || Problem::new(Kind::NotFound, "there is no such channel here");
-        let key = self.seller.call_key(id).ok_or_else(unknown)?;
+        let key = self.seller.call_key(id).ok_or_else(not_open)?;
         key.verify(call, mac).map_err(|error| Problem::new(Kind::BadRequest, error))?;
         Ok(key)
     }
@@ -176,9 +175,7 @@ async fn take(
         AnnounceError::Order(OrderError::Store(_) | OrderError::Ended) => {
             Problem::new(Kind::Unavailable, error).retry_after(1)
         }
-        AnnounceError::Order(OrderError::NoChannel(_)) | AnnounceError::Unknown(_) => {
-            Problem::new(Kind::NotFound, error)
-        }
+        AnnounceError::Order(OrderError::NoChannel(_)) | AnnounceError::Unknown(_) => not_open(),
         _theirs => Problem::new(Kind::BadRequest, error),
     })?;
     Ok(Json(ChainTaken { epoch }))
@@ -196,7 +193,7 @@ async fn standing(
     till.verify(id, &body.mac, &body.call(id, authority(&headers, &uri), uri.path()))?;
     let spent = till.seller.reconcile(id, body.last).await;
     let spent = spent.map_err(|error| match &error {
-        CallError::Unknown(_) => Problem::new(Kind::ChannelNotOpen, "this channel is not open"),
+        CallError::Unknown(_) => not_open(),
         _ours => Problem::new(Kind::Unavailable, error).retry_after(1),
     })?;
     Ok(Json(StandingAnswer { epoch: till.seller.epoch(), spent_msat: spent.map(Msat::get) }))
@@ -240,6 +237,11 @@ async fn closed(
         deserialize_hex(&body.transaction).map_err(|error| Problem::new(Kind::BadRequest, error))?;
     till.seller.settled(id, transaction).await.map_err(|error| Problem::new(Kind::BadRequest, error))?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// The channel is over, or was never here: whoever pays looks anew which of its channels are open.
+fn not_open() -> Problem {
+    Problem::new(Kind::ChannelNotOpen, "this channel is not open here")
 }
 
 /// Something of the seller's own fails. Why is for the seller to know: it names its node and its folders.

@@ -11,7 +11,6 @@ mod live;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::sync::mpsc;
 use std::sync::{Arc, RwLock};
 use std::thread::JoinHandle;
@@ -214,20 +213,12 @@ impl<M: Machine> Books<M> {
     ///
     /// # Errors
     /// When the database cannot be read or holds something that makes no sense.
-    pub fn open(
-        mut store: Store,
-        seed: &Seed,
-        desk: Arc<dyn Desk<M>>,
-    ) -> Result<(Self, Resumed<M>), OpenError> {
+    pub fn open(store: Store, seed: &Seed, desk: Arc<dyn Desk<M>>) -> Result<(Self, Resumed<M>), OpenError> {
         let mut pages = ByChannel::default();
         let mut setups = ByChannel::default();
         let mut resumed = Vec::new();
         let (over, live): (Vec<_>, Vec<_>) =
             store.channels::<M>()?.into_iter().partition(|stored| M::is_over(&stored.state));
-        // An earlier version kept all chains for good.
-        let least: HashMap<ChannelId, u64> =
-            over.iter().chain(&live).map(|stored| (stored.id, M::least_chain(&stored.state))).collect();
-        store.prune_chains(|id| least.get(id).copied())?;
         for stored in live {
             let setup = M::setup(&stored.record, seed)
                 .map_err(|source| OpenError::Corrupt { id: stored.id, source })?;

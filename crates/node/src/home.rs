@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use bip39::Mnemonic;
 use bitcoin::Network;
+use bitcoin::hex::{DisplayHex as _, FromHex as _};
 use farthing_protocol::keys::Seed;
 use zeroize::{Zeroize as _, Zeroizing};
 
@@ -109,11 +110,7 @@ impl Home {
     ) -> Result<(Self, Zeroizing<String>), HomeError> {
         let folder = Self::folder(data, network);
         let words = Zeroizing::new(mnemonic.to_string());
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&folder)
-            .map_err(|source| HomeError::File { path: folder.clone(), source })?;
+        make_folder(&folder)?;
         if folder.join("seed").exists() {
             return Err(HomeError::Exists(folder));
         }
@@ -187,7 +184,7 @@ impl Home {
     /// # Errors
     /// When it cannot be opened.
     pub fn store(&self) -> Result<Store, HomeError> {
-        Ok(Store::open(&self.database("farthing.sqlite")?)?)
+        Ok(Store::open(&database(&self.folder, "farthing.sqlite")?)?)
     }
 
     /// Opens what a mailbox keeps, and starts its thread. Blocks.
@@ -195,7 +192,7 @@ impl Home {
     /// # Errors
     /// When it cannot be opened.
     pub fn mailroom(&self, bounds: Bounds) -> Result<Mailroom, HomeError> {
-        Ok(Mailroom::open(&self.database("mailbox.sqlite")?, bounds)?)
+        Ok(Mailroom::open(&database(&self.folder, "mailbox.sqlite")?, bounds)?)
     }
 
     /// Opens the book of a payee of cheques. Blocks.
@@ -203,16 +200,7 @@ impl Home {
     /// # Errors
     /// When it cannot be opened, or the seed cannot be read.
     pub fn prekeys(&self) -> Result<Prekeys, HomeError> {
-        Ok(Prekeys::open(&self.database("prekeys.sqlite")?, self.seed()?.cheque_keys())?)
-    }
-
-    /// The path of a database, which is for its owner alone.
-    fn database(&self, name: &str) -> Result<PathBuf, HomeError> {
-        let path = self.folder.join(name);
-        // SQLite gives its other files the database's mode.
-        let created = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
-        drop(created.map_err(|source| HomeError::File { path: path.clone(), source })?);
-        Ok(path)
+        Ok(Prekeys::open(&database(&self.folder, "prekeys.sqlite")?, self.seed()?.cheque_keys())?)
     }
 
     /// Takes the lock, for as long as the returned value lives. The operating system frees it when the process dies.
@@ -259,6 +247,43 @@ impl Lock {
         written.map_err(failed)?;
         Ok(Self { _file: file })
     }
+}
+
+/// Makes a folder for its owner alone, unless it is there.
+pub(crate) fn make_folder(folder: &Path) -> Result<(), HomeError> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.map_err(|source| HomeError::File { path: folder.to_owned(), source })
+}
+
+/// The path of a database, which is for its owner alone.
+pub(crate) fn database(folder: &Path, name: &str) -> Result<PathBuf, HomeError> {
+    let path = folder.join(name);
+    // SQLite gives its other files the database's mode.
+    let created = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
+    drop(created.map_err(|source| HomeError::File { path: path.clone(), source })?);
+    Ok(path)
+}
+
+/// Writes a secret of 32 bytes in hex ([`write_whole`]).
+pub(crate) fn write_secret(folder: &Path, name: &str, secret: &[u8; 32]) -> Result<(), HomeError> {
+    let text = Zeroizing::new(secret.to_lower_hex_string());
+    write_whole(folder, name, text.as_bytes())
+}
+
+/// A secret that was written with [`write_secret`]; `None` if it is not there.
+pub(crate) fn read_secret(folder: &Path, name: &str) -> Result<Option<Zeroizing<[u8; 32]>>, HomeError> {
+    let path = folder.join(name);
+    let failed = |source| HomeError::File { path: path.clone(), source };
+    let text = match fs::read_to_string(&path).map(Zeroizing::new) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        read => read.map_err(failed)?,
+    };
+    let bytes = <[u8; 32]>::from_hex(text.trim());
+    Ok(Some(
+        bytes
+            .map(Zeroizing::new)
+            .map_err(|error| failed(io::Error::new(io::ErrorKind::InvalidData, error)))?,
+    ))
 }
 
 /// Writes a file that is there whole, on disk and for its owner alone, or not at all. One that is there already stays.

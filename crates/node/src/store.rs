@@ -434,18 +434,27 @@ pub(crate) fn connect(path: &Path, schema: i32, tables: &str) -> Result<Connecti
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT)?;
+    lay_out(&mut connection, schema, &[(0, tables)])?;
+    Ok(connection)
+}
+
+/// Gives a database the layout that this code writes, or leaves it as it is: by what each step changes of the layout that it names, 0 for
+/// an empty file.
+pub(crate) fn lay_out(
+    connection: &mut Connection,
+    schema: i32,
+    steps: &[(i32, &str)],
+) -> Result<(), StoreError> {
     let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
     let found: i32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    match found {
-        0 => {
-            transaction.execute_batch(tables)?;
-            transaction.pragma_update(None, "user_version", schema)?;
-        }
-        found if found == schema => {}
-        found => return Err(StoreError::OtherLayout { found, known: schema }),
+    if found != schema && !steps.iter().any(|(from, _)| *from == found) {
+        return Err(StoreError::OtherLayout { found, known: schema });
     }
-    transaction.commit()?;
-    Ok(connection)
+    for (_, changes) in steps.iter().filter(|(from, _)| *from >= found) {
+        transaction.execute_batch(changes)?;
+    }
+    transaction.pragma_update(None, "user_version", schema)?;
+    Ok(transaction.commit()?)
 }
 
 fn id(row: &Row<'_>, column: usize) -> rusqlite::Result<ChannelId> {

@@ -1,22 +1,17 @@
 //! A private chain, and a folder for everybody's data.
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use anyhow::{Context as _, Result};
 use bitcoin::address::NetworkUnchecked;
-use bitcoin::{Address, Amount, Network, OutPoint, Transaction};
-use farthing_chain::{Chain, RegtestNode, RpcAuth, RpcConfig};
-use serde_json::Value;
+use bitcoin::{Address, Amount, Network, OutPoint, Transaction, Txid};
+use farthing_chain::{Chain, RegtestNode, RpcConfig};
 use tempfile::TempDir;
 
-use crate::message::Message;
 use crate::wait::until;
 
 /// How deep a spend is final for everybody here, as is the default.
@@ -148,7 +143,7 @@ impl World {
         let thread = std::thread::spawn(move || {
             while !stopping.load(Ordering::Relaxed) {
                 // A node that does not answer fails the story elsewhere, where it can be said.
-                if mempool(&node).is_ok_and(|mempool| !mempool.is_empty()) {
+                if node.mempool().is_ok_and(|waiting| !waiting.is_empty()) {
                     let _no_block_this_time = node.mine(1);
                 }
                 std::thread::park_timeout(PACE);
@@ -161,8 +156,8 @@ impl World {
     ///
     /// # Errors
     /// When the node gives no usable answer.
-    pub fn mempool(&self) -> Result<HashSet<String>> {
-        mempool(&self.node)
+    pub fn mempool(&self) -> Result<Vec<Txid>> {
+        Ok(self.node.mempool()?)
     }
 
     /// Waits until the mempool spends an output.
@@ -172,22 +167,6 @@ impl World {
     pub fn await_spend(&self, outpoint: &OutPoint) -> Result<Transaction> {
         until(&format!("a spend of {outpoint}"), || Ok(self.chain().mempool_spender(outpoint)?))
     }
-}
-
-fn mempool(node: &RegtestNode) -> Result<HashSet<String>> {
-    let RpcConfig { url, auth } = node.rpc_config();
-    let user = match auth {
-        RpcAuth::Cookie(path) => std::fs::read_to_string(path)?,
-        RpcAuth::UserPass { user, password } => format!("{user}:{password}"),
-    };
-    let address = url.trim_start_matches("http://").trim_end_matches('/').to_owned();
-    let request = Message::request("POST", "/", &address)
-        .with("authorization", &format!("Basic {}", STANDARD.encode(user)))
-        .with_body(br#"{"jsonrpc":"1.0","id":1,"method":"getrawmempool","params":[]}"#.to_vec());
-    let answer = request.send_to(&address)?;
-    ensure!(answer.status() == 200, "the node answers {}", answer.start);
-    let answer: Value = serde_json::from_slice(&answer.body)?;
-    Ok(serde_json::from_value(answer["result"].clone())?)
 }
 
 /// Mines while it lives.

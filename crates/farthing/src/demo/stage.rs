@@ -71,7 +71,8 @@ impl Stage {
         let thread = std::thread::spawn(move || {
             let mut mined = Instant::now();
             while !stopping.load(Ordering::Relaxed) {
-                let is_due = !node.is_mempool_empty().unwrap_or(true) || mined.elapsed() > IDLE;
+                let is_due =
+                    node.mempool().is_ok_and(|waiting| !waiting.is_empty()) || mined.elapsed() > IDLE;
                 if is_due {
                     if let Err(error) = node.mine(1) {
                         tracing::warn!(%error, "no block was mined");

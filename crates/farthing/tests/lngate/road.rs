@@ -57,7 +57,8 @@ impl Road {
         let to = destination.id();
         bridge.keep_connected(to, address);
         until("the nodes are connected", || Ok(bridge.is_connected(&to).then_some(())))?;
-        bridge.open_channel(1, to, TRUNK, false)?;
+        // Public, so that its end is found by the map of the network, which a gateway that was killed has lost.
+        bridge.open_channel(1, to, TRUNK, true)?;
         until("the bridge's channel is funded", || match news.try_recv() {
             Ok(News::FundingWanted { temporary, peer, script, capacity, .. }) => {
                 let address = Address::from_script(&script, Network::Regtest)?;

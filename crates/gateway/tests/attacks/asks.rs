@@ -171,12 +171,7 @@ async fn a_gateway_asks_for_what_it_must_not_have() {
     assert_eq!(car.state(), before, "nothing has changed");
 
     drop(liar);
-    car.hang_up();
-    world.restart_gateway().await;
-    car.connect(&world.gateway).await;
-    car.usable(&world).await;
-    car.pay(&world.destination.invoice(20_000_000)).await;
-    car.finish_together(&world).await;
+    car.goes_on(&mut world).await;
 }
 
 /// Before everything that it says at the opening the gateway asks for the word that lets the owner sign the funding. It gets it when

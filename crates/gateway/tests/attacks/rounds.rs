@@ -379,12 +379,7 @@ async fn frames_and_messages_are_cut_changed_and_swapped() {
     }
     assert_eq!(car.state(), before);
     drop(liar);
-    car.hang_up();
-    world.restart_gateway().await;
-    car.connect(&world.gateway).await;
-    car.usable(&world).await;
-    car.pay(&world.destination.invoice(20_000_000)).await;
-    car.finish_together(&world).await;
+    car.goes_on(&mut world).await;
 }
 
 /// What a gateway writes down that wants to finish a holder's signature later.

@@ -97,6 +97,28 @@ impl Line {
     }
 }
 
+/// No key is ready, since this device never makes one, so its openings wait; but not without bound.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn so_many_orders_of_a_device_wait_and_no_more() {
+    const MOST: u64 = 64;
+    let stage = Stage::new();
+    let (mut line, _) = stage.connect([1; 32]).await;
+    assert_eq!(line.enrol(1, "come in").await, Report::Done);
+    for id in 2..=2 + MOST {
+        line.say(ToGateway::Order { id, order: Order::Open { capacity: Amount::from_sat(1_000_000) } });
+    }
+    let (id, report) = loop {
+        match line.hear().await {
+            ToDevice::Report { id, report } => break (id, report),
+            ToDevice::Headers(_) | ToDevice::GenerateKey { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(id, 2 + MOST, "the first that is answered is the one too many");
+    assert!(matches!(&report, Report::Refused { why } if why.contains("wait already")), "{report:?}");
+    stage.gateway.stop();
+}
+
 /// It would cost the bitcoind two questions for each block, as often as it connects.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stranger_gets_no_headers_before_it_is_enrolled() {

@@ -27,7 +27,9 @@ use farthing_protocol::device::wire::*;
 use farthing_protocol::device::{Enrolment, Policy, SignedPolicy};
 use secp256k1::{Keypair, Message, PublicKey, SECP256K1, SecretKey};
 use tempfile::TempDir;
-use tokio::sync::mpsc;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use device::{Device, Do};
@@ -138,6 +140,35 @@ impl Drop for Stock {
     }
 }
 
+/// A way to a node that is shut at first.
+pub struct Gate {
+    pub address: SocketAddr,
+    is_open: watch::Sender<bool>,
+}
+
+impl Gate {
+    pub async fn before(node: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (is_open, waiting) = watch::channel(false);
+        tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                let mut waiting = waiting.clone();
+                tokio::spawn(async move {
+                    waiting.wait_for(|is_open| *is_open).await.ok()?;
+                    let mut far = TcpStream::connect(node).await.ok()?;
+                    copy_bidirectional(&mut near, &mut far).await.ok()
+                });
+            }
+        });
+        Self { address, is_open }
+    }
+
+    pub fn open(&self) {
+        self.is_open.send(true).unwrap();
+    }
+}
+
 /// Everything but devices.
 pub struct World {
     pub regtest: RegtestNode,
@@ -178,7 +209,7 @@ impl World {
             .await;
 
         let folder = farthing_chain::temporary_folder("farthing-gateway-").unwrap();
-        let gateway = open_gateway(&folder, &bridge, &chain);
+        let gateway = open_gateway(&folder, &bridge, bridge.address, &chain);
         let id = gateway.node.id();
         until("the gateway reaches the bridge", || bridge.node.is_connected(&id)).await;
         // An invoice says the way only then.
@@ -199,11 +230,13 @@ impl World {
 
     /// The gateway ends and begins again from what it stored.
     pub async fn restart_gateway(&mut self) {
+        self.restart_gateway_behind(self.bridge.address);
+    }
+
+    /// The same, with another way to the bridge.
+    pub fn restart_gateway_behind(&mut self, address: SocketAddr) {
         self.gateway.stop();
-        let before = Arc::downgrade(&self.gateway);
-        let gateway = open_gateway(&self.folder, &self.bridge, &self.chain);
-        self.gateway = gateway;
-        drop(before);
+        self.gateway = open_gateway(&self.folder, &self.bridge, address, &self.chain);
     }
 
     pub fn mine(&self, blocks: u32) {
@@ -216,11 +249,16 @@ impl World {
     }
 }
 
-pub fn open_gateway(folder: &TempDir, bridge: &Stock, chain: &Chain) -> Arc<Gateway> {
+pub fn open_gateway(
+    folder: &TempDir,
+    bridge: &Stock,
+    bridge_address: SocketAddr,
+    chain: &Chain,
+) -> Arc<Gateway> {
     let settings = Settings {
         folder: folder.path().to_owned(),
         bridge: bridge.node.id(),
-        bridge_address: bridge.address,
+        bridge_address,
         fee_ppm: 50_000,
         fee_base: Msat::new(0),
         invitation: String::new(),

@@ -2,7 +2,7 @@
 
 use std::sync::mpsc;
 use std::sync::{Arc, RwLock};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use farthing_protocol::{ChannelId, Msat, Transition};
 use tokio::sync::oneshot;
@@ -15,6 +15,9 @@ use crate::by_channel::ByChannel;
 use crate::crash;
 use crate::machine::{Machine, Watched};
 use crate::store::{Store, StoreError, StoredChannel, Write};
+
+/// How long after a failure of the disk accounts are stored again.
+const TRY_AGAIN: Duration = Duration::from_millis(200);
 
 /// A channel in the books.
 pub(super) struct Page<M: Machine> {
@@ -103,7 +106,7 @@ impl<M: Machine> Default for DraftBatch<M> {
 impl<M: Machine> Keeper<M> {
     /// Works until the last order, or until nobody is left to give any.
     pub(super) fn run(mut self, queue: &mpsc::Receiver<Order<M>>) {
-        while let Ok(first) = queue.recv() {
+        while let Some(first) = self.next(queue) {
             let mut batch = DraftBatch::default();
             let mut ending = self.take(first, &mut batch);
             for _ in 1..BATCH {
@@ -112,15 +115,28 @@ impl<M: Machine> Keeper<M> {
                     _ => break,
                 }
             }
-            self.save(batch);
-            while std::mem::take(&mut self.has_more) {
+            let mut is_stored = self.save(batch);
+            // With a disk that fails this would have no end, and no order would have its turn.
+            while is_stored && std::mem::take(&mut self.has_more) {
                 let mut batch = DraftBatch::default();
                 self.fold_asked(&mut batch);
-                self.save(batch);
+                is_stored = self.save(batch);
             }
             if ending {
                 return;
             }
+        }
+    }
+
+    /// The next order. What a disk that failed left unstored is tried again in a while, without one.
+    fn next(&self, queue: &mpsc::Receiver<Order<M>>) -> Option<Order<M>> {
+        if !self.has_more {
+            return queue.recv().ok();
+        }
+        match queue.recv_timeout(TRY_AGAIN) {
+            Ok(order) => Some(order),
+            Err(mpsc::RecvTimeoutError::Timeout) => Some(Order::Fold),
+            Err(mpsc::RecvTimeoutError::Disconnected) => None,
         }
     }
 
@@ -336,8 +352,8 @@ impl<M: Machine> Keeper<M> {
         }
     }
 
-    /// Makes a batch durable and only then answers.
-    fn save(&mut self, batch: DraftBatch<M>) {
+    /// Makes a batch durable and only then answers. Whether the disk took it.
+    fn save(&mut self, batch: DraftBatch<M>) -> bool {
         let DraftBatch { mut drafts, writes, written, granted } = batch;
         let mut transitions = Vec::with_capacity(drafts.len());
         for (id, draft) in &mut drafts {
@@ -389,6 +405,7 @@ impl<M: Machine> Keeper<M> {
                 for reply in written {
                     let _caller_left = reply.send(Ok(()));
                 }
+                true
             }
             Err(error) => {
                 tracing::error!(%error, "could not store: every request in this batch is refused");
@@ -400,6 +417,7 @@ impl<M: Machine> Keeper<M> {
                 for reply in written {
                     let _caller_left = reply.send(Err(error.clone()));
                 }
+                false
             }
         }
     }

@@ -1,5 +1,9 @@
 //! What a seller's books let go: channels that are over, openings that came to nothing, chains of words that are used up.
 
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
 use bitcoin::absolute::LockTime;
 use bitcoin::hashes::Hash as _;
 use bitcoin::transaction::Version;
@@ -239,8 +243,6 @@ fn a_chain_is_deleted_when_the_next_has_begun_and_all_when_the_channel_is_over()
     fold(&story, &tab);
     assert_eq!(story.chains(id), [2]);
 
-    // The version before kept all of them.
-    story.books().write_blocking(vec![Write::Ladder(id, Arc::new(ladder))]).unwrap();
     story.restart();
     assert_eq!(story.chains(id), [2]);
     let state = story.books().state_blocking(id).unwrap().unwrap();
@@ -252,4 +254,73 @@ fn a_chain_is_deleted_when_the_next_has_begun_and_all_when_the_channel_is_over()
     let spent = Funding::Spent { by: by.into(), confirmations: 6 };
     story.sees(id, spent);
     assert_eq!((story.names(), story.chains(id)), (vec![(id, "closed")], Vec::new()));
+}
+
+/// How often the disk may fail before a loop of the books is one without end.
+const TOO_OFTEN: usize = 1_000;
+
+/// A desk that has more accounts than one write takes, until the disk has taken them or has failed too often.
+#[derive(Default)]
+struct LongDesk {
+    channel: OnceLock<ChannelId>,
+    dirty: AtomicBool,
+    not_stored: AtomicUsize,
+}
+
+impl Desk<Payee> for LongDesk {
+    fn asked(&self, _most: usize) -> (Vec<ChannelId>, bool) {
+        let is_dirty =
+            self.dirty.load(Ordering::Relaxed) && self.not_stored.load(Ordering::Relaxed) < TOO_OFTEN;
+        (self.channel.get().copied().filter(|_| is_dirty).into_iter().collect(), is_dirty)
+    }
+
+    fn draw(&self, id: ChannelId) -> Option<Drawn<Payee>> {
+        let sighting = Sighting {
+            height: 100,
+            fee_rate: FeeRate::BROADCAST_MIN,
+            funding: Funding::Unconfirmed(setup(1).1.channel.funding_txout()),
+            locked: Vec::new(),
+        };
+        let is_asked = self.channel.get() == Some(&id) && self.dirty.swap(false, Ordering::Relaxed);
+        is_asked.then(|| Drawn { input: Input::Sighted(sighting), waiting: Vec::new() })
+    }
+
+    fn not_stored(&self, _id: ChannelId) {
+        self.not_stored.fetch_add(1, Ordering::Relaxed);
+        self.dirty.store(true, Ordering::Relaxed);
+    }
+
+    fn not_taken(&self, _id: ChannelId) {}
+
+    fn turned(&self, _id: ChannelId, _state: &payee::State, _setup: &payee::Setup) {}
+}
+
+#[test]
+fn a_disk_that_fails_holds_up_no_order_and_what_waits_is_stored_once_it_works_again() {
+    let mut story = Story::begin();
+    story.books = None;
+    let desk = Arc::new(LongDesk::default());
+    let (books, _) = Books::open(story.store(), &payees_seed(), desk.clone()).unwrap();
+    story.books = Some(books);
+    let id = story.opens(1).unwrap();
+    let disk = rusqlite::Connection::open(story.folder.path().join("db")).unwrap();
+    let full = "CREATE TRIGGER full BEFORE INSERT ON journal BEGIN SELECT RAISE(ABORT, 'full'); END";
+    disk.execute_batch(full).unwrap();
+    desk.dirty.store(true, Ordering::Relaxed);
+    desk.channel.set(id).unwrap();
+    story.books().fold();
+
+    let until = Instant::now() + Duration::from_secs(60);
+    while desk.not_stored.load(Ordering::Relaxed) < 3 {
+        assert!(Instant::now() < until, "it is tried again without an order");
+        std::thread::yield_now();
+    }
+    let state = story.books().state_blocking(id).unwrap().expect("the channel is there");
+    assert!(desk.not_stored.load(Ordering::Relaxed) < TOO_OFTEN, "orders have their turn");
+    assert!(state.is_unfunded(), "nothing counts that is not stored");
+    disk.execute_batch("DROP TRIGGER full").unwrap();
+    while story.books().state_blocking(id).unwrap().unwrap().is_unfunded() {
+        assert!(Instant::now() < until, "what the disk did not take is stored now");
+        std::thread::yield_now();
+    }
 }

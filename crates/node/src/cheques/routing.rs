@@ -45,6 +45,7 @@ pub(super) struct Router {
     pub(super) keys: ChequeKeys,
     places: Mutex<Places>,
     turns: Vec<Mutex<()>>,
+    pub(super) purchases: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -80,7 +81,14 @@ pub(super) struct Done {
 impl Router {
     pub(super) fn new(books: Arc<Books<ChequeChannel>>, reader: Store, keys: ChequeKeys) -> Self {
         let turns = (0..STRIPES).map(|_| Mutex::default()).collect();
-        Self { books, reader: Mutex::new(reader), keys, places: Mutex::default(), turns }
+        Self {
+            books,
+            reader: Mutex::new(reader),
+            keys,
+            places: Mutex::default(),
+            turns,
+            purchases: Mutex::default(),
+        }
     }
 
     /// Takes note of what a stored channel holds and waits for.

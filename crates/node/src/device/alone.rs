@@ -28,8 +28,8 @@ use crate::store::StoreError;
 const DEPTH: u32 = 52_560;
 /// In how many blocks what is signed now should be in the chain.
 const TARGET: u16 = 6;
-/// So many of the newest payments may have an HTLC in a revoked commitment.
-const MOST_HASHES: u32 = 1_000;
+/// So many of the newest payments may have an HTLC in a revoked commitment, and are tried when one is published.
+pub(crate) const MOST_HASHES: u32 = 1_000;
 /// So many pairs of payment hash and expiry are tried: a few seconds.
 const MOST_TRIALS: u32 = 4_000_000;
 
@@ -347,13 +347,16 @@ fn spender(chain: &Chain, funding: &OutPoint) -> Result<Option<Found>, CloseErro
     let tip = chain.tip()?.height;
     for height in (tip.saturating_sub(DEPTH)..=tip).rev() {
         let hash = chain.block_hash(height)?.ok_or(CloseError::Reorganised)?;
-        for transaction in chain.block(&hash)?.txdata {
-            if transaction.input.iter().any(|input| input.previous_output == *funding) {
-                return Ok(Some(Found { transaction, height: Some(height) }));
-            }
-            if transaction.compute_txid() == funding.txid {
-                return Ok(None);
-            }
+        let mut transactions = chain.block(&hash)?.txdata;
+        let spends = |transaction: &Transaction| {
+            transaction.input.iter().any(|input| input.previous_output == *funding)
+        };
+        // A block may hold both, the funding first.
+        if let Some(at) = transactions.iter().position(spends) {
+            return Ok(Some(Found { transaction: transactions.swap_remove(at), height: Some(height) }));
+        }
+        if transactions.iter().any(|transaction| transaction.compute_txid() == funding.txid) {
+            return Ok(None);
         }
     }
     Ok(None)

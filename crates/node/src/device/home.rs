@@ -6,19 +6,15 @@
 //! | `device.sqlite` | channels with their shares, headers, payments ([`super::store`]), mode 0600 |
 //! | `lock` | held while a process runs the device |
 
-use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use bitcoin::Network;
-use bitcoin::hex::{DisplayHex as _, FromHex as _};
 use farthing_protocol::device::keys::DeviceSecret;
-use zeroize::Zeroizing;
 
 use super::store::DeviceStore;
 use crate::entropy;
-use crate::home::{Home, HomeError, Lock, write_whole};
+use crate::home::{Home, HomeError, Lock, database, make_folder, read_secret, write_secret};
 
 /// The device's folder.
 #[derive(Debug)]
@@ -47,12 +43,9 @@ impl DeviceHome {
     /// # Errors
     /// When the folder cannot be written.
     pub fn make(&self) -> Result<DeviceSecret, HomeError> {
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder);
-        made.map_err(|source| HomeError::File { path: self.folder.clone(), source })?;
+        make_folder(&self.folder)?;
         if !self.is_there() {
-            let secret = DeviceSecret::new(entropy::bytes());
-            let text = Zeroizing::new(secret.expose().to_lower_hex_string());
-            write_whole(&self.folder, "secret", text.as_bytes())?;
+            write_secret(&self.folder, "secret", DeviceSecret::new(entropy::bytes()).expose())?;
         }
         self.secret()
     }
@@ -62,15 +55,12 @@ impl DeviceHome {
     /// # Errors
     /// When a device lives here already, or the folder cannot be written.
     pub fn restore(&self, secret: &DeviceSecret) -> Result<(), HomeError> {
-        let failed = |source| HomeError::File { path: self.folder.clone(), source };
         if self.is_there() {
-            let there = io::Error::new(io::ErrorKind::AlreadyExists, "a device lives here already");
-            return Err(failed(there));
+            let source = io::Error::new(io::ErrorKind::AlreadyExists, "a device lives here already");
+            return Err(HomeError::File { path: self.folder.clone(), source });
         }
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder);
-        made.map_err(failed)?;
-        let text = Zeroizing::new(secret.expose().to_lower_hex_string());
-        write_whole(&self.folder, "secret", text.as_bytes())
+        make_folder(&self.folder)?;
+        write_secret(&self.folder, "secret", secret.expose())
     }
 
     /// The secret.
@@ -78,17 +68,8 @@ impl DeviceHome {
     /// # Errors
     /// When the file cannot be read.
     pub fn secret(&self) -> Result<DeviceSecret, HomeError> {
-        let path = self.folder.join("secret");
-        let read = fs::read_to_string(&path).map(Zeroizing::new);
-        let text = read.map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => HomeError::Missing(self.folder.clone()),
-            _other => HomeError::File { path: path.clone(), source },
-        })?;
-        let bytes = <[u8; 32]>::from_hex(text.trim()).map_err(|error| HomeError::File {
-            path: path.clone(),
-            source: io::Error::new(io::ErrorKind::InvalidData, error),
-        })?;
-        Ok(DeviceSecret::new(bytes))
+        let secret = read_secret(&self.folder, "secret")?;
+        secret.map(|secret| DeviceSecret::new(*secret)).ok_or_else(|| HomeError::Missing(self.folder.clone()))
     }
 
     /// The database.
@@ -96,11 +77,7 @@ impl DeviceHome {
     /// # Errors
     /// When it cannot be opened.
     pub fn store(&self) -> Result<DeviceStore, HomeError> {
-        let path = self.folder.join("device.sqlite");
-        // SQLite gives its other files the database's mode.
-        let created = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
-        drop(created.map_err(|source| HomeError::File { path: path.clone(), source })?);
-        Ok(DeviceStore::open(&path)?)
+        Ok(DeviceStore::open(&database(&self.folder, "device.sqlite")?)?)
     }
 
     /// Takes the lock.

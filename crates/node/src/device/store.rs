@@ -26,13 +26,13 @@ use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::store::{StoreError, decode, encode};
+use crate::store::{StoreError, decode, encode, lay_out};
 
 /// The layout this code writes, kept in `PRAGMA user_version`.
-const SCHEMA: i32 = LAYOUTS.len() as i32;
+const SCHEMA: i32 = 3;
 
 /// What each layout changed of the one before, the first of an empty file. A program of an older layout opens none of a newer one.
-const LAYOUTS: [&str; 3] = [FIRST, OWNER_STORE, STATES];
+const LAYOUTS: [(i32, &str); 3] = [(0, FIRST), (1, OWNER_STORE), (2, STATES)];
 
 const FIRST: &str = "
 CREATE TABLE enrolled (id INTEGER PRIMARY KEY CHECK (id = 0), record BLOB NOT NULL) STRICT;
@@ -132,14 +132,7 @@ impl DeviceStore {
     /// When the file cannot be opened or is from a newer version.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let mut connection = forgetful(path)?;
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let found: i32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
-        let steps = usize::try_from(found).ok().and_then(|found| LAYOUTS.get(found..));
-        for step in steps.ok_or(StoreError::OtherLayout { found, known: SCHEMA })? {
-            transaction.execute_batch(step)?;
-        }
-        transaction.pragma_update(None, "user_version", SCHEMA)?;
-        transaction.commit()?;
+        lay_out(&mut connection, SCHEMA, &LAYOUTS)?;
         Ok(Self { connection })
     }
 

@@ -200,7 +200,14 @@ impl World {
                     self.assert_kept(&message);
                     sent.push(message);
                 }
-                Said::Keep(kept) => self.keep(*kept),
+                Said::Keep(kept) => {
+                    let answers = |message: &ToGateway| matches!(message, ToGateway::Answer { .. });
+                    assert!(
+                        !sent.iter().any(answers),
+                        "this leaves before the owner's store has it: {sent:?}"
+                    );
+                    self.keep(*kept);
+                }
                 _other => {}
             }
         }
@@ -485,6 +492,20 @@ impl World {
         assert_eq!((of, secret.point()), (number, Some(revoked.point)));
     }
 
+    /// A payment from its HTLC to its end, as the bridge and the gateway bring it about.
+    fn pay(&mut self, htlc: Htlc, preimage: Preimage) {
+        self.sign_bridge(&[], add(htlc));
+        self.bridge_revokes();
+        self.validate_holder(&[], add(htlc));
+        self.revoke();
+        self.validate_holder(&[preimage], fulfil(htlc));
+        self.revoke();
+        self.sign_bridge(&[preimage], fulfil(htlc));
+        self.bridge_revokes();
+        let (_, life) = self.device().paying().unwrap();
+        assert!(life.state().account().is_settled());
+    }
+
     fn bridge_revokes(&mut self) {
         let number = self.bridge[self.bridge.len() - 2].number;
         let secret = self.seed.secret(number);
@@ -577,16 +598,8 @@ fn opens_pays_and_closes_alone_with_a_crash_before_and_after_every_save() {
     world.restart();
     let htlc = htlc(&preimage);
 
-    world.sign_bridge(&[], add(htlc));
-    world.bridge_revokes();
-    world.validate_holder(&[], add(htlc));
-    world.revoke();
-    world.validate_holder(&[preimage], fulfil(htlc));
-    world.revoke();
-    world.sign_bridge(&[preimage], fulfil(htlc));
-    world.bridge_revokes();
+    world.pay(htlc, preimage);
     let (_, life) = world.device().paying().unwrap();
-    assert!(life.state().account().is_settled());
     assert_eq!(life.state().account().balance(), Some(Msat::new(480_000_000)));
 
     // Before and after each save: one save for each of 7 requests, two for each of 3 holder commitments; and for each of 2 secrets one

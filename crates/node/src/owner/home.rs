@@ -5,18 +5,14 @@
 //! | `key` | the store's key on links, mode 0600, in hex: devices have its public half from their enrolment |
 //! | `store.sqlite` | what is kept ([`super::store`]), mode 0600. **In no backup**: an old copy may hold states that were revoked |
 
-use std::fs::{self, OpenOptions};
-use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use bitcoin::Network;
-use bitcoin::hex::{DisplayHex as _, FromHex as _};
 use zeroize::Zeroizing;
 
 use super::store::OwnerStore;
 use crate::entropy;
-use crate::home::{Home, HomeError, write_whole};
+use crate::home::{Home, HomeError, database, make_folder, read_secret, write_secret};
 use crate::link::StaticKey;
 
 /// The folder of the owner's store.
@@ -32,12 +28,9 @@ impl OwnerStoreHome {
     /// When the folder cannot be written.
     pub fn make(data: &Path, network: Network) -> Result<Self, HomeError> {
         let folder = Home::folder(data, network).join("owner-store");
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
-        made.map_err(|source| HomeError::File { path: folder.clone(), source })?;
-        if !folder.join("key").is_file() {
-            let key = Zeroizing::new(entropy::bytes::<32>());
-            let text = Zeroizing::new(key.to_lower_hex_string());
-            write_whole(&folder, "key", text.as_bytes())?;
+        make_folder(&folder)?;
+        if read_secret(&folder, "key")?.is_none() {
+            write_secret(&folder, "key", &Zeroizing::new(entropy::bytes()))?;
         }
         Ok(Self { folder })
     }
@@ -52,12 +45,8 @@ impl OwnerStoreHome {
     /// # Errors
     /// When the file cannot be read.
     pub fn key(&self) -> Result<StaticKey, HomeError> {
-        let path = self.folder.join("key");
-        let failed = |source| HomeError::File { path: path.clone(), source };
-        let text = fs::read_to_string(&path).map(Zeroizing::new).map_err(failed)?;
-        let bytes = <[u8; 32]>::from_hex(text.trim())
-            .map_err(|error| failed(io::Error::new(io::ErrorKind::InvalidData, error)))?;
-        Ok(StaticKey::new(bytes))
+        let key = read_secret(&self.folder, "key")?.ok_or_else(|| HomeError::Missing(self.folder.clone()))?;
+        Ok(StaticKey::new(*key))
     }
 
     /// The database.
@@ -65,10 +54,6 @@ impl OwnerStoreHome {
     /// # Errors
     /// When it cannot be opened.
     pub fn store(&self) -> Result<OwnerStore, HomeError> {
-        let path = self.folder.join("store.sqlite");
-        // SQLite gives its other files the database's mode.
-        let created = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
-        drop(created.map_err(|source| HomeError::File { path: path.clone(), source })?);
-        Ok(OwnerStore::open(&path)?)
+        Ok(OwnerStore::open(&database(&self.folder, "store.sqlite")?)?)
     }
 }

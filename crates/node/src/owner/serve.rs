@@ -12,9 +12,12 @@ use tokio::time::timeout;
 
 use super::store::{KeepError, OwnerStore};
 use crate::link::{Link, LinkError, PublicKey, StaticKey};
+use crate::seats::Seats;
 
 /// How many connections there are at once, those of strangers included, until their handshake has failed.
 const MOST_CONNECTIONS: usize = 256;
+/// And how many from one address: an owner's devices may share one, but a stranger must not keep the others out.
+const OF_ONE_ADDRESS: usize = 64;
 /// A device that says nothing for so long is let go; it comes again when it has something to keep.
 const IDLE: Duration = Duration::from_secs(600);
 
@@ -53,23 +56,18 @@ where
 {
     let shared = Arc::new(Shared { key, store: Mutex::new(store), known });
     let mut connections = JoinSet::new();
+    let seats = Seats::new(MOST_CONNECTIONS, OF_ONE_ADDRESS);
     loop {
         tokio::select! {
             Some(_ended) = connections.join_next() => {}
-            accepted = listener.accept(), if connections.len() < MOST_CONNECTIONS => match accepted {
-                Ok((stream, from)) => {
-                    let shared = shared.clone();
-                    connections.spawn(async move {
-                        if let Err(error) = attend(&shared, stream).await {
-                            tracing::info!(%from, %error, "a device's connection to its owner's store ended");
-                        }
-                    });
-                }
-                // Too many files are open, for one: others will close.
-                Err(error) => {
-                    tracing::warn!("the owner's store cannot take a connection: {error}");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
+            (stream, from, seat) = seats.accept(&listener) => {
+                let shared = shared.clone();
+                connections.spawn(async move {
+                    let _until_it_ends = seat;
+                    if let Err(error) = attend(&shared, stream).await {
+                        tracing::info!(%from, %error, "a device's connection to its owner's store ended");
+                    }
+                });
             }
         }
     }
@@ -79,7 +77,6 @@ async fn attend<K>(shared: &Arc<Shared<K>>, stream: TcpStream) -> Result<(), Ser
 where
     K: Fn(&PublicKey) -> Option<Known> + Send + Sync + 'static,
 {
-    stream.set_nodelay(true).map_err(LinkError::from)?;
     let link = Link::accept(stream, &shared.key).await?;
     let known = (shared.known)(&link.peer()).ok_or(ServeError::Stranger)?;
     let (mut sender, mut receiver) = link.split();

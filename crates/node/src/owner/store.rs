@@ -22,13 +22,12 @@ use zeroize::Zeroizing;
 
 use crate::crash;
 use crate::device::MOST_CHANNELS;
+use crate::device::alone::MOST_HASHES;
 use crate::device::store::{empty_log, forgetful};
-use crate::store::{StoreError, decode, encode};
+use crate::store::{StoreError, decode, encode, lay_out};
 
 /// The layout this code writes, kept in `PRAGMA user_version`.
 const SCHEMA: i32 = 1;
-/// So many of the newest hashes of a channel are tried when a revoked commitment is published.
-const MOST_HASHES: u32 = 1_000;
 
 const TABLES: &str = "
 CREATE TABLE channels (
@@ -80,17 +79,7 @@ impl OwnerStore {
     /// When the file cannot be opened or is from a newer version.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let mut connection = forgetful(path)?;
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let found: i32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
-        match found {
-            0 => {
-                transaction.execute_batch(TABLES)?;
-                transaction.pragma_update(None, "user_version", SCHEMA)?;
-            }
-            SCHEMA => {}
-            found => return Err(StoreError::OtherLayout { found, known: SCHEMA }),
-        }
-        transaction.commit()?;
+        lay_out(&mut connection, SCHEMA, &[(0, TABLES)])?;
         Ok(Self { connection })
     }
 

@@ -5,7 +5,9 @@ use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use bitcoin::hex::DisplayHex as _;
-use farthing_node::device::alone::{Closer, Ended};
+use farthing_chain::Chain;
+use farthing_node::device::alone::{CloseError, Closer, Ended};
+use farthing_protocol::device::wire::ChannelKeysId;
 use serde_json::json;
 
 use super::files::{self, Claims};
@@ -16,8 +18,20 @@ use crate::config::Context;
 pub fn run(context: &Context, output: &Path) -> anyhow::Result<()> {
     let chain = context.chain()?;
     let (_lock, mut device) = here(context)?;
+    let closed = device.close_alone(&chain);
+    conclude(context, &chain, output, "NAME", closed)
+}
+
+/// Writes what can be claimed after closings, and says how each channel ends. One that failed does not keep the others from it.
+pub fn conclude(
+    context: &Context,
+    chain: &Chain,
+    output: &Path,
+    name: &str,
+    closings: impl IntoIterator<Item = (ChannelKeysId, Result<Ended, CloseError>)>,
+) -> anyhow::Result<()> {
     let (mut ended, mut failed) = (Vec::new(), None);
-    for (channel, closed) in device.close_alone(&chain) {
+    for (channel, closed) in closings {
         match closed {
             Ok(one) => ended.push(one),
             Err(error) => {
@@ -36,13 +50,13 @@ pub fn run(context: &Context, output: &Path) -> anyhow::Result<()> {
     files::write(output, &Claims { channel, claims })?;
     let height = chain.tip()?.height;
     for one in &ended {
-        say(context, output, height, "NAME", one)?;
+        say(context, output, height, name, one)?;
     }
     failed.map_or(Ok(()), |error| Err(error).context("another channel was not closed"))
 }
 
 /// Says how a channel ends, to whoever closes it.
-pub fn say(context: &Context, output: &Path, height: u32, name: &str, ended: &Ended) -> anyhow::Result<()> {
+fn say(context: &Context, output: &Path, height: u32, name: &str, ended: &Ended) -> anyhow::Result<()> {
     let waiting: Vec<u32> = ended.waits_until().collect();
     let by = match ended.by {
         Closer::Device => "device",

@@ -9,6 +9,7 @@ use farthing_node::device::connection::now;
 use farthing_node::device::store::{Outcome, Paid};
 use farthing_node::device::{Connection, ConnectionError, Said};
 use farthing_node::link::LinkError;
+use farthing_protocol::device::bolt3::PaymentHash;
 use farthing_protocol::device::payments::Source;
 use farthing_protocol::device::wire::{ChannelKeysId, Order, Report};
 use farthing_protocol::device::{Effect, Input, Invoice};
@@ -144,16 +145,14 @@ async fn pay(
         for said in heard {
             show(context, &said);
             match said {
-                // Numbers of orders begin anew with each connection: a payment of before may end under this one's.
-                Said::Report(id, Report::Paid { preimage, fee })
-                    if id == order && preimage.hash() == hash =>
-                {
+                Said::Report(id, report) if id == order && !is_about(&report, hash) => {
+                    learn(connection, &Said::Report(id, report));
+                }
+                Said::Report(id, Report::Paid { preimage, fee }) if id == order => {
                     let outcome_ = Outcome::Paid { preimage: preimage.0, fee_msat: Some(fee.get()) };
                     connection.device().store().note(&hash.0, channel, &record(outcome_), now())?;
                     return Ok(outcome(&hash.0, &preimage.0, Some(fee.get()), Some(began.elapsed())));
                 }
-                Said::Report(id, Report::Failed { payment_hash, .. })
-                    if id == order && payment_hash != hash => {}
                 Said::Report(id, Report::Failed { why, .. } | Report::Refused { why }) if id == order => {
                     let failed = record(Outcome::Failed(why.clone()));
                     connection.device().store().note(&hash.0, channel, &failed, now())?;
@@ -162,6 +161,16 @@ async fn pay(
                 other => learn(connection, &other),
             }
         }
+    }
+}
+
+/// Whether a report can be about this payment. Numbers of orders begin anew with each connection, so a payment of before may end under the
+/// number of this one's order.
+fn is_about(report: &Report, hash: PaymentHash) -> bool {
+    match report {
+        Report::Paid { preimage, .. } => preimage.hash() == hash,
+        Report::Failed { payment_hash, .. } | Report::Paying(payment_hash) => *payment_hash == hash,
+        _other => true,
     }
 }
 
@@ -203,13 +212,49 @@ pub fn note(context: &Context, connection: &mut Connection, said: &Said) {
 }
 
 fn learn(connection: &mut Connection, said: &Said) {
-    let Said::Report(_, Report::Paid { preimage, fee }) = said else { return };
-    let hash = preimage.hash().0;
+    let (hash, outcome) = match said {
+        Said::Report(_, Report::Paid { preimage, fee }) => {
+            (preimage.hash().0, Outcome::Paid { preimage: preimage.0, fee_msat: Some(fee.get()) })
+        }
+        Said::Report(_, Report::Failed { payment_hash, why }) => {
+            (payment_hash.0, Outcome::Failed(why.clone()))
+        }
+        _other => return,
+    };
     let device = connection.device();
     let channel = device.paying().map_or(ChannelKeysId([0; 32]), |(id, _)| id);
     let Ok(Some(before)) = device.store().payment(&hash) else { return };
-    let outcome = Outcome::Paid { preimage: preimage.0, fee_msat: Some(fee.get()) };
+    // A proof of payment stays one, whatever comes after it.
+    if matches!(before.outcome, Outcome::Paid { .. }) {
+        return;
+    }
     if let Err(error) = device.store().note(&hash, channel, &Paid { outcome, ..before }, now()) {
         eprintln!("farthing: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use farthing_protocol::Msat;
+    use farthing_protocol::device::bolt3::Preimage;
+
+    use super::*;
+
+    #[test]
+    fn what_became_of_a_payment_of_before_is_not_about_this_one() {
+        let (preimage, before) = (Preimage([1; 32]), Preimage([2; 32]));
+        let hash = preimage.hash();
+        let paid = |preimage| Report::Paid { preimage, fee: Msat::ZERO };
+        let failed = |payment_hash| Report::Failed { payment_hash, why: "no route".into() };
+        let of_before = before.hash();
+        assert!(
+            [paid(preimage), failed(hash), Report::Paying(hash)].iter().all(|report| is_about(report, hash))
+        );
+        assert!(
+            [paid(before), failed(of_before), Report::Paying(of_before)]
+                .iter()
+                .all(|report| !is_about(report, hash))
+        );
+        assert!(is_about(&Report::Refused { why: "this device is not enrolled here".into() }, hash));
     }
 }

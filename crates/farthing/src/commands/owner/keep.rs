@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use bitcoin::hex::{DisplayHex as _, FromHex as _};
 use farthing_node::link::{PublicKey, StaticKey};
 use farthing_node::owner::close::Closing;
@@ -13,8 +13,8 @@ use serde_json::json;
 use tokio::net::TcpListener;
 
 use super::{Owned, read};
-use crate::commands::device::alone::say;
-use crate::commands::device::files::{self, Claims};
+use crate::commands::device::alone::conclude;
+use crate::commands::device::files;
 use crate::commands::sell;
 use crate::config::Context;
 
@@ -87,28 +87,8 @@ pub fn force_close(context: &Context, name: &str, output: &Path) -> anyhow::Resu
         "no state of {name} is kept here: it was enrolled without --store, or opened no channel. Its bridge's closing pays the \
          owner: farthing owner sweep {name}"
     );
-    let (mut ended, mut failed) = (Vec::new(), None);
-    for to_close in to_close {
-        let mut closing = Closing::new(to_close, &secret, enrolment.clone(), policy.clone())?;
-        match closing.close(&chain) {
-            Ok(one) => ended.push(one),
-            Err(error) => {
-                eprintln!("farthing: channel {}: {error}", closing.channel().0[..4].to_lower_hex_string());
-                failed = Some(error);
-            }
-        }
-    }
-    let Some(channel) = ended.first().map(|one| one.channel) else {
-        match failed {
-            Some(error) => return Err(error.into()),
-            None => bail!("there is no channel to close"),
-        }
-    };
-    let claims = ended.iter().flat_map(|one| one.claims.clone()).collect();
-    files::write(output, &Claims { channel, claims })?;
-    let height = chain.tip()?.height;
-    for one in &ended {
-        say(context, output, height, name, one)?;
-    }
-    failed.map_or(Ok(()), |error| Err(error).context("another channel was not closed"))
+    let closing = |to_close| Closing::new(to_close, &secret, enrolment.clone(), policy.clone());
+    let mut all = to_close.into_iter().map(closing).collect::<Result<Vec<_>, _>>()?;
+    let closings = all.iter_mut().map(|closing| (closing.channel(), closing.close(&chain)));
+    conclude(context, &chain, output, name, closings)
 }

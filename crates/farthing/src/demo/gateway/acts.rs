@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use bitcoin::hex::DisplayHex as _;
 use serde_json::Value;
 
@@ -48,9 +48,15 @@ pub fn device_offline_resume(road: &Road, car: &Car) -> anyhow::Result<Act> {
                 payment(road, &invoice)?.is_some_and(|payment| payment["outcome"] == "pending"),
             )
         };
-        // It stays so while the car is away, unless the car had signed all that its part takes before it was cut.
-        let away = Instant::now();
+        until("the gateway sees that no car is there", || {
+            let devices = road.ask("devices")?;
+            Ok(devices.as_array().context("a list")?.iter().all(|device| device["online"] == false))
+        })?;
+        // It stays so while the car is away, unless the car had signed all that its part takes before it was cut. Nothing is signed
+        // without it.
+        let (away, at_cut) = (Instant::now(), joint_signatures(road)?);
         while away.elapsed() < Duration::from_secs(2) {
+            ensure!(joint_signatures(road)? == at_cut, "something was signed without the device");
             if !is_pending()? {
                 continue 'attempts;
             }
@@ -71,12 +77,15 @@ pub fn device_offline_resume(road: &Road, car: &Car) -> anyhow::Result<Act> {
     Ok(Act { name: "device_offline_resume", ok: false, outcome })
 }
 
+fn joint_signatures(road: &Road) -> anyhow::Result<u64> {
+    road.ask("status")?["joint_signatures"].as_u64().context("a number")
+}
+
 /// Waits until nothing is signed any more: both sides of every channel have one state.
 fn settled(road: &Road) -> anyhow::Result<()> {
-    let signatures = || -> anyhow::Result<Value> { Ok(road.ask("status")?["joint_signatures"].clone()) };
-    let (mut before, mut since) = (signatures()?, Instant::now());
+    let (mut before, mut since) = (joint_signatures(road)?, Instant::now());
     until("the states settle", || {
-        let now = signatures()?;
+        let now = joint_signatures(road)?;
         if now != before {
             (before, since) = (now, Instant::now());
         }

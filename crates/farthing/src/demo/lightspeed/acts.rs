@@ -136,7 +136,7 @@ pub fn crash(stage: &Stage) -> anyhow::Result<Act> {
     let scene = Scene::new(stage, "crash", "1sat/call")?;
     scene.call(stage, 1)?;
     let Scene { payer, payee, seller, proxy, wire, service } = scene;
-    let calls = 1_000;
+    let calls = 3_000;
     let url = proxy.url.clone();
     let load = Handle::current().spawn(traffic::load_within(url, 16, calls - 1, PATIENCE));
     let deadline = Instant::now() + PATIENCE;

@@ -3,6 +3,8 @@
 //! That something is promised is stored with the promise itself, in one write. What the channel gives away later, by message or on
 //! the chain, comes here through the router (`cheques/routing.rs`); it is mailed again until the mailbox has it.
 
+use std::sync::MutexGuard;
+
 use farthing_chain::{ChainError, OutputStatus};
 use farthing_protocol::channel::Channel;
 use farthing_protocol::cheque::drawn::{self, Kind, Outcome};
@@ -62,6 +64,7 @@ impl Teller {
         agent: String,
         to: String,
     ) -> Result<Bought, BuyError> {
+        let _one_at_a_time = self.router.purchases();
         if let Some(known) = self.bought(&authorisation.digest())? {
             return Ok(known);
         }
@@ -109,6 +112,7 @@ impl Teller {
         payee: XOnlyPublicKey,
         most: Msat,
     ) -> Result<Bought, BuyError> {
+        let one_at_a_time = self.router.purchases();
         let bought = self.bought(digest)?.ok_or(BuyError::Unknown)?;
         let params = self.params(channel).ok_or(OrderError::NoChannel(channel))?;
         let keys = self.seed.cheque_keys();
@@ -137,6 +141,7 @@ impl Teller {
             carried = self.books.handle_and_write_blocking(channel, input, vec![paper])?.effects;
             Ok::<_, Failed>(())
         })?;
+        drop(one_at_a_time);
         self.carry_out(channel, carried);
         Ok(with(&purchase))
     }
@@ -146,8 +151,7 @@ impl Teller {
     /// # Errors
     /// When something was promised, it is another payer's, or it could not be stored.
     pub fn give_back(&self, digest: &[u8; 32]) -> Result<Bought, BuyError> {
-        let bought = self.bought(digest)?.ok_or(BuyError::Unknown)?;
-        self.advance(bought, Input::Release)
+        self.advance(digest, Input::Release)
     }
 
     /// Takes note that the payee's mailbox has what was to be mailed. Blocks.
@@ -155,8 +159,7 @@ impl Teller {
     /// # Errors
     /// When there is no such purchase, or it could not be stored.
     pub fn delivered(&self, digest: &[u8; 32]) -> Result<Bought, BuyError> {
-        let bought = self.bought(digest)?.ok_or(BuyError::Unknown)?;
-        self.advance(bought, Input::Delivered)
+        self.advance(digest, Input::Delivered)
     }
 
     /// What of a purchase is to be mailed to the payee.
@@ -177,7 +180,9 @@ impl Teller {
         Ok(self.papers()?.into_iter().filter_map(of_payer).collect())
     }
 
-    fn advance(&self, bought: Bought, input: Input) -> Result<Bought, BuyError> {
+    fn advance(&self, digest: &[u8; 32], input: Input) -> Result<Bought, BuyError> {
+        let _one_at_a_time = self.router.purchases();
+        let bought = self.bought(digest)?.ok_or(BuyError::Unknown)?;
         let next = bought.purchase.handle(&self.seed.cheque_keys(), input)?;
         let with = |purchase: &Purchase| Bought { purchase: purchase.clone(), ..bought.clone() };
         let (purchase, _repeated_by_resume) =
@@ -205,6 +210,11 @@ impl Teller {
 }
 
 impl Router {
+    /// Held between reading a purchase and writing it: one that is given back must not be promised meanwhile.
+    fn purchases(&self) -> MutexGuard<'_, ()> {
+        self.purchases.lock().expect("no holder of this lock panics")
+    }
+
     /// What a payer's channel gave away, or that it never will, is stored with the purchase.
     pub(in crate::cheques) fn keep_bought(&self, id: ChannelId, outcome: &Outcome) -> Result<(), Failed> {
         let input = match outcome {
@@ -221,6 +231,7 @@ impl Router {
             Input::Ended(point) => *point,
             Input::Promise(..) | Input::Release | Input::Delivered => return Ok(()),
         };
+        let _one_at_a_time = self.purchases();
         let papers = self.reader.lock().expect("no holder of this lock panics").papers();
         let papers = papers.map_err(|error| OrderError::Store(std::sync::Arc::new(error)))?;
         let is_it = |bought: &Bought| {

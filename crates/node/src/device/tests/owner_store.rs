@@ -45,16 +45,7 @@ fn opens_and_pays_with_a_crash_of_device_and_store_before_and_after_every_save()
     assert_eq!(world.kept, Some(CommitmentNumber::FIRST), "before the funding may be signed");
     let (htlc, preimage) = world.approve_toll();
     world.restart();
-    world.sign_bridge(&[], add(htlc));
-    world.bridge_revokes();
-    world.validate_holder(&[], add(htlc));
-    world.revoke();
-    world.validate_holder(&[preimage], fulfil(htlc));
-    world.revoke();
-    world.sign_bridge(&[preimage], fulfil(htlc));
-    world.bridge_revokes();
-    let (_, life) = world.device().paying().unwrap();
-    assert!(life.state().account().is_settled());
+    world.pay(htlc, preimage);
     // A keep has four places: before and after its save, after erasing, and before the acknowledgement leaves.
     assert!(world.crashes > 100, "{}", world.crashes);
     let own = world.publication();
