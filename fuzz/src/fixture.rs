@@ -8,10 +8,12 @@ use bitcoin::transaction::Version;
 use bitcoin::{
     Amount, FeeRate, Network, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Txid, Witness,
 };
-use farthing_http::challenge::{Challenge, Price, Request};
+use farthing_http::challenge::{Calls, Challenge, Price, Request};
 use farthing_http::manifest::Manifest;
+use farthing_http::tariff::CallPrice;
 use farthing_protocol::channel::Expiry;
 use farthing_protocol::closing::{self, Proposal, Settlement};
+use farthing_protocol::flat;
 use farthing_protocol::hashlock::Delay;
 use farthing_protocol::keys::{ChannelKeys, KeyId, Seed};
 use farthing_protocol::lightspeed::{ChainTerms, Rung, Shape, Word, Words, ladder};
@@ -192,6 +194,26 @@ pub fn offer() -> Offer {
         margin: POLICY.margin,
         confirmations: Confirmations { least: 1, one_more_per: Amount::from_sat(1_000_000) },
     }
+}
+
+/// Terms of a batch that the channel has room for, on top of the least first payment.
+pub fn batch(outputs: u32) -> flat::Terms {
+    flat::Terms {
+        outputs,
+        unit: Amount::from_sat(2_500),
+        prepaid: fixture().payer.channel.params().prepaid,
+        d1: Delay::blocks(POLICY.margin as u16),
+        d2: Delay::blocks(POLICY.margin as u16 + 4),
+        most_fee_rate: FeeRate::from_sat_per_vb_u32(10),
+    }
+}
+
+/// A request to pay for calls, with everything that one may state.
+pub fn request_for_calls() -> Request {
+    let price = CallPrice { call: Msat::new(2_500_000), kib: Msat::new(100), event: Msat::new(7) };
+    let (most_exposure, flat) = (Msat::new(1_000_000), Some(batch(8)));
+    let calls = Calls { most_exposure, replay_window: 1_024, price, flat };
+    Request::for_call(offer(), KeyId::from_entropy([2; 8]), calls)
 }
 
 /// A request for a file of three pieces.

@@ -1,10 +1,12 @@
-//! What the fuzz targets share: a reader of choices, JSON with a few values exchanged, and one fixed channel.
+//! What the fuzz targets share: a reader of choices, JSON with a few values exchanged, one fixed channel, and what holds of every price.
 //!
 //! A target that wants JSON of a certain shape would wait long for it: so half of the inputs are taken as they are, and
 //! the other half exchange values of a well-formed example ([`json`]).
 
 pub mod fixture;
 
+use farthing_http::tariff::CallPrice;
+use farthing_protocol::Msat;
 use serde_json::Value;
 
 /// Reads choices out of the fuzzer's bytes. After their end every choice is zero, or one of an endless stream.
@@ -144,4 +146,16 @@ fn pointers(value: &Value, at: String, leaves: &mut Vec<String>) {
         _ => {}
     }
     leaves.push(at);
+}
+
+/// What a payer relies on when it reckons with a seller's price: for an answer of so many bytes and events, and one that is a little longer.
+pub fn reckon(price: &CallPrice, bytes: u64, events: u64) {
+    let cost = price.of(bytes, events);
+    assert!(price.is_metered() || cost == price.call, "the answer does not count");
+    assert!(price.call <= cost && price.call <= price.least(), "less than the call itself costs");
+    let longer = [price.of(bytes.saturating_add(1), events), price.of(bytes, events.saturating_add(1))];
+    assert!(longer.into_iter().all(|longer| longer >= cost), "a longer answer costs less");
+    assert!(price.least() <= price.of(u64::MAX, u64::MAX), "more is set aside than any answer costs");
+    assert!(!price.is_free() || cost.max(price.least()) == Msat::ZERO, "what is free costs something");
+    let _for_people = price.to_string();
 }

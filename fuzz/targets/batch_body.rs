@@ -4,11 +4,9 @@
 
 use std::sync::LazyLock;
 
-use bitcoin::{Amount, FeeRate};
 use farthing_fuzz::{Choices, fixture, json};
 use farthing_http::wire::BatchBody;
 use farthing_protocol::flat::{Batch, BatchTerms, Preimages, Signed, Terms};
-use farthing_protocol::hashlock::Delay;
 use farthing_protocol::lightspeed::Word;
 use farthing_protocol::session::CallKey;
 use libfuzzer_sys::fuzz_target;
@@ -26,15 +24,7 @@ struct Announced {
 static ANNOUNCED: LazyLock<Announced> = LazyLock::new(|| {
     let setup = &fixture::fixture().payer;
     let margin = fixture::POLICY.margin;
-    let terms = Terms {
-        outputs: OUTPUTS,
-        unit: Amount::from_sat(2_500),
-        prepaid: setup.channel.params().prepaid,
-        d1: Delay::blocks(margin as u16),
-        d2: Delay::blocks(margin as u16 + 4),
-        most_fee_rate: FeeRate::from_sat_per_vb_u32(10),
-    };
-    let terms = BatchTerms { number: 1, terms };
+    let terms = BatchTerms { number: 1, terms: fixture::batch(OUTPUTS) };
     let signed = terms.sign(&setup.channel, &setup.keys).expect("the terms fit");
     let body = BatchBody::new(terms, &signed, &fixture::prepayment());
     let batch = Batch::verify(&setup.channel, terms, signed.clone(), margin).expect("it is genuine");

@@ -3,10 +3,11 @@
 #![no_main]
 
 use bitcoin::FeeRate;
-use farthing_fuzz::{Choices, fixture, json};
-use farthing_http::challenge::{Challenge, MOST_HEADER, Price};
+use farthing_fuzz::{Choices, fixture, json, reckon};
+use farthing_http::challenge::{Calls, Challenge, MOST_HEADER, Price};
 use farthing_http::encoding;
 use farthing_protocol::Msat;
+use farthing_protocol::flat::{BatchTerms, Terms};
 use farthing_protocol::opening::{Limits, Offer};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
@@ -25,7 +26,9 @@ fuzz_target!(|data: &[u8]| {
             header(&String::from_utf8_lossy(&bytes));
         }
         _ => {
-            let example = serde_json::to_value(fixture::request()).expect("a request is JSON");
+            let is_for_calls = choices.byte().is_multiple_of(2);
+            let example = if is_for_calls { fixture::request_for_calls() } else { fixture::request() };
+            let example = serde_json::to_value(example).expect("a request is JSON");
             let request = json(&mut choices, &example);
             // The price below is reckoned with what the fuzzer chose, not with what the example says.
             let _readable: Option<Value> = serde_json::from_slice(&request).ok();
@@ -48,6 +51,9 @@ fn header(header: &str) {
     let _may_have_expired = challenge.check_expiry(now);
     assert!(challenge.check(&[9; 32], now).is_err(), "nobody guesses an HMAC");
     let Ok(request) = challenge.request() else { return };
+    if let Some(offered) = &request.method_details.calls {
+        calls(offered, &request.method_details.offer);
+    }
     let price = request.price();
     let Some(manifest) = request.method_details.file else { return };
     let price = price.expect("`request` has checked it, for a file");
@@ -80,4 +86,30 @@ fn terms(price: Price, offer: &Offer) {
     let _depth = offer.confirmations.required(fixture::CAPACITY);
     let params = fixture::fixture().payer.channel.params();
     let _may_be_refused = (offer.check(params, 500), limits.check(offer, params, 500));
+}
+
+/// As a caller reckons with it before anything is locked or paid.
+fn calls(offered: &Calls, offer: &Offer) {
+    // Nothing yet; so much is set aside at first for an answer that flows; and more than anybody answers.
+    for (bytes, events) in [(0, 0), (64 * 1024, 16), (u64::MAX, u64::MAX)] {
+        reckon(&offered.price, bytes, events);
+    }
+    let Some(flat) = offered.flat else { return };
+    let channel = &fixture::fixture().payer.channel;
+    let prepaid = Msat::from_amount(channel.params().prepaid).expect("it is small");
+    match BatchTerms::fit(channel, 1, prepaid, &flat) {
+        Some(batch) => {
+            let outputs = batch.terms.outputs;
+            assert!(
+                outputs <= flat.outputs && batch.worth(outputs) <= channel.max_total(),
+                "more than is locked"
+            );
+            let _for_people =
+                batch.terms.explain(channel, offer.margin, FeeRate::from_sat_per_vb_u32(3)).to_string();
+        }
+        // Which term it is, a batch of all outputs tells best.
+        None => {
+            let _may_fit_with_fewer = Terms { prepaid: prepaid.ceil(), ..flat }.check(channel, offer.margin);
+        }
+    }
 }

@@ -1,13 +1,22 @@
-//! The JSON bodies of opening and closing: what decodes is handed on as server and client do, and ends in an error or in
-//! something that fits the fixed channel. Terms of any size make a channel or an error, never a panic.
+//! The JSON bodies of opening and closing, and of what is said between calls: what decodes is handed on as server and client do, and ends in an
+//! error or in something that fits the fixed channel. Terms of any size make a channel or an error, never a panic.
 #![no_main]
+
+use std::sync::LazyLock;
 
 use bitcoin::consensus::encode::{deserialize_hex, serialize_hex};
 use bitcoin::{Amount, FeeRate, Transaction};
 use farthing_fuzz::{Choices, fixture, json};
-use farthing_http::wire::{AcceptedBody, CloseBody, ClosedBody, ClosingBody, OpenBody};
+use farthing_http::problem::{self, Kind};
+use farthing_http::wire::{
+    AcceptedBody, ChainTaken, CloseBody, ClosedBody, ClosingBody, OpenBody, StandingAnswer, StandingBody,
+    TopUpAnswer, TopUpBody,
+};
 use farthing_protocol::closing::{self, Answer, Proposal, PublicNonce};
+use farthing_protocol::lightspeed::numbers::Standing;
+use farthing_protocol::lightspeed::{Call, CallNumber, Ladder, Tab};
 use farthing_protocol::opening::{Limits, Opening};
+use farthing_protocol::payer::call;
 use farthing_protocol::session::CallKey;
 use farthing_protocol::{Channel, Msat, commitment, payee, payer};
 use libfuzzer_sys::fuzz_target;
@@ -17,7 +26,7 @@ use serde::de::DeserializeOwned;
 fuzz_target!(|data: &[u8]| {
     let mut choices = Choices::new(data);
     let fixture = fixture::fixture();
-    match choices.byte() % 6 {
+    match choices.byte() % 12 {
         0 | 1 => {
             let height = choices.u32();
             let body = OpenBody { challenge: fixture::challenge(), opening: fixture.opening.clone() };
@@ -50,10 +59,48 @@ fuzz_target!(|data: &[u8]| {
                 assert!(completed.is_err());
             }
         }
-        _ => {
+        5 => {
             let body = ClosedBody { transaction: serialize_hex(&fixture.closing) };
             if let Some(body) = read(&mut choices, &body) {
                 closed(&body.transaction);
+            }
+        }
+        6 => {
+            let body = StandingBody { last: RUNNING, mac: [9; 32] };
+            if let Some(body) = read(&mut choices, &body) {
+                standing(&body);
+            }
+        }
+        7 => {
+            let body = StandingAnswer { epoch: 2, spent_msat: Some(CALLED.get()) };
+            if let Some(answer) = read(&mut choices, &body) {
+                told_standing(answer);
+            }
+        }
+        8 => {
+            if let Some(body) = read(&mut choices, &TopUpBody { number: RUNNING, by_msat: 50_000 }) {
+                top_up(body);
+            }
+        }
+        9 => {
+            // A payer knows itself what it has set aside.
+            let _told: Option<TopUpAnswer> = read(&mut choices, &TopUpAnswer { aside_msat: 350_000 });
+        }
+        10 => {
+            if let Some(ChainTaken { epoch }) = read(&mut choices, &ChainTaken { epoch: 2 }) {
+                told_taken(epoch);
+            }
+        }
+        _ => {
+            let body = problem::Body {
+                uri: "https://paymentauth.org/problems/channel-not-open".into(),
+                title: "channel not open".into(),
+                status: 402,
+                detail: "the channel is closing".into(),
+            };
+            if let Some(said) = read(&mut choices, &body) {
+                // A payer leaves the channel for this kind and for no other text.
+                assert_eq!(said.kind() == Some(Kind::ChannelNotOpen), said.uri == body.uri);
             }
         }
     }
@@ -135,4 +182,108 @@ fn closed(hex: &str) {
     if closing::is_complete(channel, &fixture.settlement, &transaction) {
         assert_eq!(transaction, fixture.closing, "nobody guesses a signature");
     }
+}
+
+/// A call that runs at the payee of [`TAB`].
+const RUNNING: CallNumber = CallNumber { epoch: 1, counter: 2 };
+
+/// A payee's tab on the first chain: of two calls of 300,000 msat one was served, and the other runs.
+static TAB: LazyLock<Tab> = LazyLock::new(|| {
+    let (channel, chain) = (&fixture::fixture().payee.channel, &fixture::chains()[0]);
+    let (terms, rungs) = (*chain.terms(), chain.rungs.clone());
+    let ladder = Ladder::verify(channel, terms, chain.base, rungs, fixture::POLICY.margin as u16);
+    let ladder = ladder.expect("the fixture's chains fit");
+    let mut tab = Tab::new(fixture::prepayment(), Msat::ZERO);
+    tab.begin(RUNNING.epoch);
+    tab.announce(&ladder).expect("the next chain");
+    let served = CallNumber { counter: 1, ..RUNNING };
+    for number in [served, RUNNING] {
+        let (cost, word) = (Msat::new(300_000), chain.word(5));
+        let call =
+            Call { channel: channel.id(), number, cost, chain: terms.number, index: 5, word, last: None };
+        tab.admit([&ladder], &call, None).expect("it is paid for");
+    }
+    assert_eq!(tab.end(served, Some(Msat::new(300_000))), Msat::new(300_000));
+    tab
+});
+
+/// As the payee tells a payer where it stands: whatever number that has named, the sum stays what it is told.
+fn standing(body: &StandingBody) {
+    let fixture = fixture::fixture();
+    let id = fixture.payee.channel.id();
+    let key = CallKey::agree(&fixture.payee.keys, &fixture.payer.keys.session(), id);
+    let call = body.call(id, "files.example:8402", "/standing");
+    assert!(key.verify(&call, &body.mac).is_err(), "nobody guesses a MAC");
+    // As if the MAC had fitted.
+    let mut tab = Tab::clone(&TAB);
+    assert_eq!(tab.reconcile(body.last), None, "a call runs");
+    tab.end(RUNNING, None);
+    assert_eq!(tab.reconcile(body.last), Some(TAB.spent()));
+    for counter in [body.last.counter, body.last.counter / 2] {
+        let standing = tab.numbers().standing(CallNumber { counter, ..body.last });
+        assert_ne!(standing, Standing::New, "a call up to this one may be served and change the sum");
+    }
+}
+
+/// As the payee sets more aside: only for the call that runs, and only what is paid for.
+fn top_up(body: TopUpBody) {
+    let mut tab = Tab::clone(&TAB);
+    let taken = |tab: &Tab| tab.spent().saturating_add(tab.numbers().pending());
+    let (by, left) = (Msat::new(body.by_msat), tab.paid().saturating_sub(taken(&tab)));
+    let raised = tab.top_up(body.number, by, None);
+    assert_eq!(raised.is_ok(), body.number == RUNNING && by <= left);
+    assert!(taken(&tab) <= tab.paid(), "serves what was not paid for");
+}
+
+/// What the calls of [`PAYING`] may have cost.
+const CALLED: Msat = Msat::new(750_000);
+
+/// A payer whose first chain is taken: two calls have no answer, and the second chain is announced.
+static PAYING: LazyLock<payer::State> = LazyLock::new(|| {
+    let fixture = fixture::fixture();
+    let accepted = payer::Input::Accepted(fixture.acceptance);
+    let accepted = payer::State::AwaitingAcceptance.handle(&fixture.payer, accepted);
+    let accepted = accepted.expect("the payee has signed it").commit(|_| Ok::<(), ()>(()));
+    let (mut state, _) = accepted.expect("this save does not fail");
+    let [first, second] = fixture::chains().each_ref().map(|chain| *chain.terms());
+    for input in [
+        call::Input::Announce(first),
+        call::Input::Taken { chain: first.number, epoch: 1 },
+        call::Input::Call { cost: Msat::new(700_000) },
+        call::Input::Call { cost: Msat::new(50_000) },
+        call::Input::Announce(second),
+    ] {
+        state = after(&state, input).expect("this input fits");
+    }
+    assert_eq!(state.ledger().spent, CALLED);
+    state
+});
+
+fn after(state: &payer::State, input: call::Input) -> Result<payer::State, payer::Reject> {
+    let decided = state.handle(&fixture::fixture().payer, payer::Input::Call(input))?;
+    Ok(decided.commit(|_| Ok::<(), ()>(())).expect("this save does not fail").0)
+}
+
+/// As the payer takes the payee's sum: never more than what it has sent.
+fn told_standing(answer: StandingAnswer) {
+    let state = after(&PAYING, call::Input::Epoch(answer.epoch)).expect("any epoch is taken note of");
+    assert_eq!(state.ledger(), PAYING.ledger(), "an epoch costs nothing");
+    let Some(spent) = answer.spent_msat.map(Msat::new) else { return };
+    let reconciled = after(&state, call::Input::Reconcile(spent));
+    assert_eq!(reconciled.is_ok(), spent <= CALLED);
+    if let Ok(state) = reconciled {
+        assert_eq!(state.ledger().spent, spent);
+        assert_eq!(state.ledger().paid(), PAYING.ledger().paid(), "no word was sent");
+    }
+}
+
+/// As the payer goes on once its chain is taken, in whatever epoch that is.
+fn told_taken(epoch: u32) {
+    let purse = |state: &payer::State| state.purse().expect("it pays for calls").clone();
+    let (chain, _) = purse(&PAYING).announced().expect("the second chain waits");
+    let state = after(&PAYING, call::Input::Taken { chain: chain.number, epoch }).expect("it was announced");
+    assert_eq!(state.ledger(), PAYING.ledger(), "an epoch costs nothing");
+    assert_eq!((purse(&state).epoch(), purse(&state).announced()), (epoch.max(1), None));
+    let state = after(&state, call::Input::Call { cost: Msat::new(1) }).expect("its words cover it");
+    assert_eq!(purse(&state).last_number().epoch, epoch.max(1));
 }

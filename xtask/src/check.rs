@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 
 use crate::workspace::Workspace;
-use crate::{rules, signer_suite, step, tools};
+use crate::{fuzz, programs, rules, signer_suite, step, tools};
 
 type Step = (&'static str, fn(&Workspace) -> Result<()>);
 
@@ -15,6 +15,9 @@ const STEPS: [Step; 5] = [
     ("licences and sources", dependencies),
     ("documentation", documentation),
 ];
+
+/// The packages that the workspace excludes: `cargo fmt --all` does not see them.
+const EXCLUDED: [&str; 3] = [programs::PEERS_MANIFEST, fuzz::MANIFEST, signer_suite::MANIFEST];
 
 /// Runs every step; fails if one of them does.
 pub fn check(workspace: &Workspace) -> Result<()> {
@@ -34,7 +37,10 @@ pub fn check(workspace: &Workspace) -> Result<()> {
 
 fn formatting(workspace: &Workspace) -> Result<()> {
     step::run(&mut workspace.cargo(["fmt", "--all", "--check"]))?;
-    step::run(&mut workspace.cargo(["fmt", "--check", "--manifest-path", signer_suite::MANIFEST]))
+    for manifest in EXCLUDED {
+        step::run(&mut workspace.cargo(["fmt", "--check", "--manifest-path", manifest]))?;
+    }
+    Ok(())
 }
 
 fn lints(workspace: &Workspace) -> Result<()> {
@@ -52,4 +58,19 @@ fn dependencies(workspace: &Workspace) -> Result<()> {
 fn documentation(workspace: &Workspace) -> Result<()> {
     let mut doc = workspace.cargo(["doc", "--workspace", "--no-deps", "--locked"]);
     step::run(doc.env("RUSTDOCFLAGS", "-Dwarnings"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_package_that_the_workspace_excludes_is_formatted() {
+        let manifest = include_str!("../../Cargo.toml");
+        let excluded = manifest.lines().find_map(|line| line.strip_prefix("exclude = ")).unwrap();
+        // A list of strings in TOML is one in JSON.
+        let folders: Vec<String> = serde_json::from_str(excluded).unwrap();
+        let manifests: Vec<String> = folders.iter().map(|folder| format!("{folder}/Cargo.toml")).collect();
+        assert_eq!(manifests, EXCLUDED);
+    }
 }

@@ -14,7 +14,10 @@ Usage: cargo xtask COMMAND
   signer-suite                   LDK's exported signer tests against LNGate's signer: some minutes, so not in `test`
   fuzz [TARGET] [--seconds N]    run one fuzz target, or each, for N seconds (default 20)
   demo [ARGUMENTS...]            setup, then `farthing demo ARGUMENTS` (default: channel)
-  bench WHAT [--json]            setup, then the benchmark WHAT
+  bench channel|lightspeed|cheque|gateway [--json]
+                                 setup, then that benchmark
+  bench lightspeed --stage accept|open|call|batch|idle
+                                 one part of it alone
   help                           this text
 ";
 

@@ -17,7 +17,7 @@ use crate::workspace::Workspace;
 pub const DEFAULT_SECONDS: u32 = 20;
 
 /// A package of its own beside the workspace: its build flags and its lock file differ.
-const MANIFEST: &str = "fuzz/Cargo.toml";
+pub const MANIFEST: &str = "fuzz/Cargo.toml";
 
 /// What `cargo fuzz` passes to the compiler, less the sanitizer: only that would need a nightly toolchain.
 const COVERAGE: &str = "\

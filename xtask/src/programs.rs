@@ -36,13 +36,15 @@ pub fn bench(workspace: &Workspace, arguments: &[String]) -> Result<()> {
 /// Names the peers' program to the benchmarks'.
 const PEERS_VARIABLE: &str = "FARTHING_BENCH_PEERS";
 
-/// Builds the program that measures other protocols' crates. It is a workspace of its own, with its own lock file: what it
-/// needs must not be mixed with what is released.
+/// The program that measures other protocols' crates. It is a workspace of its own, with its own lock file: what it needs must
+/// not be mixed with what is released.
+pub const PEERS_MANIFEST: &str = "bench/peers/Cargo.toml";
+
+/// Builds it.
 fn peers(workspace: &Workspace) -> Result<String> {
-    const MANIFEST: &str = "bench/peers/Cargo.toml";
-    let mut build = workspace.cargo(["build", "--release", "--locked", "--manifest-path", MANIFEST]);
+    let mut build = workspace.cargo(["build", "--release", "--locked", "--manifest-path", PEERS_MANIFEST]);
     step::run(&mut build)?;
-    let metadata = workspace.metadata(MANIFEST)?;
+    let metadata = workspace.metadata(PEERS_MANIFEST)?;
     let target = metadata["target_directory"].as_str().context("`cargo metadata` names no target folder")?;
     Ok(format!("{target}/release/peers"))
 }

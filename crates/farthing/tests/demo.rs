@@ -21,6 +21,10 @@ fn number(value: &Value) -> Result<u64> {
     value.as_u64().with_context(|| format!("{value} is no number"))
 }
 
+fn decimal(value: &Value) -> Result<f64> {
+    value.as_f64().with_context(|| format!("{value} is no number"))
+}
+
 #[test]
 fn a_file_is_sold_and_every_act_ends_well() -> Result<()> {
     let folder = tempfile::tempdir()?;
@@ -56,7 +60,7 @@ fn a_file_is_sold_and_every_act_ends_well() -> Result<()> {
         ensure!(transaction["txid"].as_str().is_some_and(|txid| txid.len() == 64), "{transaction}");
         ensure!(number(&transaction["fee_sat"])? >= number(&transaction["vsize"])?, "{transaction}");
     }
-    assert!(report["seconds"].is_number());
+    assert!(decimal(&report["seconds"])? > 0.0);
     Ok(())
 }
 
@@ -70,6 +74,7 @@ fn twenty_thousand_calls_are_closed_with_two_transactions_and_every_act_ends_wel
     assert_eq!(ladder["calls"], calls);
     assert_eq!((&ladder["signatures_per_call"], &ladder["extra_round_trips"]), (&json!(0), &json!(0)));
     assert_eq!(ladder["close_transactions"], 2);
+    assert_eq!(ladder["close_vsize"], 204 + 154, "a rung with both outputs, and its claim");
     let over_http = number(&ladder["over_http"])?;
     ensure!((2..calls).contains(&over_http), "{over_http} calls over HTTP");
     // Whatever the seller had to leave is within what it agreed to risk, and the fees of its close.
@@ -79,7 +84,10 @@ fn twenty_thousand_calls_are_closed_with_two_transactions_and_every_act_ends_wel
     ensure!(payee <= earned && payee + exposed + 1_500 >= earned, "the seller has {payee} of {earned} sat");
     let flat = &report["flat"];
     assert_eq!(flat["claimed"], flat["calls"]);
-    assert_eq!(number(&flat["claimed"])? + number(&flat["refunded"])?, number(&flat["outputs"])?);
+    let (claimed, outputs) = (number(&flat["claimed"])?, number(&flat["outputs"])?);
+    ensure!(0 < claimed && claimed < outputs, "{claimed} of {outputs} outputs are claimed");
+    assert_eq!(claimed + number(&flat["refunded"])?, outputs);
+    assert!(decimal(&report["seconds"])? > 0.0);
     let well = json!({ "payee_gone": true, "payer_gone": true, "lying_rung": true, "crash": true });
     assert_eq!(report["acts"], well);
     Ok(())
@@ -112,7 +120,8 @@ fn cars_pay_tolls_through_a_gateway_and_every_act_ends_well() -> Result<()> {
     assert_eq!((&report["payments"], &report["failed"]), (&json!(15), &json!(0)));
     // Five per cent of what they paid, in the acts as well.
     ensure!(number(&report["fee_sat"])? >= 15 * 2_000 / 20, "{report}");
-    ensure!(report["p50_ms"].as_f64() <= report["p99_ms"].as_f64(), "{report}");
+    let (half, nearly_all) = (decimal(&report["p50_ms"])?, decimal(&report["p99_ms"])?);
+    ensure!(0.0 < half && half <= nearly_all, "{report}");
     ensure!(number(&report["bytes_per_payment"])? > 0, "{report}");
     let acts = [
         "gateway_gone_force_close",
@@ -123,6 +132,34 @@ fn cars_pay_tolls_through_a_gateway_and_every_act_ends_well() -> Result<()> {
     ];
     for act in acts {
         assert_eq!(report["acts"][act], true, "{act}");
+    }
+    Ok(())
+}
+
+/// A copy of the program elsewhere finds no bitcoind beside or above it, and this test sees to it that none is on the path.
+#[test]
+fn without_a_bitcoind_every_demo_says_what_to_run() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let here = folder.path().canonicalize()?;
+    let found = here.ancestors().map(|folder| folder.join("tools/bitcoind")).find(|tool| tool.exists());
+    ensure!(found.is_none(), "{found:?} would be found: set TMPDIR to a folder outside of this repository");
+    let program = here.join("farthing");
+    // By another process: a program that this one has open for writing while it forks cannot be run (ETXTBSY).
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_farthing")).arg(&program).status()?;
+    ensure!(copied.success(), "the program is not copied: {copied}");
+    for play in ["channel", "lightspeed", "cheque", "gateway"] {
+        let mut demo = Command::new(&program);
+        demo.args(["demo", play, "--json"]).current_dir(&here).env("PATH", "").env_remove("BITCOIND_EXE");
+        let ended = demo.output()?;
+        let said = String::from_utf8(ended.stderr)?;
+        ensure!(
+            ended.status.code() == Some(1) && ended.stdout.is_empty(),
+            "{play}: {}, {said}",
+            ended.status
+        );
+        for words in ["no bitcoind found", "run `cargo xtask setup`"] {
+            ensure!(said.contains(words), "{play}: no {words:?} in: {said}");
+        }
     }
     Ok(())
 }

@@ -18,6 +18,8 @@
 //! | [`clerk`] | carries orders from desks to a device |
 //! | [`session`], [`listen`], `greeting`, `headers` | a device's connection, how it begins, and the headers that it gets |
 //! | [`gateway`], `books`, [`payments`] | devices, channels, payments |
+//! | `events` | what LDK reports, and what is done about it |
+//! | `owners` | what owners decide about their devices, and what devices are told of their channels |
 //! | `bans` | channels whose device cheated |
 //! | [`records`], [`shelf`], [`home`] | what is stored, and where |
 //! | [`stored`] | the same, of a gateway that does not run |

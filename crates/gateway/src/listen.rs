@@ -1,5 +1,5 @@
-//! Takes devices' connections: Noise over TCP, then messages. How long each part may take is in the link (the handshake) and in
-//! [`crate::session`] (the first message, and enrolling).
+//! Takes devices' connections: Noise over TCP, then messages. How long each part may take is in the link (the handshake), in `greeting`
+//! (the first message) and in [`crate::session`] (enrolling).
 
 use std::net::SocketAddr;
 use std::sync::Arc;

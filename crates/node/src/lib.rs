@@ -6,6 +6,7 @@
 //! | [`home`] | the data folder: seed, lock, database |
 //! | [`store`] | SQLite: what is stored, and how |
 //! | [`books`] | one thread that runs every machine of one role and stores each batch of decisions in one durable write |
+//! | [`machine`] | what the books need to know of a machine, and how its setup is stored |
 //! | [`tabs`] | the accounts of payers that pay for calls, in memory, stored by the books |
 //! | [`by_channel`] | maps by channel id |
 //! | [`explain`] | what terms of flat mode mean before anything is locked |
@@ -22,6 +23,8 @@
 //! | [`cheques`] | what a program that writes, passes on or cashes cheques uses |
 //! | [`mail`] | a mailbox's letters and prekeys, in a database of their own |
 //! | [`prekeys`] | the book of a payee of cheques |
+//! | [`start`] | why a seller or a buyer does not start |
+//! | [`entropy`] | randomness from the operating system |
 //! | [`crash`] | places where a test may kill the process |
 //!
 //! The rule that everything here serves: **nothing is sent, served, signed or broadcast before the state behind it is

@@ -15,6 +15,7 @@
 //! | what does a party do next, and what can it lose? | [`payer`], [`payee`] |
 //! | what ties a payment to one request? | [`session`] |
 //! | how is a call paid with a word? | [`lightspeed`] |
+//! | how is it paid with a secret of its own, which opens an output of its own? | [`flat`] |
 //! | how is somebody paid who is offline? | [`mod@cheque`] |
 //! | what does LNGate's device sign, and what does it refuse? | [`device`] |
 //!

@@ -13,6 +13,7 @@ use farthing_protocol::device::owner::Claim;
 use farthing_protocol::device::payments::Source;
 use farthing_protocol::device::wire::ChannelKeysId;
 use farthing_protocol::device::{Effect, Enrolment, Input, Reject, State};
+use serde_json::Value;
 
 const CHANNEL: ChannelKeysId = ChannelKeysId([8; 32]);
 
@@ -171,6 +172,60 @@ fn the_store_goes_forward_only_and_not_at_all_once_it_closes() {
     assert_eq!(close(&closing), (closing.clone(), effects));
     for state in [second, first] {
         assert_eq!(keep(Some(&closing), state).unwrap_err(), NotKept::Closing);
+    }
+}
+
+/// The name of the rule, as the device and its owner read it.
+fn rule(refused: &NotKept) -> String {
+    refused.to_string().split(':').next().unwrap().to_owned()
+}
+
+/// A channel's name stands for the terms with which it came first. Else the owner would close another channel than the one that it has money in.
+#[test]
+fn a_channel_that_has_begun_with_other_terms_is_not_kept() {
+    let world = World::open();
+    let (keeping, _) = keep(None, kept(&world)).unwrap();
+    let mut other = World::new();
+    other.setup.terms.funding.vout += 1;
+    other.commit_bridge(Next::first()).unwrap();
+    other.commit_holder(Next::first()).unwrap();
+    other.give(Input::Fund).unwrap();
+    // It is newer, and complete.
+    other.pay(1, 20_000_000).unwrap();
+    keep(None, kept(&other)).expect("nothing else is wrong with it");
+    let refused = keep(Some(&keeping), kept(&other)).unwrap_err();
+    assert_eq!((refused, rule(&refused).as_str()), (NotKept::Terms, "store-terms"));
+
+    let renamed = world.state.account().to_keep(ChannelKeysId([9; 32]), &world.setup.terms).unwrap();
+    assert_eq!(keep(Some(&keeping), renamed).unwrap_err(), NotKept::Terms);
+}
+
+/// Without any one of its signatures the owner could not publish the state, or not take its HTLC back.
+#[test]
+fn a_state_that_could_not_be_published_is_not_kept() {
+    let mut world = World::open();
+    world.approve(invoice(1, 20_000_000), Source::Direct).unwrap();
+    world.lock_in(htlc(1, 20_000_000)).unwrap();
+    let whole = serde_json::to_value(kept(&world)).unwrap();
+    let keep_changed = |change: fn(&mut Value)| {
+        let mut changed = whole.clone();
+        change(&mut changed["holder"]);
+        keep(None, serde_json::from_value(changed).unwrap())
+    };
+    keep_changed(|_| {}).expect("nothing is wrong with it");
+    let htlc_signature = |got| Reject::HtlcSignature { index: 0, count: 1, got };
+    for (change, broken) in [
+        (
+            (|holder| holder["bridge_signature"] = holder["joint_signature"].clone()) as fn(&mut Value),
+            Reject::BridgeSignature,
+        ),
+        (|holder| holder["htlc_signatures"] = Value::Array(Vec::new()), htlc_signature(0)),
+        (|holder| holder["htlc_signatures"][0] = holder["bridge_signature"].clone(), htlc_signature(1)),
+        (|holder| holder["joint_signature"] = holder["bridge_signature"].clone(), Reject::JointSignature),
+        (|holder| holder["joint_signature"] = Value::Null, Reject::JointSignature),
+    ] {
+        let refused = keep_changed(change).unwrap_err();
+        assert_eq!((refused, rule(&refused).as_str()), (NotKept::Incomplete(broken), "store-incomplete"));
     }
 }
 

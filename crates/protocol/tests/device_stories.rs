@@ -9,7 +9,7 @@ use device::*;
 use farthing_protocol::Msat;
 use farthing_protocol::device::bolt3::closing::Settlement;
 use farthing_protocol::device::bolt3::commitment::to_remote_script;
-use farthing_protocol::device::bolt3::{Commitment, Side};
+use farthing_protocol::device::bolt3::{Commitment, Preimage, Side};
 use farthing_protocol::device::machine::Revoked;
 use farthing_protocol::device::payments::Source;
 use farthing_protocol::device::{Effect, Input, Reject};
@@ -266,4 +266,34 @@ fn punishes_a_bridge_that_publishes_a_revoked_state() {
     let mut other = published;
     other.input[0].previous_output.vout = 0;
     assert_eq!(world.give(Input::Punish(Box::new(revoked(&other)))), Err(Reject::NotRevoked));
+}
+
+/// What the device keeps of invoices has an end, whoever shows them to it. One that has expired makes room.
+#[test]
+fn a_thousand_invoices_are_approved_at_once_and_no_more() {
+    let mut world = World::open();
+    let numbered = |number: u16, time: u64| {
+        let mut preimage = [7; 32];
+        preimage[..2].copy_from_slice(&number.to_be_bytes());
+        invoice_for(Preimage(preimage).hash(), time, PAYEE, 1_000)
+    };
+    // The first one expires half an hour before the others.
+    for number in 0..1_000 {
+        let invoice = numbered(number, if number == 0 { NOW.time - 1_800 } else { NOW.time });
+        let input = Input::Approve { invoice, source: Source::Direct, tip: NOW };
+        // Not written down and read back after each: that would take minutes.
+        let approved = world.state.handle(&world.setup, input).unwrap();
+        (world.state, _) = approved.commit(|_| Ok::<_, ()>(())).unwrap();
+    }
+    let before = world.state.clone();
+    let refused = world.approve(numbered(1_000, NOW.time), Source::Direct).unwrap_err();
+    assert_eq!(refused.rule(), "payment-count");
+    assert_eq!(refused, Reject::TooManyApproved { most: 1_000 });
+    assert_eq!(world.state, before);
+    world.approve(numbered(999, NOW.time), Source::Direct).unwrap();
+
+    world.tip.time = NOW.time + 1_800;
+    world.approve(numbered(1_000, NOW.time), Source::Direct).unwrap();
+    let refused = world.approve(numbered(1_001, NOW.time), Source::Direct).unwrap_err();
+    assert_eq!(refused.rule(), "payment-count", "it made room for one");
 }

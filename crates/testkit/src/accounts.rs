@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use anyhow::{Context as _, Result};
 use bitcoin::{OutPoint, Transaction, Txid};
+use farthing_chain::Chain;
 
 use crate::world::World;
 
@@ -24,7 +25,14 @@ impl Accounts {
     /// # Errors
     /// When the node gives no usable answer.
     pub fn since(world: &World, height: u32) -> Result<Self> {
-        let chain = world.chain();
+        Self::on(&world.chain(), height)
+    }
+
+    /// The same, where there is a chain and no world.
+    ///
+    /// # Errors
+    /// When the node gives no usable answer.
+    pub fn on(chain: &Chain, height: u32) -> Result<Self> {
         let mut all = HashMap::new();
         for height in height..=chain.tip()?.height {
             let hash = chain.block_hash(height)?.context("a block below the tip")?;

@@ -96,8 +96,7 @@ impl Person {
         };
         person.run(&["init"])?;
         if sat > 0 {
-            let address = person.run(&["wallet", "address"])?;
-            world.give(address["address"].as_str().context("an address")?, sat)?;
+            world.give(&person.address()?, sat)?;
         }
         Ok(person)
     }
@@ -105,9 +104,16 @@ impl Person {
     /// The same person, with this variable in the environment.
     #[must_use]
     pub fn with(&self, name: &str, value: &str) -> Self {
+        let mut person = self.without(name);
+        person.environment.push((name.to_owned(), value.to_owned()));
+        person
+    }
+
+    /// The same person, without that variable in the environment.
+    #[must_use]
+    pub fn without(&self, name: &str) -> Self {
         let mut person = self.clone();
         person.environment.retain(|(known, _)| known != name);
-        person.environment.push((name.to_owned(), value.to_owned()));
         person
     }
 
@@ -181,6 +187,15 @@ impl Person {
     /// When it fails.
     pub fn run(&self, arguments: &[&str]) -> Result<Value> {
         self.attempt(arguments)?.result()
+    }
+
+    /// An address of the wallet that was never handed out.
+    ///
+    /// # Errors
+    /// When the program fails.
+    pub fn address(&self) -> Result<String> {
+        let told = self.run(&["wallet", "address"])?;
+        Ok(told["address"].as_str().context("an address")?.to_owned())
     }
 
     /// Everything in the wallet, in satoshi.

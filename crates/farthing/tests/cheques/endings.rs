@@ -1,6 +1,8 @@
 //! How cheques end when somebody goes away or cheats: each on a real bitcoind, through the driver.
 
-use crate::carriers::{Carriers, DELTA, FEE, FINALITY, MARGIN, MOST_ONWARD, PURSE, sat};
+use crate::carriers::{
+    CAPACITY, COMMITMENT_FEE, Carriers, DELTA, FEE, FINALITY, MARGIN, MOST_ONWARD, PURSE, REFUND_FEE, sat,
+};
 use bitcoin::Amount;
 use farthing_node::books::OrderError;
 use farthing_node::cheques::cashing::CashError;
@@ -129,29 +131,118 @@ fn an_agent_that_goes_away_in_the_middle_finds_the_secret_on_the_chain_and_claim
     story.receipt(&issued);
 }
 
+/// They have the secret, and tell neither end: the node pays nothing plainly, the agent only claims.
+#[test]
+fn an_agent_and_a_node_that_collude_keep_neither_the_payees_money_nor_the_writers_receipt() {
+    let mut story = Carriers::begin(&["writer", "agent", "node", "payee"]);
+    let behind = story.open("writer", "agent", Kind::Cheques, 200);
+    let middle = story.open("agent", "node", Kind::Lock, 150);
+    let last = story.open("node", "payee", Kind::Lock, 100);
+    let issued = story.write(behind, 5_000, 2);
+    story.sync("writer", "agent", behind);
+    story.stop("writer");
+    story.lock_through(&issued, middle, last);
+    assert_eq!(story.at("payee").cash(&issued.written.point).unwrap(), sat(5_000));
+    story.hand_over("payee", "node", last);
+    story.hand_over("node", "agent", middle);
+    story.stop("payee");
+
+    // The agent takes its price at once; the node waits for the payee to miss its time.
+    assert_eq!(story.totals("agent", behind), (5_002, 5_002));
+    story.at("agent").close(behind).unwrap();
+    story.look();
+    story.mine(FINALITY + 1);
+    let claimed = (SpendKind::Commitment, CAPACITY - 5_002 - COMMITMENT_FEE, 5_002);
+    assert_eq!(story.shares("agent", behind), claimed);
+
+    // The payee comes back when it must, and needs nobody's word.
+    story.mine_to(expiry(&story, "node", last) - MARGIN);
+    story.start("payee");
+    story.mine(FINALITY + 1);
+    let paid = (SpendKind::Commitment, CAPACITY - 5_000 - COMMITMENT_FEE, 5_000);
+    assert_eq!(story.shares("payee", last), paid);
+    assert_eq!(story.at("payee").balance().total(), PURSE + Amount::from_sat(5_000));
+
+    // Nor does the writer: the claim on the chain holds its receipt.
+    story.stop("agent");
+    story.stop("node");
+    story.start("writer");
+    assert_eq!(story.receipt(&issued).terms.amount, sat(5_000));
+    let ending = story.ending("writer", behind).unwrap();
+    assert_eq!((ending.kind, ending.received.to_sat()), (claimed.0, claimed.1));
+}
+
+#[test]
+fn an_agent_that_goes_away_for_good_after_the_sale_has_paid_it_out_of_its_own_pocket() {
+    let (mut story, behind, towards, issued) = sale();
+    story.lock_directly(&issued, towards);
+    story.at("payee").cash(&issued.written.point).unwrap();
+    story.hand_over("payee", "agent", towards);
+    assert_eq!(story.totals("agent", behind), (5_001, 5_001), "it has the secret, and could claim");
+    story.stop("agent");
+
+    story.mine_to(expiry(&story, "payee", towards) - MARGIN);
+    story.mine(FINALITY + 1);
+    let paid = (SpendKind::Commitment, CAPACITY - 5_000 - COMMITMENT_FEE, 5_000);
+    assert_eq!(story.shares("payee", towards), paid, "out of the agent's own channel");
+    assert_eq!(story.at("payee").balance().total(), PURSE + Amount::from_sat(5_000));
+    assert_eq!(story.fate(&issued.written.point), Fate::Pending, "it has heard of nothing");
+
+    // Nobody has claimed anything of the writer, so it has no receipt either.
+    story.mine_to(expiry(&story, "writer", behind));
+    story.mine(FINALITY + 1);
+    assert_eq!(story.shares("writer", behind), (SpendKind::Refund, CAPACITY - REFUND_FEE, 0));
+    assert_eq!(story.fate(&issued.written.point), Fate::Ended);
+
+    // Whatever the agent knows is worth nothing by now.
+    story.start("agent");
+    let ending = story.ending("agent", behind).unwrap();
+    assert_eq!((ending.kind, ending.received), (SpendKind::Refund, Amount::ZERO));
+}
+
 #[test]
 fn a_cheque_that_was_taken_back_bounces_and_its_payee_has_given_nothing_away() {
     let (story, behind, towards, issued) = sale();
     story.at("writer").cancel(&issued.written.point).unwrap();
     story.sync("writer", "agent", behind);
     let payee = story.at("payee");
-    let presented = payee.receive(issued.written.cheque.clone(), "agent".to_owned()).unwrap();
-    let (_, route) = payee.plan_sale(&presented.point, towards, None).unwrap();
-    let hop = route.hops[0].clone();
-    let ask = Ask {
-        held: presented.point,
-        point: hop.point,
-        tweak: hop.tweak,
-        amount: sat(5_000),
-        towards: Towards::Channel(towards),
-    };
-    let refused = story.at("agent").lock(&ask).unwrap_err();
+    let (presented, asked) = story.ask_directly(&issued.written.cheque, towards);
+    let refused = asked.unwrap_err();
     assert!(refused.to_string().contains("no promise is held"), "{refused}");
     assert!(matches!(payee.cash(&presented.point), Err(CashError::NoLock)));
     let lock = story.at("agent").update(towards).unwrap();
     assert!(lock.is_none(), "nothing was locked");
     // Its prekey is as good as before.
     assert_eq!(story.home("payee").prekeys().unwrap().book().unwrap().unused(), 1);
+}
+
+/// With another blinding it has another point, under which nobody holds anything.
+#[test]
+fn a_cheque_whose_blinding_was_changed_bounces_and_the_right_one_is_cashed_all_the_same() {
+    let (story, behind, towards, issued) = sale();
+    let payee = story.at("payee");
+    let unused = || story.home("payee").prekeys().unwrap().book().unwrap().unused();
+    let mut changed = issued.written.cheque.clone();
+    changed.blinding = AdaptorSecret::from_bytes(&[9; 32]).unwrap();
+    let (presented, asked) = story.ask_directly(&changed, towards);
+    assert_ne!(presented.point, issued.written.point);
+    let refused = asked.unwrap_err();
+    assert!(matches!(refused, LockError::Unknown), "{refused}");
+    assert!(story.at("agent").update(towards).unwrap().is_none(), "nothing was locked");
+    let nothing = payee.cash(&presented.point);
+    assert!(matches!(nothing, Err(CashError::NoLock)), "{nothing:?}");
+
+    // The right one's lock is none for it either, and a prekey that signed nothing yet is as good as before.
+    story.lock_directly(&issued, towards);
+    let nothing = payee.cash(&presented.point);
+    assert!(matches!(nothing, Err(CashError::NoLock)), "{nothing:?}");
+    assert_eq!(unused(), 1);
+    assert_eq!(payee.cash(&issued.written.point).unwrap(), sat(5_000));
+    assert_eq!(unused(), 0);
+    story.sync("agent", "payee", towards);
+    assert_eq!(story.totals("payee", towards), (5_000, 5_000), "paid plainly by now");
+    story.sync("writer", "agent", behind);
+    story.receipt(&issued);
 }
 
 #[test]

@@ -3,10 +3,27 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use farthing_testkit::Goods;
+use farthing_testkit::accounts::Accounts;
 use farthing_testkit::relay::{Fate, Relay};
+use farthing_testkit::wait::until;
+use serde_json::Value;
 
-use crate::{COINS, PIECE_MSAT, scene};
+use crate::{CHEAP, CHEAP_PIECE_MSAT, COINS, PIECE_MSAT, PREPAID, scene};
+
+/// A seller that lies, while it does, when a buyer asks before closing what was charged in all.
+pub(crate) fn overstating(seller: &str, msat: u64, lies: &Arc<AtomicBool>) -> Result<Relay> {
+    let lies = lies.clone();
+    Relay::before(seller, move |request, answer| {
+        if request.target().ends_with("/standing") && lies.load(Ordering::SeqCst) {
+            let mut standing: Value = serde_json::from_slice(&answer.body).expect("the seller's own answer");
+            standing["spentMsat"] = msat.into();
+            *answer = answer.clone().with_body(standing.to_string().into_bytes());
+        }
+        Fate::Deliver
+    })
+}
 
 #[test]
 fn a_wrong_piece_costs_that_piece_and_nothing_more() -> Result<()> {
@@ -78,5 +95,37 @@ fn a_challenge_that_makes_no_sense_locks_nothing() -> Result<()> {
         payer.buy(&relay.url(&seller.url), "out", &[])?.failure(3)?;
     }
     assert_eq!((payer.channels()?.len(), world.mempool()?.len(), payer.balance()?), (0, 0, COINS));
+    Ok(())
+}
+
+/// The first payment is larger than what was bought with it. The seller says that it charged all of it, or more than there is.
+#[test]
+fn a_seller_that_states_more_than_was_bought_is_paid_what_was_bought() -> Result<()> {
+    for lie in [PREPAID * 1_000, u64::MAX] {
+        let (world, payee, payer, goods) = scene(4 * 1_024)?;
+        let seller = payee.sell(&Goods { price: CHEAP, ..goods })?;
+        let relay = overstating(&seller.address, lie, &Arc::new(AtomicBool::new(true)))?;
+        {
+            let _miner = world.miner();
+            payer.buy(&relay.url(&seller.url), "out", &["--keep-open"])?.result()?;
+        }
+        let channel = payer.channel()?;
+        let counted = (channel.paid_msat, channel.spent_msat);
+        ensure!(counted == (PREPAID * 1_000, 4 * CHEAP_PIECE_MSAT), "{counted:?} is paid and spent");
+        payer.run(&["channels", "close", &channel.channel])?;
+        let asked = relay.requests().iter().any(|request| request.target().ends_with("/standing"));
+        ensure!(asked, "the seller was not asked, so it told no lie");
+
+        world.await_spend(&channel.funding)?;
+        world.make_final()?;
+        until("the seller sees it", || Ok((payee.channel()?.state == "closed").then_some(())))?;
+        seller.kill()?;
+        let accounts = Accounts::read(&world)?;
+        let closing = accounts.spender(&channel.funding)?.compute_txid();
+        let fees = accounts.fee(channel.funding.txid)? + accounts.fee(closing)?;
+        let (got, bought) = ((payer.balance()?, payee.balance()?), 4 * CHEAP_PIECE_MSAT / 1_000);
+        let due = (COINS - bought - fees, bought);
+        ensure!(got == due, "after {lie} was stated, payer and payee have {got:?} instead of {due:?}");
+    }
     Ok(())
 }

@@ -1,12 +1,16 @@
-//! A channel is closed by hand.
+//! A channel is looked at, and closed by hand.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
+use farthing_chain::OutputStatus;
+use farthing_testkit::accounts::Accounts;
 use farthing_testkit::message::Message;
+use farthing_testkit::people::ChannelRow;
 use farthing_testkit::relay::Relay;
 use farthing_testkit::wait::until;
 use farthing_testkit::{Goods, Person, Seller, World};
+use serde_json::{Value, json};
 
 use crate::scene;
 
@@ -18,6 +22,59 @@ fn kept_open() -> Result<(World, Person, Person, Goods, Seller)> {
     payer.buy(&seller.url, "out", &["--keep-open"])?.result()?;
     drop(miner);
     Ok((world, payee, payer, goods, seller))
+}
+
+/// One side's channel, as `channels show` has it by the beginning of its name. The list has no more and nothing else.
+fn shown(person: &Person, name: &str) -> Result<Value> {
+    let shown = person.run(&["channels", "show", &name[..8]])?;
+    ensure!(
+        person.run(&["channels", "list"])? == json!([shown]),
+        "the list has another channel than {shown}"
+    );
+    Ok(shown)
+}
+
+#[test]
+fn a_channel_is_shown_with_what_it_has_and_with_how_it_ended() -> Result<()> {
+    let (world, payee, payer, _, seller) = kept_open()?;
+    payer.balance()?; // which looks at the chain
+    let (channel, cost) = (payer.channel()?, seller.cost_msat);
+    let OutputStatus::Confirmed { output, .. } = world.chain().output(&channel.funding)? else {
+        bail!("the funding is in no block");
+    };
+    assert_eq!(output.value.to_sat(), channel.capacity_sat);
+    let at_seller = json!(format!("http://{}", seller.address));
+    for (person, role, peer) in [(&payer, "payer", &at_seller), (&payee, "payee", &Value::Null)] {
+        let shown = shown(person, &channel.channel)?;
+        let expected = ChannelRow {
+            role: role.to_owned(),
+            state: "open".to_owned(),
+            paid_msat: cost,
+            spent_msat: cost,
+            ending: None,
+            ..channel.clone()
+        };
+        ensure!(serde_json::from_value::<ChannelRow>(shown.clone())? == expected, "{role}: {shown}");
+        ensure!(shown["peer"] == *peer && shown["opened_at"].is_u64(), "{role}: {shown}");
+    }
+    let said = payer.attempt(&["channels", "show", "nobody"])?.failure(1)?;
+    assert!(said.contains("there is no channel nobody") && said.contains("channels list"), "{said}");
+
+    payer.run(&["channels", "close", &channel.channel])?;
+    let closing = world.await_spend(&channel.funding)?.compute_txid();
+    world.make_final()?;
+    until("the seller sees it", || Ok((payee.channel()?.state == "closed").then_some(())))?;
+    seller.kill()?;
+    payer.balance()?;
+    let sold = cost / 1_000;
+    let back = channel.capacity_sat - sold - Accounts::read(&world)?.fee(closing)?;
+    for (person, received) in [(&payer, back), (&payee, sold)] {
+        let shown = shown(person, &channel.channel)?;
+        let ending = json!({ "kind": "closing", "txid": closing, "received_sat": received, "left_sat": 0 });
+        ensure!(shown["state"] == "closed" && shown["ending"] == ending, "{shown}");
+        ensure!(shown["spent_msat"] == cost, "{shown}");
+    }
+    Ok(())
 }
 
 #[test]

@@ -35,7 +35,7 @@ struct Story<'a> {
     world: &'a World,
 }
 
-fn carrier(world: &World, name: &str, sat: u64) -> Result<Person> {
+pub(super) fn carrier(world: &World, name: &str, sat: u64) -> Result<Person> {
     Ok(Person::new(world, name, sat)?.with("FARTHING_AGENT__DELTA", "20"))
 }
 
@@ -46,8 +46,7 @@ impl<'a> Story<'a> {
         let payer = carrier(world, &format!("payer-{point}"), 1_000_000)?;
         let payee = carrier(world, &format!("payee-{point}"), 0)?;
         // One coin for a channel that is asked for and not accepted, and one for the next.
-        let address = agent.run(&["wallet", "address"])?;
-        world.give(address["address"].as_str().context("an address")?, 1_000_000)?;
+        world.give(&agent.address()?, 1_000_000)?;
         let mailbox = operator.keep_mail("0", "127.0.0.1:0")?;
         let at_agent = (free_address()?, None);
         let mut story =

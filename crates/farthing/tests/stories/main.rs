@@ -14,8 +14,10 @@ mod refused;
 mod replayed;
 mod repriced;
 mod sale;
+mod settings;
 mod unfunded;
 mod vanished;
+mod wallet;
 
 use farthing_testkit::{Goods, Person, World};
 
@@ -26,6 +28,12 @@ const COINS: u64 = 1_000_000;
 const PRICE: &str = "1000337msat/KiB";
 /// What a piece of 1 KiB costs at [`PRICE`].
 const PIECE_MSAT: u64 = 1_000_337;
+/// At this price the first payment pays for five pieces of 1 KiB.
+const CHEAP: &str = "100sat/KiB";
+/// What a piece of 1 KiB costs at [`CHEAP`].
+const CHEAP_PIECE_MSAT: u64 = 100_000;
+/// The first payment of a channel at 2 sat/vB, in satoshi.
+const PREPAID: u64 = 552;
 /// For a buyer that is to be met in the middle of a download.
 const SLOWLY: [&str; 2] = ["--limit-rate", "8KiB"];
 

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use farthing_testkit::Goods;
 use farthing_testkit::accounts::Accounts;
 
-use crate::{COINS, scene};
+use crate::{CHEAP, CHEAP_PIECE_MSAT, COINS, scene};
 
 #[test]
 fn a_sale_moves_the_price_and_costs_two_fees() -> Result<()> {
@@ -31,6 +31,30 @@ fn a_sale_moves_the_price_and_costs_two_fees() -> Result<()> {
     let fees = fees.0 + fees.1;
     ensure!(bought["closing_txid"] == closing.to_string(), "the chain has another closing");
     assert_eq!((payer.balance()?, payee.balance()?), (COINS - cost - fees, cost));
+    Ok(())
+}
+
+/// An output may not hold what the file costs, so the least that one may hold is due.
+#[test]
+fn a_file_cheaper_than_dust_is_closed_for_dust() -> Result<()> {
+    let (world, payee, payer, goods) = scene(3 * 1_024)?;
+    let seller = payee.sell(&Goods { price: CHEAP, ..goods.clone() })?;
+    let bought = {
+        let _miner = world.miner();
+        payer.buy(&seller.url, "out", &[])?.result()?
+    };
+    world.make_final()?;
+    seller.process.stop()?.success()?;
+
+    assert_eq!(std::fs::read(payer.path("out"))?, std::fs::read(&goods.file)?);
+    let (cost, due) = (3 * CHEAP_PIECE_MSAT, 330);
+    ensure!(cost < due * 1_000 && bought["cost_msat"] == cost, "{bought}");
+    assert_eq!((payer.channel()?.spent_msat, payee.channel()?.spent_msat), (cost, cost));
+    let (accounts, funding) = (Accounts::read(&world)?, payer.channel()?.funding);
+    let closing = accounts.spender(&funding)?;
+    assert_eq!(closing.output[0].value.to_sat(), due);
+    let fees = accounts.fee(funding.txid)? + accounts.fee(closing.compute_txid())?;
+    assert_eq!((payer.balance()?, payee.balance()?), (COINS - due - fees, due));
     Ok(())
 }
 

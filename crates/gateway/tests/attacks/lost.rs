@@ -1,17 +1,24 @@
 //! Who has the device, or what its owner kept of it.
 
+use std::time::{Duration, Instant};
+
 use bitcoin::Amount;
+use bitcoin::hex::DisplayHex as _;
 use farthing_gateway::admin;
+use farthing_node::device::alone::Closer;
 use farthing_protocol::Msat;
 use farthing_protocol::device::bolt3::CommitmentNumber;
 use farthing_protocol::device::owner::Claim;
-use farthing_protocol::device::wire::{Answer, ChannelKeysId, Order, Report, Request};
+use farthing_protocol::device::wire::{
+    Answer, ChannelKeysId, Order, Report, Request, Standing, ToDevice, ToGateway,
+};
 use farthing_protocol::device::{Enrolment, Policy};
 use secp256k1::{Keypair, SECP256K1};
 
 use crate::bridge;
 use crate::car::{Car, commitment_fee};
-use crate::hostile::Liar;
+use crate::hostile::{In, Liar, Tap};
+use crate::rounds::{Heard, count, note};
 use crate::world::*;
 
 const THIEF: u8 = 0x66;
@@ -129,4 +136,111 @@ async fn a_thief_has_the_device() {
 
 fn device_policy(version: u64) -> Policy {
     Policy { version, ..policy() }
+}
+
+/// A thief's program, which cheats in each round that the gateway begins.
+fn cheating(heard: Heard) -> Tap {
+    Box::new(move |mut message: In| {
+        match &mut message {
+            In::FromGateway(ToDevice::Request { request, .. }) => match request {
+                Request::SignBridge { .. }
+                | Request::ValidateHolder { .. }
+                | Request::CloseTogether { .. } => {
+                    note(&heard, "a round");
+                }
+                // Asked for as soon as a new key is stored.
+                Request::Points { from: CommitmentNumber::FIRST, .. } => note(&heard, "a new key"),
+                _other => {}
+            },
+            In::FromDevice(ToGateway::Answer { answer: Answer::Signing { first, .. }, .. }) => {
+                // In the oblivious transfer. At its beginning it would be a message for somebody else, or of another round.
+                let middle = first.len() / 2;
+                first[middle] ^= 1;
+                note(&heard, "a cheat");
+            }
+            In::FromDevice(_) | In::FromGateway(_) => {}
+        }
+        vec![message.pass()]
+    })
+}
+
+/// The device says of no key that was kept ready: the gateway makes a new one, when nothing else is left to do on this connection.
+fn forgetful(mut tap: Tap) -> Tap {
+    Box::new(move |mut message: In| {
+        if let In::FromDevice(ToGateway::Hello(hello)) = &mut message {
+            hello.channels.retain(|(_, standing)| *standing != Standing::Ready);
+        }
+        tap(message)
+    })
+}
+
+/// What the operator reads of a channel that stands still.
+async fn trouble(world: &World, channel: ChannelKeysId) -> String {
+    let name = channel.0.to_lower_hex_string();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let channels = admin::ask(&world.gateway.settings.folder, "channels").await.unwrap();
+        let is_it = |shown: &&serde_json::Value| shown["channel"] == name.as_str();
+        let shown = channels.as_array().unwrap().iter().find(is_it).expect("it is listed");
+        if let Some(trouble) = shown["trouble"].as_str() {
+            return trouble.to_owned();
+        }
+        assert!(Instant::now() < deadline, "waited in vain: the operator is told of it");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// How many rounds the gateway begins with a device that is back, before it finds that nothing else is left to do.
+async fn rounds_begun(world: &World, car: &mut Car) -> usize {
+    let (first, last) = (Heard::default(), Heard::default());
+    car.connect_through(&world.gateway, cheating(first.clone())).await;
+    car.usable(world).await;
+    car.hang_up();
+    // By now the Lightning node has asked for what it wants signed. That comes before a new key.
+    car.connect_through(&world.gateway, forgetful(cheating(last.clone()))).await;
+    car.answer_until("the gateway makes a new key", |_| count(&last, "a new key") > 0).await;
+    car.hang_up();
+    count(&first, "a round") + count(&last, "a round")
+}
+
+/// A device that cheats in a joint round could learn the gateway's half of the key, a little with each. So there is no further round: not on
+/// another connection, and not by another process of the gateway. The operator sees why, and the owner has its money by the device alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_that_cheats_in_a_round_is_banned_for_good() {
+    let mut world = World::start().await;
+    world.gateway.listen_to_operator().await.unwrap();
+    let mut car = Car::new();
+    car.connect(&world.gateway).await;
+    let channel = car.open(&world).await;
+    car.pay(&world.destination.invoice(20_000_000)).await;
+    let balance = car.balance().floor();
+    car.hang_up();
+
+    let heard = Heard::default();
+    car.connect_through(&world.gateway, cheating(heard.clone())).await;
+    car.usable(&world).await;
+    car.begin_to_pay(&world.destination.invoice(30_000_000)).await;
+    car.answer_until("it has cheated", |_| count(&heard, "a cheat") == 1).await;
+    let told = trouble(&world, channel).await;
+    assert!(told.starts_with("the device cheated ("), "{told}");
+    car.hang_up();
+    assert_eq!(count(&heard, "a round"), 1, "the one in which it cheated");
+    assert_eq!(rounds_begun(&world, &mut car).await, 0, "on another connection");
+
+    world.restart_gateway().await;
+    world.gateway.listen_to_operator().await.unwrap();
+    assert_eq!(trouble(&world, channel).await, told, "it was on the disk");
+    assert_eq!(rounds_begun(&world, &mut car).await, 0, "by another process");
+    let details = world.gateway.details(channel.0).unwrap();
+    let wanted = details.pending_outbound_htlcs.len();
+    assert_eq!(wanted, 1, "a payment waits for its signature, else this would show nothing");
+    assert_eq!(world.gateway.tally().joint_signatures, 0);
+
+    world.gateway.stop();
+    let ended = car.close_alone(&world);
+    assert_eq!((ended.by, ended.sent.len()), (Closer::Device, 1), "the state before the payment");
+    assert!(ended.sent[0].1.is_ok(), "{ended:?}");
+    world.mine(1 + u32::from(ended.delay()));
+    let fee = car.sweep(&world, &ended.claims);
+    assert_eq!(world.cold(), balance - commitment_fee(0) - fee);
 }

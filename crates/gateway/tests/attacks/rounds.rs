@@ -27,13 +27,14 @@ const SECOND_BYTES: usize = 48;
 /// Numbers that the real gateway does not use.
 const OURS: u64 = 1 << 40;
 
-type Heard = Arc<Mutex<Vec<String>>>;
+/// What a tap saw.
+pub type Heard = Arc<Mutex<Vec<String>>>;
 
-fn note(heard: &Heard, text: &str) {
+pub fn note(heard: &Heard, text: &str) {
     heard.lock().unwrap().push(text.to_owned());
 }
 
-fn count(heard: &Heard, text: &str) -> usize {
+pub fn count(heard: &Heard, text: &str) -> usize {
     heard.lock().unwrap().iter().filter(|heard| *heard == text).count()
 }
 

@@ -769,6 +769,35 @@ fn no_number_begins_a_second_round_on_a_connection() {
     world.sign_bridge(&[], dearer);
 }
 
+/// The gateway could fill the disk with them.
+#[test]
+fn so_many_keys_are_kept_ready_and_no_more() {
+    let mut world = World::new();
+    world.generate();
+    let channel = world.channel;
+    let device = world.device();
+    // A copy counts as another key, and is made in no time.
+    let share = device.share(channel).unwrap().to_bytes();
+    for _ in 2..MOST_READY {
+        device.keep(Share::from_bytes(&share).unwrap()).unwrap();
+    }
+    world.generate();
+    assert_eq!(world.device().ready(), MOST_READY);
+    let id = world.next_id();
+    let (_, first) = KeyGeneration::<GatewaySide>::start(round_id(&[world.connection; 32], id));
+    let said = world.one(ToDevice::GenerateKey { id, first });
+    let ToGateway::Answer { answer: Answer::Refused { rule, .. }, .. } = said else { panic!("{said:?}") };
+    assert_eq!(rule, "keys-ready");
+    assert_eq!(world.device().ready(), MOST_READY);
+
+    // A channel begins with one of them.
+    let terms = world.terms();
+    let got = world.ask_once(&move |_| Request::Open(terms), None, Disk::Works).unwrap();
+    assert!(matches!(got, Got::Answer(Answer::Done)), "{got:?}");
+    world.generate();
+    assert_eq!(world.device().ready(), MOST_READY);
+}
+
 #[test]
 fn what_is_not_there_is_refused_by_name_and_reports_pass_through() {
     let mut world = World::open();

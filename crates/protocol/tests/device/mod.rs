@@ -153,11 +153,15 @@ pub fn invoice_of(payee: u8, byte: u8, msat: u64) -> Invoice {
 
 /// The same, made at another time.
 pub fn invoice_at(time: u64, payee: u8, byte: u8, msat: u64) -> Invoice {
-    let hash = sha256::Hash::from_byte_array(preimage(byte).hash().0);
+    invoice_for(preimage(byte).hash(), time, payee, msat)
+}
+
+/// The same, of any payment hash.
+pub fn invoice_for(hash: PaymentHash, time: u64, payee: u8, msat: u64) -> Invoice {
     let invoice = InvoiceBuilder::new(Currency::Regtest)
         .amount_milli_satoshis(msat)
         .description("toll".into())
-        .payment_hash(hash)
+        .payment_hash(sha256::Hash::from_byte_array(hash.0))
         .payment_secret(PaymentSecret([1; 32]))
         .duration_since_epoch(Duration::from_secs(time))
         .expiry_time(Duration::from_secs(3_600))

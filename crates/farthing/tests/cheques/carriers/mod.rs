@@ -10,18 +10,21 @@ use std::time::Duration;
 use bitcoin::{Amount, FeeRate, Network};
 use farthing_chain::{Chain, RegtestNode};
 use farthing_node::cheques::opening::Plan;
-use farthing_node::cheques::paper::{Fate, Issued, Paper};
-use farthing_node::cheques::selling::{Ask, Towards};
+use farthing_node::cheques::paper::{Fate, Issued, Paper, Presented};
+use farthing_node::cheques::selling::{Answer, Ask, LockError, Towards};
 use farthing_node::cheques::writing::Order;
 use farthing_node::cheques::{Teller, Terms};
 use farthing_node::home::Home;
 use farthing_node::seller;
 use farthing_node::watch::Pace;
+use farthing_protocol::channel::SpendKind;
+use farthing_protocol::cheque::cheque::Cheque;
 use farthing_protocol::cheque::drawn::Kind;
 use farthing_protocol::cheque::point::AdaptorPoint;
 use farthing_protocol::cheque::prekey::SignedPrekey;
 use farthing_protocol::cheque::receipt::{Memo, Receipt};
-use farthing_protocol::{ChannelId, Msat};
+use farthing_protocol::{Channel, ChannelId, Msat, Party};
+use farthing_testkit::accounts::Accounts;
 use tempfile::TempDir;
 
 pub const MARGIN: u32 = 10;
@@ -31,6 +34,11 @@ pub const FEE: Msat = Msat::new(1_000);
 /// What an agent locks at most in channels that payees ask for.
 pub const MOST_ONWARD: Amount = Amount::from_sat(50_000);
 pub const PURSE: Amount = Amount::from_sat(1_000_000);
+/// What every channel locks, in satoshi.
+pub const CAPACITY: u64 = 100_000;
+/// What a commitment of 204 vB and a refund of 138 vB leave to the miner at 2 sat/vB, in satoshi.
+pub const COMMITMENT_FEE: u64 = 2 * 204;
+pub const REFUND_FEE: u64 = 2 * 138;
 
 pub fn sat(sat: u64) -> Msat {
     Msat::new(sat * 1_000)
@@ -114,7 +122,7 @@ impl Carriers {
     pub fn open(&self, payer: &'static str, payee: &'static str, kind: Kind, lifetime: u32) -> ChannelId {
         let (offer, key) = self.at(payee).offer();
         let plan = Plan {
-            capacity: Amount::from_sat(100_000),
+            capacity: Amount::from_sat(CAPACITY),
             expiry: self.chain.tip().unwrap().height + lifetime,
             kind,
             peer: Some(payee.to_owned()),
@@ -172,9 +180,21 @@ impl Carriers {
 
     /// Up to the lock, which the payee holds then.
     pub fn lock_directly(&self, issued: &Issued, towards: ChannelId) {
+        let (_, locked) = self.ask_directly(&issued.written.cheque, towards);
+        assert_eq!(locked.unwrap(), towards);
+        let update = self.at("agent").update(towards).unwrap().unwrap();
+        self.at("payee").take(towards, update, Msat::ZERO).unwrap();
+    }
+
+    /// A cheque as the payee takes it in, and what the agent says when it is asked for a lock.
+    pub fn ask_directly(
+        &self,
+        cheque: &Cheque,
+        towards: ChannelId,
+    ) -> (Presented, Result<ChannelId, LockError>) {
         let payee = self.at("payee");
-        let presented = payee.receive(issued.written.cheque.clone(), "agent".to_owned()).unwrap();
-        let (_, route) = payee.plan_sale(&presented.point, towards, None).unwrap();
+        let presented = payee.receive(cheque.clone(), "agent".to_owned()).unwrap();
+        let (presented, route) = payee.plan_sale(&presented.point, towards, None).unwrap();
         let hop = route.hops[0].clone();
         let ask = Ask {
             held: presented.point,
@@ -183,9 +203,15 @@ impl Carriers {
             amount: presented.cheque.terms.amount,
             towards: Towards::Channel(towards),
         };
-        assert_eq!(self.at("agent").lock(&ask).unwrap(), towards);
-        let update = self.at("agent").update(towards).unwrap().unwrap();
-        payee.take(towards, update, Msat::ZERO).unwrap();
+        let asked = self.at("agent").lock(&ask);
+        (presented, asked)
+    }
+
+    /// The payee hands its secrets over, and hears nothing: its payer does not pay plainly.
+    pub fn hand_over(&self, payee: &str, payer: &str, id: ChannelId) {
+        let secrets = self.at(payee).secrets(id).unwrap();
+        assert!(!secrets.is_empty(), "the {payee} has nothing to hand over");
+        self.at(payer).hear(id, &Answer { secrets, ..Answer::default() }).unwrap();
     }
 
     /// Through the node.
@@ -250,5 +276,15 @@ impl Carriers {
     pub fn ending(&self, name: &str, id: ChannelId) -> Option<farthing_protocol::channel::Ending> {
         let entries = self.at(name).channels().unwrap();
         entries.into_iter().find(|entry| entry.id == id).unwrap().state.ending()
+    }
+
+    /// How a channel's funding was spent in a block, and what that pays to its payer and to its payee, in satoshi.
+    pub fn shares(&self, name: &str, id: ChannelId) -> (SpendKind, u64, u64) {
+        let channel = Channel::new(self.at(name).params(id).unwrap()).unwrap();
+        let params = channel.params();
+        let accounts = Accounts::on(&self.chain, 0).unwrap();
+        let by = accounts.spender(&params.funding).unwrap();
+        let paid_to = |party: &Party| Channel::paid_to(by, party).to_sat();
+        (channel.spend_kind(by).unwrap(), paid_to(&params.payer), paid_to(&params.payee))
     }
 }

@@ -9,12 +9,10 @@ use farthing_testkit::wait::until;
 use farthing_testkit::{Person, Service, World};
 
 use super::{assert_closes_for, await_end, charged};
-use crate::COINS;
+use crate::{COINS, PREPAID};
 
 /// What the seller's wallet holds: it pays to publish the outputs.
 const SELLERS: u64 = 50_000;
-/// The first payment of a channel at 2 sat/vB.
-const PREPAID: u64 = 552;
 
 fn people() -> Result<(World, Person, Person)> {
     let world = World::new(env!("CARGO_BIN_EXE_farthing"))?;

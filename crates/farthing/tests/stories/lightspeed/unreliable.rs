@@ -16,6 +16,7 @@ use farthing_testkit::wait::until;
 use farthing_testkit::{Person, Service};
 
 use super::{assert_closes_for, charged, people};
+use crate::bad_seller::overstating;
 
 fn is_call(request: &Message, target: &str) -> bool {
     request.target() == target && request.header("lightspeed").is_some()
@@ -143,18 +144,23 @@ fn a_call_that_may_have_been_served_is_not_paid_again_in_another_channel() -> Re
     Ok(())
 }
 
+/// A service that keeps calls of `/slow` waiting until the latch is open.
+fn slow(latch: &Latch) -> Result<Service> {
+    let latch = latch.clone();
+    Service::answering(move |request| {
+        if request.target() == "/slow" {
+            latch.pass();
+        }
+        Message::answer(200, request.target().as_bytes())
+    })
+}
+
 /// The service takes longer than the buyer waits for one answer, again and again.
 #[test]
 fn a_call_that_takes_long_is_waited_for_and_served_once() -> Result<()> {
     let (world, payee, payer) = people()?;
     let latch = Latch::default();
-    let slow = latch.clone();
-    let service = Service::answering(move |request| {
-        if request.target() == "/slow" {
-            slow.pass();
-        }
-        Message::answer(200, request.target().as_bytes())
-    })?;
+    let service = slow(&latch)?;
     let api = payee.sell_calls(&service.url(), "500sat/call", &[])?;
     let relay = Relay::recording(&api.address)?;
     let miner = world.miner();
@@ -170,6 +176,37 @@ fn a_call_that_takes_long_is_waited_for_and_served_once() -> Result<()> {
     assert_eq!(payer.answer()?.body, b"/slow");
     assert_eq!((service.requests().len(), charged(&payee, &payer)?), (2, 1_000_000));
     drop(miner);
+    assert_closes_for(&world, &payee, &payer, 1_000)
+}
+
+/// The buyer was killed before it had an answer, so it asks what it is to pay. It signs no closing for more than its calls could
+/// have come to, and goes on when the seller tells the truth.
+#[test]
+fn a_seller_that_states_more_than_was_called_for_gets_no_closing_until_it_tells_the_truth() -> Result<()> {
+    let (world, payee, payer) = people()?;
+    let latch = Latch::default();
+    let service = slow(&latch)?;
+    let api = payee.sell_calls(&service.url(), "500sat/call", &[])?;
+    let lies = Arc::new(AtomicBool::new(true));
+    let relay = overstating(&api.address, 1_000_001, &lies)?;
+    let miner = world.miner();
+    payer.call(&relay.url(&api.at("/opens")), &[])?;
+    let calling = payer.start_calling(&relay.url(&api.at("/slow")), &[])?;
+    until("the call reaches the service", || Ok((service.requests().len() == 2).then_some(())))?;
+    calling.kill()?;
+    latch.open();
+    until("it is charged", || Ok((payee.channel()?.spent_msat == 1_000_000).then_some(())))?;
+    drop(miner);
+
+    let channel = payer.channel()?;
+    let close = ["channels", "close", &channel.channel];
+    let said = payer.attempt(&close)?.failure(3)?;
+    ensure!(
+        said.contains("says that 1000.001 sat is spent") && said.contains("it is 1000 sat at most"),
+        "{said}"
+    );
+    assert_eq!((payer.channel()?, world.mempool()?.len()), (channel, 0), "nothing came of the lie");
+    lies.store(false, Ordering::SeqCst);
     assert_closes_for(&world, &payee, &payer, 1_000)
 }
 

@@ -8,10 +8,7 @@ use farthing_testkit::accounts::Accounts;
 use farthing_testkit::wait::never;
 
 use super::{await_end, people};
-use crate::COINS;
-
-/// The first payment of a channel at 2 sat/vB.
-const PREPAID: u64 = 552;
+use crate::{COINS, PREPAID};
 
 #[test]
 fn the_seller_vanishes_and_the_buyer_takes_everything_back_at_the_expiry() -> Result<()> {

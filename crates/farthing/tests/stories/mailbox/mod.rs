@@ -1,6 +1,7 @@
 //! Mail for payees that are offline: a mailbox, who posts, and who fetches.
 
 mod address;
+mod careless;
 mod crashes;
 mod killed;
 mod postage;

@@ -122,3 +122,29 @@ fn nothing_is_acknowledged_while_the_stores_log_cannot_be_emptied() {
     reader.execute_batch("COMMIT").unwrap();
     store.keep("bus", &enrolled().enrolment, kept).unwrap();
 }
+
+/// A device could fill the disk of its owner's machine.
+#[test]
+fn a_device_has_so_many_channels_in_the_store_and_no_more() {
+    let mut world = World::open_waiting(false);
+    let (_, life) = world.device().lives().next().unwrap();
+    // The same channel under many names: nothing else is wrong with any of them.
+    let named = |number: usize| {
+        let mut name = [0; 32];
+        name[..8].copy_from_slice(&number.to_be_bytes());
+        life.state().account().to_keep(ChannelKeysId(name), &life.setup().terms).unwrap()
+    };
+    let (channels, one_more): (Vec<Kept>, Kept) =
+        ((0..MOST_CHANNELS).map(named).collect(), named(MOST_CHANNELS));
+    let (store, enrolment) = (world.owner_store.as_mut().unwrap(), enrolled().enrolment);
+    for kept in &channels {
+        store.keep("bus", &enrolment, kept.clone()).unwrap();
+    }
+    let refused = store.keep("bus", &enrolment, one_more.clone()).unwrap_err();
+    assert!(matches!(refused, KeepError::TooMany), "{refused:?}");
+    assert!(refused.to_string().starts_with("store-channels: "), "{refused}");
+    // Those that are there go on, and other devices have their own.
+    store.keep("bus", &enrolment, channels[0].clone()).unwrap();
+    store.keep("car", &enrolment, one_more).unwrap();
+    assert_eq!(store.close("bus").unwrap().len(), MOST_CHANNELS);
+}

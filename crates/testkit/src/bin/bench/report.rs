@@ -76,3 +76,56 @@ pub fn round(value: f64, digits: i32) -> f64 {
     let scale = 10_f64.powi(digits);
     (value * scale).round() / scale
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_field_that_is_promised_is_there() {
+        // Each value another, so that none stands for another.
+        let cpu = Cpu {
+            over_floor: 1.2344,
+            over_floor_with_mac: 1.25,
+            floor_sign_us: 20.0,
+            floor_verify_us: 30.0,
+            payer_us: 22.5,
+            payee_us: 33.5,
+            mac_us: 4.5,
+            rounds: 151,
+        };
+        let durable = Durable {
+            payments_per_s_1: 1_500.4,
+            payments_per_s_64: 9_000.0,
+            disk_flush_us: 400.0,
+            rounds: 7,
+        };
+        let rates =
+            Rates { paid_over_unpaid: 0.9, paid_mib_per_s: 270.0, unpaid_mib_per_s: 300.0, rounds: 5 };
+        let memory = Memory { payer_mib: 31.0, payee_mib: 28.0 };
+        let json = Report { cpu, durable, rates, memory }.to_json();
+        assert_eq!(json["bench"], "channel");
+        for (field, value) in [
+            ("payment_cpu_over_floor", 1.234),
+            ("payments_per_s_durable_1", 1_500.0),
+            ("payments_per_s_durable_64", 9_000.0),
+            ("paid_over_unpaid_rate", 0.9),
+            ("peak_mib_payer", 31.0),
+            ("peak_mib_payee", 28.0),
+            // What those stand on.
+            ("payment_with_mac_cpu_over_floor", 1.25),
+            ("floor_sign_us", 20.0),
+            ("floor_verify_us", 30.0),
+            ("payer_us", 22.5),
+            ("payee_us", 33.5),
+            ("mac_us", 4.5),
+            ("disk_flush_us", 400.0),
+            ("paid_mib_per_s", 270.0),
+            ("unpaid_mib_per_s", 300.0),
+        ] {
+            assert_eq!(json[field], value, "{field}");
+        }
+        assert_eq!(json["durable_in_flight_per_channel"], IN_FLIGHT);
+        assert_eq!(json["rounds"], json!({ "cpu": 151, "durable": 7, "transfer": 5 }));
+    }
+}

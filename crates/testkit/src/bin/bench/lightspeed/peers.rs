@@ -23,14 +23,19 @@ pub fn measure() -> anyhow::Result<Peers> {
     })?;
     let output = Command::new(program).stdin(Stdio::null()).stderr(Stdio::null()).output()?;
     ensure!(output.status.success(), "the peers' program ended with {}", output.status);
-    let said: Value = serde_json::from_slice(&output.stdout)?;
-    let rate = |key: &str| said[key].as_f64().with_context(|| format!("the peers' program states no {key}"));
-    let rates =
-        [("spilman", rate("spilman_per_s")?), ("mpp", rate("mpp_per_s")?), ("l402", rate("l402_per_s")?)];
-    Ok(Peers { rates, said })
+    Peers::read(serde_json::from_slice(&output.stdout)?)
 }
 
 impl Peers {
+    /// Reads what the program has said.
+    pub fn read(said: Value) -> anyhow::Result<Self> {
+        let rate =
+            |key: &str| said[key].as_f64().with_context(|| format!("the peers' program states no {key}"));
+        let rates =
+            [("spilman", rate("spilman_per_s")?), ("mpp", rate("mpp_per_s")?), ("l402", rate("l402_per_s")?)];
+        Ok(Self { rates, said })
+    }
+
     /// What was called.
     pub fn what(&self, peer: &str) -> &str {
         self.said["what"][peer].as_str().unwrap_or_default()

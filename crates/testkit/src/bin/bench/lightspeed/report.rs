@@ -106,3 +106,97 @@ impl Report {
         lines.join("\n")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each value another, so that none stands for another.
+    fn rates(open: f64) -> Rates {
+        Rates {
+            open,
+            call: open + 1.0,
+            batch: open + 2.0,
+            open_cpu_us: open + 3.0,
+            call_cpu_us: open + 4.0,
+            batch_cpu_us: open + 5.0,
+            call_over_open: open + 6.0,
+            batch_over_open: open + 7.0,
+        }
+    }
+
+    fn report(said: Value) -> anyhow::Result<Report> {
+        let accept = AcceptRates {
+            accepted: 2_500_000.4,
+            accepted_while_many_run: 2_400_000.0,
+            hashes: 2e7,
+            rounds: 22,
+        };
+        let gate = Measured {
+            busy: rates(100.0),
+            busy_few_payers: rates(200.0),
+            empty: rates(300.0),
+            p50: gate::Latencies { open: 90.0, call: 40.0, batch: 15.0 },
+            p99: gate::Latencies { open: 400.0, call: 80.0, batch: 35.0 },
+        };
+        let idle = Idle { session: 3_000.0, tab: 900.0 };
+        Ok(Report { accept, gate, idle, peers: Peers::read(said)? })
+    }
+
+    #[test]
+    fn every_field_that_is_promised_is_there() {
+        let said = json!({
+            "spilman_per_s": 9_000.4,
+            "mpp_per_s": 8_000.0,
+            "l402_per_s": 7_000.0,
+            "versions": { "mpp": "0.5" },
+            "what": { "l402": "a macaroon" },
+        });
+        let json = report(said).unwrap().to_json();
+        assert_eq!(json["bench"], "lightspeed");
+        for (field, value) in [
+            ("accept_per_s_core", 2_500_000.0),
+            ("gated_over_ungated_call", 106.0),
+            ("gated_over_ungated_batch", 107.0),
+            ("added_p50_us", 40.0),
+            ("added_p99_us", 80.0),
+            ("bytes_per_idle_session", 3_000.0),
+            // What those stand on.
+            ("added_p50_us_batch", 15.0),
+            ("added_p99_us_batch", 35.0),
+            ("ungated_p50_us", 90.0),
+            ("ungated_p99_us", 400.0),
+            ("bytes_per_idle_tab", 900.0),
+            ("hashes_per_s_core", 2e7),
+            ("accept_per_s_core_while_many_run", 2_400_000.0),
+        ] {
+            assert_eq!(json[field], value, "{field}");
+        }
+        for (field, value) in [("spilman_per_s", 9_000.0), ("mpp_per_s", 8_000.0), ("l402_per_s", 7_000.0)] {
+            assert_eq!(json["peers"][field], value, "{field}");
+        }
+        assert_eq!(json["peers"]["versions"]["mpp"], "0.5");
+        assert_eq!(json["peers"]["what"]["l402"], "a macaroon");
+        for (service, open) in [("busy", 100.0), ("busy_few_payers", 200.0), ("empty", 300.0)] {
+            for (field, more) in [
+                ("ungated_per_s", 0.0),
+                ("call_per_s", 1.0),
+                ("batch_per_s", 2.0),
+                ("ungated_cpu_us", 3.0),
+                ("call_cpu_us", 4.0),
+                ("batch_cpu_us", 5.0),
+                ("call_over_ungated", 6.0),
+                ("batch_over_ungated", 7.0),
+            ] {
+                assert_eq!(json[service][field], open + more, "{service}: {field}");
+            }
+        }
+        assert_eq!(json["rounds"], json!({ "accept": 22, "gate": gate::ROUNDS }));
+    }
+
+    #[test]
+    fn a_peer_that_was_not_measured_is_named() {
+        let missing = report(json!({ "spilman_per_s": 9_000.0, "l402_per_s": 7_000.0 })).err().unwrap();
+        assert_eq!(missing.to_string(), "the peers' program states no mpp_per_s");
+    }
+}
