@@ -257,8 +257,14 @@ impl Context {
 
     /// The mailbox of a payee of cheques, and how many prekeys it is to hold.
     pub fn payee_mailbox(&self) -> (Option<&str>, u32) {
-        let Cheque { mailbox, prekeys } = &self.config.cheque;
+        let Cheque { mailbox, prekeys, .. } = &self.config.cheque;
         (mailbox.as_deref(), *prekeys)
+    }
+
+    /// The agent of cheques: the one that was named, or that of the configuration.
+    pub fn agent<'a>(&'a self, named: Option<&'a str>) -> anyhow::Result<&'a str> {
+        let agent = named.or(self.config.cheque.agent.as_deref());
+        agent.context("which agent? Name one by --agent URL, or set agent in [cheque] of the configuration")
     }
 
     /// How much a mailbox keeps.

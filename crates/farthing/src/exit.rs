@@ -19,6 +19,9 @@ const PAYMENT: u8 = 3;
 /// Somebody could not be reached.
 const NETWORK: u8 = 4;
 
+/// How a payment whose end is not known ends.
+const GOES_ON: &str = "it goes on when the device is connected (`farthing device run`), and the same command again tells; it pays once";
+
 /// A payment of a device that was not made, or not yet.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -40,7 +43,19 @@ impl Unpaid {
 
     /// Nobody knows yet.
     pub fn pending() -> Self {
-        Self("the payment is still under way: it goes on when the device is connected, see `farthing device run`".to_owned())
+        Self(format!("the payment is still under way: {GOES_ON}"))
+    }
+
+    /// The gateway gave it up, and the channel has not: its payee may still take it.
+    pub fn doubtful(why: &str) -> Self {
+        Self(format!(
+            "the gateway says that the payment failed ({why}), but it may still be taken in the channel: {GOES_ON}"
+        ))
+    }
+
+    /// The connection ended between the order and its outcome.
+    pub fn cut(error: ConnectionError) -> anyhow::Error {
+        anyhow::Error::new(error).context(format!("nobody knows yet what became of the payment: {GOES_ON}"))
     }
 }
 

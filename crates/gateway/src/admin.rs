@@ -14,6 +14,7 @@ use std::time::Duration;
 use bitcoin::Amount;
 use bitcoin::hex::DisplayHex as _;
 use farthing_node::entropy;
+use farthing_node::seats::Seats;
 use secp256k1::PublicKey;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -29,6 +30,11 @@ const MOST_BYTES: u64 = 1 << 16;
 /// How long a question may take to arrive. What it asks for has limits of its own.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How many questions are answered at once.
+const CONNECTIONS: usize = 16;
+
+const NO_DEVICE: &str =
+    "no device here is of the owner who signed this policy, or a newer policy of that owner is in force";
 const NO_ORDINARY_NODE: &str = "the ordinary node does not run: set ordinary_listen in [gateway]";
 
 /// A channel that the ordinary node is to open.
@@ -88,10 +94,12 @@ impl Gateway {
         write!(written, "{} {token}", listener.local_addr()?)?;
         let gateway = self.clone();
         tokio::spawn(async move {
+            let seats = Seats::new(CONNECTIONS, CONNECTIONS);
             loop {
-                let Ok((stream, _)) = listener.accept().await else { continue };
+                let (stream, _, seat) = seats.accept(&listener).await;
                 let (gateway, token) = (gateway.clone(), token.clone());
                 tokio::spawn(async move {
+                    let _until_it_is_answered = seat;
                     if let Err(error) = gateway.tell(stream, &token).await {
                         tracing::debug!(%error, "a question of the operator's was cut off");
                     }
@@ -113,7 +121,10 @@ impl Gateway {
             (true, "payments") => self.payments(),
             (true, word) => match word.split_once(' ') {
                 Some(("policy", policy)) => match serde_json::from_str(policy) {
-                    Ok(policy) => json!({ "devices": self.owners_policy(&policy) }),
+                    Ok(policy) => match self.owners_policy(&policy) {
+                        0 => json!({ "error": NO_DEVICE }),
+                        devices => json!({ "devices": devices }),
+                    },
                     Err(_unreadable) => return Ok(()),
                 },
                 Some(("open", wanted)) => match serde_json::from_str(wanted) {
@@ -175,9 +186,12 @@ impl Gateway {
     fn devices(&self) -> Value {
         let books = self.books();
         let devices = books.devices.iter().map(|(key, record)| {
+            let policy = record.enrol.policy.clone().verify(&record.enrol.owner);
             json!({
                 "device": key.to_lower_hex_string(),
                 "name": record.enrol.name,
+                "policy": policy.as_ref().map(|policy| policy.version),
+                "paused": policy.is_some_and(|policy| policy.paused),
                 "online": books.sessions.contains_key(key),
                 "keys_and_channels": record.channels.len(),
                 "owed_msat": books.arrears.of(key).get(),

@@ -62,6 +62,15 @@ impl Books {
         self.arrears.count(device, &record);
     }
 
+    /// Forgets the orders that a device gave about channels on a connection that is over. Payments are told by their hashes.
+    pub fn forget_orders(&mut self, device: &[u8; 32]) {
+        let channels = &self.channels;
+        let is_anothers =
+            |channel: &[u8; 32]| channels.get(channel).is_none_or(|record| record.device != *device);
+        self.opening_orders.retain(|channel, _| is_anothers(channel));
+        self.closing_orders.retain(|channel, _| is_anothers(channel));
+    }
+
     pub fn bell(&mut self, device: [u8; 32]) -> Arc<Notify> {
         self.bells.entry(device).or_default().clone()
     }

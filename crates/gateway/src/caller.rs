@@ -14,6 +14,9 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::records::ChannelKeys;
 
+/// How many replies to one request may come before the first is taken: a round has one at a time.
+const MOST_REPLIES: usize = 4;
+
 /// Why a device did not do what it was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -60,7 +63,7 @@ pub enum Reply {
 }
 
 /// Who waits for replies, by the number of the request.
-type Waiting = Arc<Mutex<HashMap<u64, mpsc::UnboundedSender<Reply>>>>;
+type Waiting = Arc<Mutex<HashMap<u64, mpsc::Sender<Reply>>>>;
 
 /// One connection to a device.
 pub struct Caller {
@@ -77,7 +80,7 @@ pub struct Pending {
     out: mpsc::UnboundedSender<ToDevice>,
     waiting: Waiting,
     id: u64,
-    replies: mpsc::UnboundedReceiver<Reply>,
+    replies: mpsc::Receiver<Reply>,
 }
 
 impl Drop for Pending {
@@ -143,11 +146,14 @@ impl Caller {
         let _gone = self.send(ToDevice::Report { id, report });
     }
 
-    /// Hands in what came for a request. What nobody waits for is dropped.
+    /// Hands in what came for a request. What nobody waits for is dropped. A device that says more than it was asked is not listened to
+    /// any longer: replies that are waited for later would fill the memory.
     pub fn take(&self, id: u64, reply: Reply) {
-        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(waiting) = waiting.get(&id) {
-            let _nobody = waiting.send(reply);
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
+        if let Some(waiting) = waiting
+            && let Err(mpsc::error::TrySendError::Full(_)) = waiting.try_send(reply)
+        {
+            self.hang_up();
         }
     }
 
@@ -167,7 +173,7 @@ impl Caller {
 
     fn begin(&self) -> Pending {
         let id = self.next.fetch_add(1, Ordering::SeqCst);
-        let (sender, replies) = mpsc::unbounded_channel();
+        let (sender, replies) = mpsc::channel(MOST_REPLIES);
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.is_over.load(Ordering::SeqCst) {
             waiting.insert(id, sender);

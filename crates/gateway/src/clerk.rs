@@ -23,7 +23,7 @@ use secp256k1::PublicKey;
 use tokio::sync::Notify;
 
 use crate::caller::{CallError, Caller, Pending};
-use crate::gateway::Gateway;
+use crate::gateway::{AddKeysError, Gateway};
 use crate::ledger::{NoSuchState, Outline};
 use crate::records::{ChannelRecord, Stage};
 use crate::shelf::ShelfError;
@@ -197,7 +197,10 @@ impl Clerk {
         }
         let (keys, share) = self.caller.generate_key().await?;
         let channel = keys.channel;
-        self.gateway.add_keys(self.device, keys, share)?;
+        self.gateway.add_keys(self.device, keys, share).map_err(|error| match error {
+            AddKeysError::Shelf(error) => ClerkError::Shelf(error),
+            AddKeysError::Known => ClerkError::Wrong("its keys a name that other keys have"),
+        })?;
         let desk = self.gateway.desk(&channel).ok_or(ClerkError::NoTerms)?;
         self.more_points(&desk).await?;
         Ok(true)

@@ -9,10 +9,14 @@ use lightning::ln::types::ChannelId;
 
 use crate::gateway::Gateway;
 use crate::records::{Outcome, PaymentRecord, Stage};
+use crate::shelf::ShelfError;
 
 impl Gateway {
     /// Handles an event. It may come again after a restart.
-    pub(crate) fn event(&self, event: Event) {
+    ///
+    /// # Errors
+    /// When it could not be stored. Then it has to come again.
+    pub(crate) fn event(&self, event: Event) -> Result<(), ShelfError> {
         match event {
             Event::FundingGenerationReady {
                 temporary_channel_id,
@@ -27,24 +31,21 @@ impl Gateway {
             // LDK has stored the bridge's signature. Whether the funding is safe is for the device to say.
             Event::FundingTxBroadcastSafe { user_channel_id, .. } => {
                 let channel = self.books().by_user_channel_id(user_channel_id);
-                let Some(channel) = channel else { return };
-                let noted = self.set_stage(channel, |stage| {
+                let Some(channel) = channel else { return Ok(()) };
+                self.set_stage(channel, |stage| {
                     if let Stage::Agreed { is_signed, .. } = stage {
                         *is_signed = true;
                     }
-                });
-                if let Err(error) = noted {
-                    tracing::error!(%error, "a channel was not stored");
-                }
+                })?;
             }
             Event::PaymentSent { payment_preimage, payment_hash, fee_paid_msat, .. } => {
                 let preimage = Preimage(payment_preimage.0);
                 let fee = Msat::new(fee_paid_msat.unwrap_or_default());
-                self.settle(PaymentHash(payment_hash.0), Outcome::Paid { preimage, fee });
+                self.settle(PaymentHash(payment_hash.0), Outcome::Paid { preimage, fee })?;
             }
             Event::PaymentFailed { payment_hash: Some(payment_hash), reason, .. } => {
                 let why = reason.map_or("no route".to_owned(), |reason| format!("{reason:?}"));
-                self.settle(PaymentHash(payment_hash.0), Outcome::Failed(why));
+                self.settle(PaymentHash(payment_hash.0), Outcome::Failed(why))?;
             }
             // Devices are payers; nobody pays them through here.
             Event::PaymentClaimable { payment_hash, .. } => {
@@ -62,11 +63,12 @@ impl Gateway {
                     tracing::debug!(?error, "a channel that somebody wanted is gone already");
                 }
             }
-            Event::ChannelClosed { user_channel_id, reason, .. } => self.closed(user_channel_id, &reason),
+            Event::ChannelClosed { user_channel_id, reason, .. } => self.closed(user_channel_id, &reason)?,
             // The rest is about forwarding, receiving, probes and anchors, which devices' channels do not have; spendable outputs
             // pay the owner's cold keys and need nobody.
             other => tracing::debug!(?other, "nothing to do"),
         }
+        Ok(())
     }
 
     fn funding_wanted(
@@ -88,8 +90,8 @@ impl Gateway {
         }
     }
 
-    fn closed(&self, user_channel_id: u128, reason: &ClosureReason) {
-        let Some(channel) = self.books().by_user_channel_id(user_channel_id) else { return };
+    fn closed(&self, user_channel_id: u128, reason: &ClosureReason) -> Result<(), ShelfError> {
+        let Some(channel) = self.books().by_user_channel_id(user_channel_id) else { return Ok(()) };
         tracing::info!(%reason, "a channel is closed");
         let is_together = matches!(
             reason,
@@ -109,9 +111,13 @@ impl Gateway {
         if let Some(desk) = desk.filter(|_| was_open && !is_together && !is_in_chain) {
             desk.close_alone();
         }
-        if let Err(error) = self.set_stage(channel, |stage| *stage = Stage::Over(reason.to_string())) {
-            tracing::error!(%error, "a channel was not stored");
-        }
+        self.set_stage(channel, |stage| {
+            *stage = match stage {
+                // The bridge refused. The keys signed nothing, and the device was not told of it: they can be had for another channel.
+                Stage::Opening { .. } => Stage::Ready,
+                Stage::Ready | Stage::Agreed { .. } | Stage::Over(_) => Stage::Over(reason.to_string()),
+            };
+        })?;
         if let (Some(device), Some(order)) = (device, order) {
             let report = match txid.filter(|_| is_together) {
                 Some(txid) => Report::Closed(txid),
@@ -119,19 +125,17 @@ impl Gateway {
             };
             self.report(device, order, report);
         }
+        Ok(())
     }
 
-    fn settle(&self, hash: PaymentHash, outcome: Outcome) {
+    fn settle(&self, hash: PaymentHash, outcome: Outcome) -> Result<(), ShelfError> {
         let mut books = self.books();
-        let Some(before) = books.payments.get(&hash) else { return };
+        let Some(before) = books.payments.get(&hash) else { return Ok(()) };
         let record = PaymentRecord { outcome: outcome.clone(), ..before.clone() };
         let device = books.channels.get(&record.channel).map(|channel| channel.device);
-        books.note(record.clone());
+        self.payment_shelf.put(&hash.0, "record", &record)?;
+        books.note(record);
         let order = books.payment_orders.remove(&hash);
-        if let Err(error) = self.payment_shelf.put(&hash.0, "record", &record) {
-            // LDK tells again after a restart.
-            tracing::error!(%error, "a payment's end was not stored");
-        }
         drop(books);
         if let (Some(device), Outcome::Paid { preimage, .. }) = (device, &outcome)
             && let Err(error) = self.count(device, *preimage)
@@ -141,5 +145,6 @@ impl Gateway {
         if let (Some(device), Some(order)) = (device, order) {
             self.report(device, order, crate::payments::report(hash, &outcome));
         }
+        Ok(())
     }
 }

@@ -3,6 +3,7 @@
 //! **Locks.** LDK calls the signers with its own locks held, and they lock what is here. So nothing here calls LDK while it holds
 //! `Gateway::books`.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -18,6 +19,7 @@ use farthing_protocol::device::bolt3::{Basepoints, Contents, PartyTerms, Side, T
 use farthing_protocol::device::wire::{OpenTerms, Report};
 use farthing_threshold::{Gateway as GatewaySide, Share};
 use lightning::chain::transaction::OutPoint as LdkOutPoint;
+use lightning::events::ReplayEvent;
 use lightning::ln::chan_utils::ChannelTransactionParameters;
 use lightning::ln::channel_state::ChannelDetails;
 use lightning::util::config::UserConfig;
@@ -33,6 +35,7 @@ use crate::clerk::ClerkError;
 use crate::ldk::fees::FeeRates;
 use crate::ldk::{Node, Setup, StartError};
 use crate::operator::Operator;
+use crate::payments::MOST_INBOUND;
 use crate::records::{ChannelKeys, ChannelRecord, DeviceRecord, PaymentRecord, Stage};
 use crate::shelf::{Shelf, ShelfError};
 use crate::signer::desk::Desk;
@@ -40,6 +43,8 @@ use crate::signer::provider::JointProvider;
 
 /// For so many devices at once the bitcoind is asked for headers.
 const HEADER_READERS: usize = 4;
+/// So many channels of one device may wait for their fundings.
+const MOST_UNFUNDED: usize = 4;
 /// LDK's dust limit for its own side.
 const DUST_LIMIT: Amount = Amount::from_sat(354);
 
@@ -106,8 +111,15 @@ pub enum OrderError {
     #[error("no key is ready for a new channel yet: try again in a moment")]
     NoKey,
     /// Not this device's, or not in the right stage.
-    #[error("there is no such channel, or it is in another stage")]
+    #[error(
+        "the gateway has no such channel, or not in this stage: if its opening was interrupted, open another"
+    )]
     NoSuchChannel,
+    /// A device that opens and never funds would fill the gateway's disk.
+    #[error(
+        "{MOST_UNFUNDED} channels of this device wait for their fundings: nothing more is opened until one of those is in a block"
+    )]
+    Unfunded,
     /// The channel is busy, or its bridge is away.
     #[error("the Lightning node cannot do that at the moment: {0}")]
     NotNow(String),
@@ -117,6 +129,21 @@ pub enum OrderError {
     /// Storage.
     #[error(transparent)]
     Shelf(#[from] ShelfError),
+}
+
+/// Why keys were not kept.
+#[derive(Debug)]
+pub(crate) enum AddKeysError {
+    /// Storage.
+    Shelf(ShelfError),
+    /// By that name there are other keys.
+    Known,
+}
+
+impl From<ShelfError> for AddKeysError {
+    fn from(error: ShelfError) -> Self {
+        Self::Shelf(error)
+    }
 }
 
 /// The gateway. One process serves many devices.
@@ -163,7 +190,11 @@ impl Gateway {
             }
         }
         for channel in channel_shelf.owners()? {
-            let Some(record) = channel_shelf.get::<ChannelRecord>(&channel, "record")? else { continue };
+            let Some(mut record) = channel_shelf.get::<ChannelRecord>(&channel, "record")? else { continue };
+            // LDK forgets such a channel. Its keys signed nothing.
+            if matches!(record.stage, Stage::Opening { .. }) {
+                record.stage = Stage::Ready;
+            }
             if let Some(bytes) = channel_shelf.get::<Zeroizing<Vec<u8>>>(&channel, "share")? {
                 let name = || bitcoin::hex::DisplayHex::to_lower_hex_string(&channel[..]);
                 let share = Share::from_bytes(&bytes)
@@ -190,6 +221,8 @@ impl Gateway {
         let handshake = &mut config.channel_handshake_config;
         handshake.negotiate_anchors_zero_fee_htlc_tx = false;
         handshake.announce_for_forwarding = false;
+        // Devices receive nothing; what a bridge offers all the same must leave room for what they pay.
+        handshake.our_max_accepted_htlcs = MOST_INBOUND;
         handshake.our_to_self_delay = settings.bridge_delay;
         handshake.commit_upfront_shutdown_pubkey = true;
         config.channel_config.force_close_avoidance_max_fee_satoshis = settings.closing_margin.to_sat();
@@ -221,11 +254,13 @@ impl Gateway {
         });
         this.get_or_init(|| Arc::downgrade(&gateway));
         let handler = Arc::downgrade(&gateway);
-        gateway.node.run(move |event| {
-            if let Some(gateway) = handler.upgrade() {
-                gateway.event(event);
+        gateway.node.run(move |event| match handler.upgrade().map(|gateway| gateway.event(event)) {
+            // LDK tells it again.
+            Some(Err(error)) => {
+                tracing::error!(%error, "what a channel or a payment came to was not stored");
+                Err(ReplayEvent())
             }
-            Ok(())
+            Some(Ok(())) | None => Ok(()),
         })?;
         gateway.node.keep_connected(gateway.settings.bridge, gateway.settings.bridge_address);
         Ok(gateway)
@@ -277,28 +312,32 @@ impl Gateway {
         self.channel_shelf.put(&record.keys.channel, "record", record)
     }
 
-    /// Keeps keys ready for a channel of that device.
+    /// Keeps keys ready for a channel of that device. Nothing of keys that are known by this name already, whosever they are, is touched:
+    /// a device chooses the name.
     pub(crate) fn add_keys(
         &self,
         device: [u8; 32],
         keys: ChannelKeys,
         share: Share<GatewaySide>,
-    ) -> Result<(), ShelfError> {
+    ) -> Result<(), AddKeysError> {
         let channel = keys.channel;
+        let mut books = self.books();
+        if books.channels.contains_key(&channel) {
+            return Err(AddKeysError::Known);
+        }
         let record = ChannelRecord { device, keys: keys.clone(), stage: Stage::Ready };
         self.channel_shelf.put(&channel, "share", &share.to_bytes())?;
         self.channel_shelf.put_first(&channel, "record", &record)?;
-        let mut books = self.books();
+        if let Some(known) = books.devices.get(&device) {
+            let mut known = known.clone();
+            known.channels.push(channel);
+            self.save_device(device, &known)?;
+            books.devices.insert(device, known);
+        }
         let bell = books.bell(device);
         self.provider.add(keys, Desk::open(channel, self.channel_shelf.clone(), bell)?);
         books.shares.insert(channel, Arc::new(share));
         books.channels.insert(channel, record);
-        if let Some(record) = books.devices.get_mut(&device) {
-            record.channels.push(channel);
-            let record = record.clone();
-            drop(books);
-            self.save_device(device, &record)?;
-        }
         Ok(())
     }
 
@@ -309,6 +348,9 @@ impl Gateway {
         capacity: Amount,
         order: u64,
     ) -> Result<(), OrderError> {
+        if self.unfunded(device) >= MOST_UNFUNDED {
+            return Err(OrderError::Unfunded);
+        }
         let bridge = self.settings.bridge;
         let user_channel_id = u128::from_be_bytes(entropy::bytes());
         let keys = {
@@ -334,6 +376,20 @@ impl Gateway {
         }
         self.node.peers.process_events();
         Ok(())
+    }
+
+    /// How many channels of a device have no funding in a block yet.
+    fn unfunded(&self, device: [u8; 32]) -> usize {
+        let all = self.node.channels.list_channels().into_iter();
+        let unfunded: HashSet<u128> = all
+            .filter(|details| details.confirmations.unwrap_or_default() == 0)
+            .map(|details| details.user_channel_id)
+            .collect();
+        let books = self.books();
+        let is_one = |record: &&ChannelRecord| {
+            record.device == device && record.user_channel_id().is_some_and(|id| unfunded.contains(&id))
+        };
+        books.channels.values().filter(is_one).count()
     }
 
     pub(crate) fn set_stage(

@@ -23,7 +23,7 @@ pub enum NoHello {
 
 /// What the device says of itself.
 pub(crate) async fn hear(
-    incoming: &mut mpsc::UnboundedReceiver<ToGateway>,
+    incoming: &mut mpsc::Receiver<ToGateway>,
     patience: Duration,
 ) -> Result<Hello, NoHello> {
     match timeout(patience, incoming.recv()).await {
@@ -39,10 +39,10 @@ mod tests {
 
     #[tokio::test]
     async fn who_says_nothing_or_something_else_first_is_not_waited_for() {
-        let (to_gateway, mut incoming) = mpsc::unbounded_channel();
+        let (to_gateway, mut incoming) = mpsc::channel(1);
         let silence = hear(&mut incoming, Duration::from_millis(20)).await;
         assert!(matches!(silence, Err(NoHello::Silence)), "{silence:?}");
-        to_gateway.send(ToGateway::Round { id: 1, messages: Vec::new() }).unwrap();
+        to_gateway.send(ToGateway::Round { id: 1, messages: Vec::new() }).await.unwrap();
         let round = hear(&mut incoming, PATIENCE).await;
         assert!(matches!(round, Err(NoHello::Other)), "{round:?}");
     }

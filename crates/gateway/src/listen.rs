@@ -17,6 +17,9 @@ use crate::session::{Connection, SessionError};
 const CONNECTIONS: usize = 2_048;
 const OF_ONE_PEER: usize = 512;
 
+/// How many messages of a device wait in memory for the session. What else it sends waits in the network.
+const MOST_UNREAD: usize = 16;
+
 /// Why a device's connection ended.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -73,7 +76,7 @@ impl Gateway {
     pub async fn serve_link(self: &Arc<Self>, link: Link) -> Result<(), ConnectionError> {
         let (device, hash) = (link.peer(), link.connection());
         let (mut sender, mut receiver) = link.split();
-        let (to_session, incoming) = mpsc::unbounded_channel();
+        let (to_session, incoming) = mpsc::channel(MOST_UNREAD);
         let (outgoing, mut to_device) =
             mpsc::unbounded_channel::<farthing_protocol::device::wire::ToDevice>();
         let counting = |bytes: u64| {
@@ -97,7 +100,7 @@ impl Gateway {
                 counting(receiver.traffic().bytes - counted);
                 counted = receiver.traffic().bytes;
                 let message = ToGateway::from_bytes(&bytes)?;
-                if to_session.send(message).is_err() {
+                if to_session.send(message).await.is_err() {
                     return Ok::<_, ConnectionError>(());
                 }
             }

@@ -32,10 +32,12 @@ impl Gateway {
 
     /// A newer policy of a device's owner.
     pub(crate) fn new_policy(&self, device: [u8; 32], policy: SignedPolicy) -> Result<(), String> {
-        let record = self.books().devices.get(&device).cloned().ok_or("the device is not enrolled")?;
+        // From reading to storing: an enrolment that comes at the same time must not put the older policy back.
+        let mut books = self.books();
+        let record = books.devices.get(&device).cloned().ok_or("the device is not enrolled")?;
         let owner = record.enrol.owner;
         let new = policy.clone().verify(&owner).ok_or("the owner did not sign this policy")?;
-        let current = self.policy(device);
+        let current = record.enrol.policy.clone().verify(&owner);
         if current.is_some_and(|current| {
             new.version < current.version || new.version == current.version && new != current
         }) {
@@ -43,7 +45,7 @@ impl Gateway {
         }
         let record = DeviceRecord { enrol: Enrol { policy, ..record.enrol }, ..record };
         self.save_device(device, &record).map_err(|error| error.to_string())?;
-        self.books().devices.insert(device, record);
+        books.devices.insert(device, record);
         Ok(())
     }
 

@@ -21,6 +21,12 @@ use crate::records::{ChannelRecord, Outcome, PaymentRecord, Stage};
 use crate::service::Through;
 use crate::shelf::ShelfError;
 
+/// How many blocks a device may lag behind the gateway.
+const BLOCKS_BEHIND: u32 = 6;
+/// How many HTLCs a bridge may offer in a device's channel, which are refused, but stand in its commitments until then. As few as LND
+/// accepts for a limit.
+pub(crate) const MOST_INBOUND: u16 = 5;
+
 /// Why a payment was not made. Nothing is under way for it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -43,6 +49,14 @@ pub enum PayError {
     /// The channel cannot be used now.
     #[error("the channel cannot be used now")]
     NotUsable,
+    /// With those under way it would be more than the owner's policy allows at once. Those have to end first.
+    #[error(
+        "{under_way} payments of this device are under way: with this one it would be more than its owner allows at once"
+    )]
+    Busy {
+        /// How many.
+        under_way: usize,
+    },
     /// The owner's policy forbids it.
     #[error("the owner's policy forbids it: {0}")]
     Policy(String),
@@ -64,6 +78,23 @@ pub(crate) fn report(payment_hash: PaymentHash, outcome: &Outcome) -> Report {
         Outcome::Paid { preimage, fee } => Report::Paid { preimage: *preimage, fee: *fee },
         Outcome::Failed(why) => Report::Failed { payment_hash, why: why.clone() },
     }
+}
+
+/// For how many blocks a payment may be stuck. The device may have fewer blocks than the gateway, and checks by those.
+pub(crate) fn most_expiry_delta(policy: &Policy) -> u32 {
+    policy.most_expiry_delta.saturating_sub(BLOCKS_BEHIND)
+}
+
+/// Whether the device will sign for one more HTLC. What LDK has been given it cannot take back, so a refusal would stop the channel.
+fn has_room(details: &ChannelDetails, route: &Route, policy: &Policy) -> Result<(), PayError> {
+    let ours = &details.pending_outbound_htlcs;
+    let most = usize::from(policy.most_htlcs.saturating_sub(MOST_INBOUND).max(1));
+    let value = route.get_total_amount().saturating_add(route.get_total_fees());
+    let value = ours.iter().fold(value, |sum, htlc| sum.saturating_add(htlc.amount_msat));
+    if ours.len() < most && Msat::new(value) <= policy.in_flight {
+        return Ok(());
+    }
+    Err(PayError::Busy { under_way: ours.len() })
 }
 
 /// LDK makes a payment once.
@@ -128,10 +159,22 @@ impl Gateway {
                 self.direct(&details, &invoice, amount, &policy)?
             }
         };
+        has_room(&details, &route, &policy)?;
         self.allow(device, &policy, text)?;
-        self.payment_shelf.put_first(&hash.0, "record", &record)?;
-        self.books().note(record.clone());
-        self.books().payment_orders.insert(hash, order);
+        {
+            let mut books = self.books();
+            // Another device may have ordered it while a way was looked for.
+            let others =
+                books.payments.get(&hash).filter(|other| !matches!(other.outcome, Outcome::Failed(_)));
+            let payer =
+                others.and_then(|other| books.channels.get(&other.channel)).map(|channel| channel.device);
+            if payer.is_some_and(|payer| payer != device) {
+                return Err(PayError::Others);
+            }
+            self.payment_shelf.put_first(&hash.0, "record", &record)?;
+            books.note(record.clone());
+            books.payment_orders.insert(hash, order);
+        }
         let mut onion = RecipientOnionFields::secret_only(*invoice.payment_secret());
         onion.payment_metadata = invoice.payment_metadata().cloned();
         let channels = &self.node.channels;
@@ -151,7 +194,7 @@ impl Gateway {
     /// Whether the same order may be carried out a little later.
     pub(crate) fn may_pass(&self, error: &PayError) -> bool {
         match error {
-            PayError::NotUsable => true,
+            PayError::NotUsable | PayError::Busy { .. } => true,
             // The map may be incomplete.
             PayError::NoRoute(_) => self.node.is_new(),
             PayError::Invoice(_)
@@ -175,7 +218,7 @@ impl Gateway {
     ) -> Result<Route, PayError> {
         let parameters = PaymentParameters::from_bolt11_invoice(invoice)
             .with_max_path_count(1)
-            .with_max_total_cltv_expiry_delta(policy.most_expiry_delta.saturating_sub(1));
+            .with_max_total_cltv_expiry_delta(most_expiry_delta(policy));
         let mut wanted = RouteParameters::from_payment_params_and_value(parameters, amount.get());
         wanted.max_total_routing_fee_msat = Some(policy.most_routing_fee(amount).get());
         let in_flight = self.node.channels.compute_inflight_htlcs();

@@ -10,8 +10,9 @@
 //! what the second one costs and the fee.
 //!
 //! A payment that finds no such way goes without the fee, and once it has arrived its device owes it ([`crate::arrears`]): the next payment that
-//! finds one carries it, as far as what the owner allows for routing leaves room. So the gateway risks one fee, and the owner never more
-//! than the policy says.
+//! finds one carries it, as far as what the owner allows for routing leaves room. An owner never pays more than the policy says; one whose
+//! policy allows less than the fee never pays it, and the gateway serves that device for nothing. A device does not enrol with such a
+//! policy by itself (`farthing device enroll`).
 
 use lightning::bolt11_invoice::Bolt11Invoice;
 use lightning::ln::channel_state::ChannelDetails;
@@ -25,6 +26,7 @@ use farthing_protocol::device::Policy;
 
 use crate::gateway::{Gateway, Settings};
 use crate::ordinary::Ordinary;
+use crate::payments::most_expiry_delta;
 
 /// A way through the ordinary node.
 pub(crate) struct Through {
@@ -68,7 +70,7 @@ impl Gateway {
         owed: Msat,
     ) -> Option<Through> {
         let amount = Msat::new(invoice.amount_milli_satoshis()?);
-        let most_delta = policy.most_expiry_delta.saturating_sub(1);
+        let most_delta = most_expiry_delta(policy);
         let node = &ordinary.node;
         let payee = PaymentParameters::from_bolt11_invoice(invoice)
             .with_max_path_count(1)

@@ -1,5 +1,6 @@
 //! A device's connection, from its first message to its end.
 
+use std::collections::VecDeque;
 use std::fmt::Display;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -31,6 +32,8 @@ const LEAST_TICK: Duration = Duration::from_millis(50);
 const MOST_TICK: Duration = Duration::from_secs(1);
 /// How many orders of one device may wait at once.
 const MOST_WAITING: usize = 64;
+/// How many orders of one device are tried between two ticks: to look for a way may take milliseconds.
+const MOST_TRIES: usize = 8;
 /// How long a payment waits until the bridge is connected again, and for the map of the network: both are missing right after a start.
 const PAYING: Duration = Duration::from_secs(15);
 
@@ -41,7 +44,7 @@ pub struct Connection {
     /// The hash of the handshake, to which both sides contributed.
     pub hash: [u8; 32],
     /// What comes from the device. Ends with the connection.
-    pub incoming: mpsc::UnboundedReceiver<ToGateway>,
+    pub incoming: mpsc::Receiver<ToGateway>,
     /// What goes to it.
     pub outgoing: mpsc::UnboundedSender<ToDevice>,
 }
@@ -87,7 +90,8 @@ impl Gateway {
             sent: None,
             reading: JoinSet::new(),
             clerk: None,
-            wanted: Vec::new(),
+            wanted: VecDeque::new(),
+            tries: 0,
         };
         session.run(&mut incoming, STRANGER).await
     }
@@ -103,8 +107,10 @@ struct Session {
     /// The page that is read for the device, one at a time. It is not read any more when the connection has ended before its turn.
     reading: JoinSet<Result<Page, SessionError>>,
     clerk: Option<JoinHandle<()>>,
-    /// Orders that wait for what they need.
-    wanted: Vec<Wanted>,
+    /// Orders that wait for what they need, or for their turn.
+    wanted: VecDeque<Wanted>,
+    /// How many were tried since the last tick.
+    tries: usize,
 }
 
 /// An order that waits.
@@ -148,6 +154,8 @@ impl Drop for Session {
         let is_this = books.sessions.get(&self.device).is_some_and(|other| Arc::ptr_eq(other, &self.caller));
         if is_this {
             books.sessions.remove(&self.device);
+            // Numbers of orders begin anew with the next connection: a report about one of these would be taken for another's.
+            books.forget_orders(&self.device);
         }
     }
 }
@@ -155,7 +163,7 @@ impl Drop for Session {
 impl Session {
     async fn run(
         &mut self,
-        incoming: &mut mpsc::UnboundedReceiver<ToGateway>,
+        incoming: &mut mpsc::Receiver<ToGateway>,
         patience: Duration,
     ) -> Result<(), SessionError> {
         self.welcome();
@@ -243,6 +251,14 @@ impl Session {
             }
             if let Some(older) = books.sessions.insert(self.device, self.caller.clone()) {
                 older.hang_up();
+                books.forget_orders(&self.device);
+            }
+            // What stood still is tried again.
+            let channels = books.devices.get(&self.device).map(|record| record.channels.clone());
+            for channel in channels.unwrap_or_default() {
+                if self.gateway.bans.of(&channel).is_none() {
+                    books.trouble.remove(&channel);
+                }
             }
         }
         self.forget_keys();
@@ -340,25 +356,34 @@ impl Session {
             let why = format!("{MOST_WAITING} orders of this device wait already");
             return self.caller.report(id, Report::Refused { why });
         }
+        self.wanted.push_back(Wanted { id, until: Instant::now() + what.patience(), what });
         // Only this one: those that wait have their turn with the next tick, however many orders come.
-        self.try_one(Wanted { id, until: Instant::now() + what.patience(), what });
+        if self.tries < MOST_TRIES
+            && let Some(newest) = self.wanted.pop_back()
+        {
+            self.try_one(newest);
+        }
     }
 
     /// Carries out what waits, as soon as there is what it needs.
     fn try_wanted(&mut self) {
-        for wanted in std::mem::take(&mut self.wanted) {
-            self.try_one(wanted);
+        self.tries = 0;
+        for _ in 0..self.wanted.len().min(MOST_TRIES) {
+            if let Some(oldest) = self.wanted.pop_front() {
+                self.try_one(oldest);
+            }
         }
     }
 
     fn try_one(&mut self, wanted: Wanted) {
+        self.tries += 1;
         let (is_late, id) = (Instant::now() >= wanted.until, wanted.id);
         match self.carry_on(&wanted) {
             Carried::Done(Some(report)) => self.caller.report(id, report),
             // The report comes with what LDK says of it.
             Carried::Done(None) => {}
             Carried::NotYet(why) if is_late => self.caller.report(id, why),
-            Carried::NotYet(_) => self.wanted.push(wanted),
+            Carried::NotYet(_) => self.wanted.push_back(wanted),
         }
     }
 
@@ -396,7 +421,9 @@ impl Session {
         if enrol.policy.clone().verify(&enrol.owner).is_none() {
             return Err("the policy is not signed by the owner".into());
         }
-        let record = match self.gateway.books().devices.get(&self.device) {
+        // From reading to storing: a policy that the owner sends at the same time must not be lost.
+        let mut books = self.gateway.books();
+        let record = match books.devices.get(&self.device) {
             // The owner stays who it was.
             Some(known) if known.enrol.owner != enrol.owner => {
                 return Err("this device is enrolled for another owner".into());
@@ -407,7 +434,7 @@ impl Session {
             None => DeviceRecord { enrol, channels: Vec::new() },
         };
         self.gateway.save_device(self.device, &record).map_err(|error| error.to_string())?;
-        self.gateway.books().devices.insert(self.device, record);
+        books.devices.insert(self.device, record);
         Ok(())
     }
 }

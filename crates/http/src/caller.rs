@@ -101,19 +101,26 @@ impl Caller {
         &self.client
     }
 
-    /// Asks what a call costs; nothing is paid. When it is free, the answer comes instead.
+    /// Asks what a call costs; nothing is paid, and nothing is carried out. `None` when it is free.
     ///
     /// # Errors
-    /// When the seller cannot be reached.
-    pub async fn quote(&self, request: &Outgoing) -> Result<Result<Quote, Response>, ClientError> {
-        let response = self.send(request, None).await?;
+    /// When the seller cannot be reached, or its price depends on the request and the method is not safe (RFC 9110, section 9.2.1): a free
+    /// call would be carried out.
+    pub async fn quote(&self, request: &Outgoing) -> Result<Option<Quote>, ClientError> {
+        let listed = self.prices(&request.url).await?.find(request);
+        let response = match listed {
+            Some(price) if price.is_free() => return Ok(None),
+            Some(_) => self.ask_for_terms(&request.url).await?,
+            None if request.method.is_safe() => self.send(request, None).await?,
+            None => return Err(ClientError::OnlyByAsking(request.method.clone())),
+        };
         if response.status() != StatusCode::PAYMENT_REQUIRED {
-            return Ok(Err(response));
+            return client::succeeded(response).await.map(|_free| None);
         }
-        let challenge = client::challenge(&response)?;
-        let asked = challenge.request()?;
+        let asked = client::challenge(&response)?.request()?;
         let Calls { price, flat, .. } = asked.method_details.calls.ok_or(ClientError::NoCalls)?;
-        Ok(Ok(Quote { price, offer: Box::new(asked.method_details.offer), flat }))
+        let price = listed.unwrap_or(price);
+        Ok(Some(Quote { price, offer: Box::new(asked.method_details.offer), flat }))
     }
 
     /// Sends a request without paying.

@@ -92,6 +92,7 @@ impl Shop {
         Router::new()
             .route(&format!("{}/{{root}}", wire::PIECES), get(list))
             .route(&format!("{}/{{name}}", wire::MANIFEST), get(manifest))
+            .route(wire::HEALTH, get(async |State(shop): State<Arc<Self>>| shop.till.health()))
             .route("/{name}", get(piece))
             .layer(DefaultBodyLimit::max(MOST_BODY))
             .with_state(shop.clone())

@@ -79,8 +79,11 @@ pub enum BirthdayError {
 /// When the node or the folder cannot be asked.
 pub fn birthday(home: &Home, chain: &Chain) -> Result<farthing_chain::BlockId, BirthdayError> {
     let Some(height) = home.birthday()? else { return Ok(chain.tip()?) };
-    let hash = chain.block_hash(height)?.ok_or(BirthdayError::NotThere(height))?;
-    Ok(farthing_chain::BlockId { height, hash })
+    chain.block_hash(height)?.ok_or(BirthdayError::NotThere(height))?;
+    // What the wallet begins with counts as seen, and coins may be in the block of that height itself.
+    let before = height.saturating_sub(1);
+    let hash = chain.block_hash(before)?.ok_or(BirthdayError::NotThere(height))?;
+    Ok(farthing_chain::BlockId { height: before, hash })
 }
 
 /// What the wallet holds.

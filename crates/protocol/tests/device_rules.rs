@@ -568,6 +568,11 @@ fn an_invoice_that_has_expired() {
 fn an_invoice_of_the_gateways_own() {
     let mut world = World::open();
     let own = || invoice_of(0x33, 1, 1_000_000);
+    for source in [Source::Gateway, Source::Direct] {
+        refused(&mut world, "invoice-payee-allowlisted", |world| world.approve(own(), source));
+    }
+    let without = Policy { version: 2, payees: Vec::new(), ..policy() };
+    world.give(Input::Policy(signed(without))).unwrap();
     refused(&mut world, "invoice-payee-allowlisted", |world| world.approve(own(), Source::Gateway));
     world.approve(own(), Source::Direct).unwrap();
 }

@@ -37,9 +37,9 @@ pub struct WriteArguments {
     /// What for. It stands on the receipt.
     #[arg(long, default_value = "", value_name = "TEXT")]
     pub memo: String,
-    /// The agent that pays the payee while you are off: its address.
+    /// The agent that pays the payee while you are off: its address (default: `agent` of `cheque` in the configuration).
     #[arg(long, value_name = "URL")]
-    pub agent: String,
+    pub agent: Option<String>,
     /// How many nodes may want their fee, the agent among them.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=8))]
     pub hops: u32,
@@ -106,9 +106,10 @@ pub struct AuthoriseArguments {
     /// What for.
     #[arg(long, default_value = "", value_name = "TEXT")]
     pub memo: String,
-    /// The agent that pays you: its address. A channel from it is opened when none is free.
+    /// The agent that pays you: its address (default: `agent` of `cheque` in the configuration). A channel from it is opened when none
+    /// is free.
     #[arg(long, value_name = "URL")]
-    pub agent: String,
+    pub agent: Option<String>,
     /// For how many blocks the payer may pay, and the channel takes nothing else [default: as long as the channel allows].
     #[arg(long, value_name = "BLOCKS")]
     pub blocks: Option<u32>,

@@ -182,7 +182,7 @@ pub struct Limits {
     /// In any 24 hours.
     #[arg(long, default_value = "1000000sat", value_name = "AMOUNT")]
     pub per_day: AmountArgument,
-    /// A node that may be paid although its invoice came through the gateway. Other invoices may pay anybody.
+    /// A node that may be paid; without any, every node may be whose invoice did not come through the gateway.
     #[arg(long, value_name = "NODE")]
     pub payee: Vec<bitcoin::secp256k1::PublicKey>,
     /// What routing and service may cost, in millionths of the amount.

@@ -88,6 +88,6 @@ pub struct ServeArguments {
     #[arg(long)]
     pub free: bool,
     /// Where to listen. For people elsewhere, put a server that speaks TLS before it, which hands on the Host header.
-    #[arg(long, default_value = "127.0.0.1:8404")]
+    #[arg(long, default_value = "127.0.0.1:8407")]
     pub listen: String,
 }

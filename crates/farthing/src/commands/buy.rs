@@ -47,7 +47,7 @@ async fn buy(context: &Context, arguments: &BuyArguments, buyer: Arc<Buyer>) -> 
         limits.most_lifetime = lifetime;
     }
     if arguments.dry_run {
-        return dry_run(context, &client, &quote, limits).await;
+        return dry_run(context, &client, &quote, limits, arguments.max_cost.0).await;
     }
     let events = Events { on: arguments.events };
     let (out, root) = (arguments.output.clone(), quote.manifest.blake3);
@@ -136,10 +136,31 @@ fn summary(
     ])
 }
 
-async fn dry_run(context: &Context, client: &Client, quote: &Quote, limits: Limits) -> anyhow::Result<()> {
-    let Some(Terms { offer, cost, price, .. }) = quote.terms.clone() else {
+/// Shows what the same command would do, and ends as it would: above `--max-cost`, nothing is bought.
+async fn dry_run(
+    context: &Context,
+    client: &Client,
+    quote: &Quote,
+    limits: Limits,
+    most: Msat,
+) -> anyhow::Result<()> {
+    let Some(terms) = quote.terms.clone() else {
         return context.output.say(&json!({ "cost_msat": 0 }), "The file is free. Nothing would be locked.");
     };
+    let is_too_dear = terms.cost > most;
+    let too_dear = ClientError::OverCost { cost: terms.cost, most };
+    if let Some(open) = open_channel(client, quote, &terms).await? {
+        let value = json!({ "cost_msat": terms.cost.get(), "reuses": open.to_string(), "capacity_sat": 0 });
+        context.output.print(&value, || {
+            facts([
+                ("size", human_size(quote.manifest.size)),
+                ("price", terms.cost.to_string()),
+                ("would be locked", format!("nothing more: channel {open} is open and can pay for it")),
+            ])
+        })?;
+        return if is_too_dear { Err(too_dear.into()) } else { Ok(()) };
+    }
+    let Terms { offer, cost, price, .. } = terms;
     let planning = client.clone();
     let plan = blocking(move || Ok(planning.plan(&offer, &limits, cost)?)).await?;
     let Plan { capacity, commitment_fee, prepaid, lifetime, confirmations, fee_rate } = plan;
@@ -168,7 +189,8 @@ async fn dry_run(context: &Context, client: &Client, quote: &Quote, limits: Limi
                 format!("{at_risk}: the pieces in flight; and the first payment if the seller closes alone"),
             ),
         ])
-    })
+    })?;
+    if is_too_dear { Err(too_dear.into()) } else { Ok(()) }
 }
 
 /// A channel to this seller that can still pay for the file, or a new one.
@@ -180,12 +202,9 @@ async fn channel_for(
     most: Msat,
     events: &Events,
 ) -> anyhow::Result<ChannelId> {
-    let peer = quote.url.origin().ascii_serialization();
-    for entry in client.buyer().channels().await? {
-        if entry.record.peer == peer && can_pay(client, &entry, quote, terms).await? {
-            events.emit(&json!({ "event": "reuse", "channel": entry.id.to_string() }));
-            return Ok(entry.id);
-        }
+    if let Some(open) = open_channel(client, quote, terms).await? {
+        events.emit(&json!({ "event": "reuse", "channel": open.to_string() }));
+        return Ok(open);
     }
     let id = client.open(quote, terms, limits, most).await?;
     if let Some(params) = client.buyer().params(id) {
@@ -198,6 +217,17 @@ async fn channel_for(
         }));
     }
     Ok(id)
+}
+
+/// A channel to this seller that can still pay for the file.
+async fn open_channel(client: &Client, quote: &Quote, terms: &Terms) -> anyhow::Result<Option<ChannelId>> {
+    let peer = quote.url.origin().ascii_serialization();
+    for entry in client.buyer().channels().await? {
+        if entry.record.peer == peer && can_pay(client, &entry, quote, terms).await? {
+            return Ok(Some(entry.id));
+        }
+    }
+    Ok(None)
 }
 
 /// The channels that are not over in which pieces of the file were bought.

@@ -90,7 +90,7 @@ async fn dry_run(
     outgoing: &Outgoing,
     arguments: &CallArguments,
 ) -> anyhow::Result<()> {
-    let Ok(Quote { price, offer, flat }) = caller.quote(outgoing).await? else {
+    let Some(Quote { price, offer, flat }) = caller.quote(outgoing).await? else {
         return context.output.say(&json!({ "cost_msat": 0 }), "This call is free. Nothing would be locked.");
     };
     let (client, limits, deposit) = (caller.client().clone(), context.limits(), arguments.spending.deposit.0);

@@ -76,8 +76,7 @@ async fn card(
     ensure!(!name.is_empty() && name.chars().all(plain), "a name is letters, digits, - and _");
     let path = path(context, &name)?;
     ensure!(!path.exists(), "there is a device {name} already");
-    let folder = path.parent().expect("it is a file in a folder");
-    let number = u32::try_from(fs::read_dir(folder)?.count())?;
+    let number = next_number(path.parent().expect("it is a file in a folder"))?;
     let keys = context.home()?.seed()?.owner_keys(number);
     let (buyer, chain) = (wallet::start(context).await?, context.chain()?);
     let (checkpoint, address) = blocking(move || {
@@ -255,6 +254,18 @@ fn to_policy(limits: &Limits, version: u64) -> Policy {
         most_htlcs: MOST_HTLCS,
         most_expiry_delta: limits.most_expiry_delta,
     }
+}
+
+/// The number after the highest: two devices of one number would have the same keys, also when the file of one between them is gone.
+fn next_number(folder: &Path) -> anyhow::Result<u32> {
+    let mut next = 0;
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "json") {
+            next = next.max(files::read::<Owned>(&path)?.card.number + 1);
+        }
+    }
+    Ok(next)
 }
 
 fn keys(context: &Context, owned: &Owned) -> anyhow::Result<OwnerKeys> {

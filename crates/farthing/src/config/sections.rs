@@ -157,11 +157,13 @@ pub struct Cheque {
     pub mailbox: Option<String>,
     /// How many prekeys the mailbox is to hold.
     pub prekeys: u32,
+    /// The agent that pays in their writer's place, unless a command names another.
+    pub agent: Option<String>,
 }
 
 impl Default for Cheque {
     fn default() -> Self {
-        Self { mailbox: None, prekeys: 100 }
+        Self { mailbox: None, prekeys: 100, agent: None }
     }
 }
 

@@ -45,6 +45,9 @@ fn a_dry_run_shows_what_would_be_locked() -> Result<()> {
         (Some(10_000), Some(408))
     );
     assert_eq!((plan["lifetime_blocks"].as_u64(), plan["confirmations"].as_u64()), (Some(50), Some(1)));
+    let most = format!("{}msat", seller.cost_msat - 1);
+    let too_dear = payer.buy(&seller.url, "out", &["--dry-run", "--max-cost", &most])?;
+    assert_said(too_dear, 2, &["nothing was paid", "--max-cost"])?;
     assert!(payer.channels()?.is_empty() && !payer.path("out.part").exists());
     assert_untouched(&world, &payer)
 }

@@ -85,6 +85,12 @@ fn a_channel_that_was_kept_open_pays_for_the_next_file() -> Result<()> {
     seller.process.stop()?.success()?;
     let other = Goods { file: world.file("other", 2_000)?, ..goods };
     let seller = payee.sell_at(&other, &address)?;
+    let plan = payer.buy(&seller.url, "second", &["--dry-run"])?.result()?;
+    assert_eq!(plan["reuses"].as_str(), Some(opened.channel.as_str()), "{plan}");
+    assert_eq!(
+        (plan["capacity_sat"].as_u64(), plan["cost_msat"].as_u64()),
+        (Some(0), Some(seller.cost_msat))
+    );
     payer.buy(&seller.url, "second", &[])?.result()?;
 
     assert_eq!(std::fs::read(payer.path("second"))?, std::fs::read(&other.file)?);

@@ -16,6 +16,9 @@ use secp256k1::PublicKey;
 
 use super::Channels;
 
+/// How many answers are kept.
+const MOST_ACCEPTED: usize = 1_024;
+
 /// What a bridge answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Accepted {
@@ -49,7 +52,12 @@ impl<P: SignerProvider + 'static> Ear<P> {
             reserve: Amount::from_sat(message.channel_reserve_satoshis),
         };
         let mut all = self.accepted.lock().unwrap_or_else(PoisonError::into_inner);
-        all.insert(fields.funding_pubkey, accepted);
+        // Whoever is connected may say this. What is forgotten costs an opening that is under way, of which there are few.
+        if all.len() >= MOST_ACCEPTED {
+            all.clear();
+        }
+        // The first is the one that LDK takes.
+        all.entry(fields.funding_pubkey).or_insert(accepted);
     }
 }
 

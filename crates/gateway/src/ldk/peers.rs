@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use farthing_node::seats::Seats;
 use lightning::sign::SignerProvider;
 use secp256k1::PublicKey;
 use tokio::net::{TcpListener, TcpStream};
@@ -11,6 +12,9 @@ use tokio::time::timeout;
 
 use super::{Node, Signer};
 
+/// How many nodes may be connected that dialled this one, and how many from one address.
+const CONNECTIONS: usize = 512;
+const OF_ONE_PEER: usize = 32;
 /// How long a peer may take to answer a dial, and the pause before the next one.
 const CONNECT: Duration = Duration::from_secs(10);
 const RECONNECT: Duration = Duration::from_millis(200);
@@ -29,14 +33,18 @@ where
         let address = listener.local_addr()?;
         let node = self.clone();
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(async move {
+            let seats = Seats::new(CONNECTIONS, OF_ONE_PEER);
             loop {
-                let Ok((stream, _)) = listener.accept().await else { continue };
+                let (stream, _, seat) = seats.accept(&listener).await;
                 let Ok(stream) = stream.into_std() else { continue };
                 let peers = node.peers.clone();
                 let Some(ended) = node.admit(|| lightning_net_tokio::setup_inbound(peers, stream)) else {
                     return;
                 };
-                tokio::spawn(ended);
+                tokio::spawn(async move {
+                    ended.await;
+                    drop(seat);
+                });
             }
         });
         Ok(address)

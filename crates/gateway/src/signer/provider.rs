@@ -20,6 +20,8 @@ pub type OnParameters = Arc<dyn Fn([u8; 32], &ChannelTransactionParameters) + Se
 #[derive(Default)]
 pub struct JointProvider {
     inner: Mutex<Inner>,
+    /// Held while a channel is created.
+    creating: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -55,6 +57,7 @@ impl JointProvider {
     /// Sets keys aside for the channel that is then created with that user channel id. One at a time: LDK asks for the closing script
     /// without saying for which channel.
     pub fn reserve<T>(&self, user_channel_id: u128, keys: &ChannelKeys, create: impl FnOnce() -> T) -> T {
+        let _one_at_a_time = self.creating.lock().unwrap_or_else(PoisonError::into_inner);
         {
             let mut inner = self.inner();
             inner.reserved.insert(user_channel_id, keys.channel);

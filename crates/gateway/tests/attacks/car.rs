@@ -221,7 +221,7 @@ impl Car {
     }
 
     /// The next report about an order, `Paying` aside.
-    async fn report(&mut self, order: u64) -> Report {
+    pub async fn report(&mut self, order: u64) -> Report {
         loop {
             for said in self.hear().await.unwrap() {
                 match said {

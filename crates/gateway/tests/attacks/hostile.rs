@@ -64,7 +64,7 @@ impl Car {
 async fn serve_through(gateway: Arc<Gateway>, link: Link, mut tap: Tap) {
     let (device, hash) = (link.peer(), link.connection());
     let (mut sender, mut receiver) = link.split();
-    let (to_session, incoming) = mpsc::unbounded_channel();
+    let (to_session, incoming) = mpsc::channel(16);
     let (outgoing, mut from_session) = mpsc::unbounded_channel();
     let session = tokio::spawn(async move {
         let connection = Connection { device, hash, incoming, outgoing };
@@ -86,7 +86,7 @@ async fn serve_through(gateway: Arc<Gateway>, link: Link, mut tap: Tap) {
         for out in outs {
             let is_sent = match out {
                 Out::ToDevice(message) => sender.send(&message.to_bytes()).await.is_ok(),
-                Out::ToGateway(message) => to_session.send(message).is_ok(),
+                Out::ToGateway(message) => to_session.send(message).await.is_ok(),
                 Out::Cut => false,
             };
             if !is_sent {

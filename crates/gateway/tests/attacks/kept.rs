@@ -3,7 +3,7 @@
 
 use bitcoin::{Amount, Network};
 use farthing_node::device::alone::{Closer, Ended};
-use farthing_node::device::{Backup, ConnectionError};
+use farthing_node::device::{Backup, ConnectionError, Said};
 use farthing_node::link::{GatewayAddress, Link, LinkError, PublicKey, StaticKey};
 use farthing_node::owner::close::Closing;
 use farthing_node::owner::{Known, NotAcknowledged, OwnerStoreHome, serve};
@@ -253,6 +253,8 @@ async fn a_store_that_closes_acknowledges_nothing_and_the_device_reveals_nothing
     car.power_cut();
     car.connect(&world.gateway).await;
     assert!(matches!(car.state(), State::Closing(_)));
+    let is_refusal = |said: &Said| matches!(said, Said::Refused { rule, .. } if rule == "channel-stage");
+    while !car.hear().await.unwrap().iter().any(is_refusal) {}
     car.hang_up();
     world.gateway.stop();
 
@@ -278,6 +280,7 @@ async fn without_its_owners_store_a_device_reveals_nothing_and_loses_nothing() {
     let (before, held) = (bridge::newest(&world).await, number(&mut car));
     let funding = before.input[0].previous_output;
     let text = world.destination.invoice(30_000_000);
+    let signed = world.gateway.tally().joint_signatures;
 
     // Before the bridge's commitment is signed.
     keeper.stop().await;
@@ -291,6 +294,7 @@ async fn without_its_owners_store_a_device_reveals_nothing_and_loses_nothing() {
     assert!(matches!(refused, Err(ConnectionError::OwnerStore(_))), "{refused:?}");
     let bridges = bridge::stored(&world, &funding).await;
     assert_eq!(bridges.compute_txid(), before.compute_txid(), "nothing was signed");
+    assert_eq!(world.gateway.tally().joint_signatures, signed, "and nothing is on its way");
 
     // Before the secret of the holder's state leaves.
     keeper.start(&mut car).await;

@@ -78,7 +78,12 @@ async fn a_thief_has_the_device() {
     let world = World::start().await;
     world.gateway.listen_to_operator().await.unwrap();
     let owner = Keypair::from_secret_key(SECP256K1, &secret(OWNER));
-    let limited = Policy { per_payment: Msat::new(30_000_000), per_hour: Msat::new(70_000_000), ..policy() };
+    let limited = Policy {
+        per_payment: Msat::new(30_000_000),
+        per_hour: Msat::new(70_000_000),
+        payees: vec![world.destination.node.id()],
+        ..policy()
+    };
     let (mut device, reports, statements) = new_device(1);
     // In the thief's program the thief is the owner.
     let everything = Msat::new(u64::from(u32::MAX));
@@ -105,6 +110,8 @@ async fn a_thief_has_the_device() {
         let Report::Paid { fee, .. } = report else { panic!("{report:?}") };
         spent = spent.saturating_add(Msat::new(20_000_000)).saturating_add(fee);
     }
+    let strangers = world.bridge.invoice(1_000_000);
+    failed(car.pay(channel, strangers).await, "invoice-payee-allowlisted");
     failed(car.pay(channel, world.destination.invoice(40_000_000)).await, "payment-amount");
     failed(car.pay(channel, world.destination.invoice(20_000_000)).await, "payment-velocity");
 

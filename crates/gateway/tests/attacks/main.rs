@@ -10,6 +10,7 @@
 //! | [`closings`] | the bridge, alone and with the gateway |
 //! | [`fees`] | the bridge, while fees rise |
 //! | [`kept`] | nobody: the device is destroyed, or cut off from its owner's store |
+//! | [`hanging`] | a payee that neither takes nor refuses |
 //! | [`lost`] | who has the device, or an old backup of it |
 //! | [`strangers`] | who is not enrolled |
 //! | [`trunk`] | a peer of the operator's ordinary node |
@@ -27,6 +28,7 @@ mod hostile;
 mod asks;
 mod closings;
 mod fees;
+mod hanging;
 mod kept;
 mod lost;
 mod rounds;

@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use bitcoin::{Amount, FeeRate, Network};
 use farthing_chain::RegtestNode;
+use farthing_gateway::admin;
 use farthing_gateway::gateway::{Gateway, Settings};
 use farthing_gateway::session::{Connection, SessionError};
 use farthing_protocol::Msat;
 use farthing_protocol::device::wire::{Enrol, Hello, Order, Report, ToDevice, ToGateway};
+use farthing_protocol::device::{Policy, SignedPolicy};
 use secp256k1::{Keypair, SECP256K1};
+use serde_json::json;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -25,7 +28,7 @@ struct Stage {
 
 /// One connection of the device.
 struct Line {
-    to_gateway: mpsc::UnboundedSender<ToGateway>,
+    to_gateway: mpsc::Sender<ToGateway>,
     from_gateway: mpsc::UnboundedReceiver<ToDevice>,
     session: JoinHandle<Result<(), SessionError>>,
 }
@@ -54,7 +57,7 @@ impl Stage {
 
     /// The device connects, says that it knows nothing but genesis, and hears whether it is enrolled.
     async fn connect(&self, hash: [u8; 32]) -> (Line, bool) {
-        let (to_gateway, incoming) = mpsc::unbounded_channel();
+        let (to_gateway, incoming) = mpsc::channel(256);
         let (outgoing, from_gateway) = mpsc::unbounded_channel();
         let serving = self.gateway.clone();
         let session = tokio::spawn(async move {
@@ -70,7 +73,7 @@ impl Stage {
 
 impl Line {
     fn say(&self, message: ToGateway) {
-        self.to_gateway.send(message).unwrap();
+        self.to_gateway.try_send(message).unwrap();
     }
 
     async fn hear(&mut self) -> ToDevice {
@@ -79,14 +82,7 @@ impl Line {
 
     /// Asks to be enrolled, and hears the answer.
     async fn enrol(&mut self, id: u64, invitation: &str) -> Report {
-        let enrol = Enrol {
-            invitation: invitation.into(),
-            name: "car".into(),
-            identity: public(1),
-            owner: public(OWNER).x_only_public_key().0,
-            policy: policy().sign(&Keypair::from_secret_key(SECP256K1, &secret(OWNER))),
-        };
-        self.say(ToGateway::Order { id, order: Order::Enrol(enrol) });
+        self.say(ToGateway::Order { id, order: Order::Enrol(enrolment(invitation)) });
         loop {
             match self.hear().await {
                 ToDevice::Report { id: of, report } if of == id => return report,
@@ -95,6 +91,53 @@ impl Line {
             }
         }
     }
+}
+
+fn enrolment(invitation: &str) -> Enrol {
+    Enrol {
+        invitation: invitation.into(),
+        name: "car".into(),
+        identity: public(1),
+        owner: public(OWNER).x_only_public_key().0,
+        policy: signed(policy()),
+    }
+}
+
+fn signed(policy: Policy) -> SignedPolicy {
+    policy.sign(&Keypair::from_secret_key(SECP256K1, &secret(OWNER)))
+}
+
+/// A thief's device enrols without end while the operator puts in what the owner has signed. An enrolment never changes the policy, so
+/// what it read before must not come back with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owners_stop_outlasts_a_device_that_enrols_without_end() {
+    const AT_ONCE: u64 = 8;
+    let stage = Stage::new();
+    stage.gateway.listen_to_operator().await.unwrap();
+    let folder = stage.gateway.settings.folder.clone();
+    let (mut line, _) = stage.connect([1; 32]).await;
+    assert_eq!(line.enrol(1, "come in").await, Report::Done);
+    for version in 2..22 {
+        let first = version * AT_ONCE;
+        for id in first..first + AT_ONCE {
+            line.say(ToGateway::Order { id, order: Order::Enrol(enrolment("come in")) });
+        }
+        let stop = signed(Policy { version, paused: true, ..policy() });
+        let stop = format!("policy {}", serde_json::to_string(&stop).unwrap());
+        assert_eq!(admin::ask(&folder, &stop).await.unwrap()["devices"], 1);
+        for _ in 0..AT_ONCE {
+            loop {
+                match line.hear().await {
+                    ToDevice::Report { report, .. } => break assert_eq!(report, Report::Done),
+                    ToDevice::Headers(_) | ToDevice::GenerateKey { .. } => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        let devices = admin::ask(&folder, "devices").await.unwrap();
+        assert_eq!((&devices[0]["policy"], &devices[0]["paused"]), (&json!(version), &json!(true)));
+    }
+    stage.gateway.stop();
 }
 
 /// No key is ready, since this device never makes one, so its openings wait; but not without bound.

@@ -91,7 +91,8 @@ async fn a_gateway_gives_up_and_the_device_is_told_when_it_is_back() {
     let mut world = World::start().await;
     let mut car = Car::new();
     let besides = in_the_middle(&mut world, &mut car, &Preimage([2; 32])).await;
-    let (channel, _) = car.device().paying().unwrap();
+    let (channel, life) = car.device().paying().unwrap();
+    let funding = life.setup().terms.funding;
     car.hang_up();
     world.bridge.node.stop();
     world.mine(300);
@@ -101,10 +102,9 @@ async fn a_gateway_gives_up_and_the_device_is_told_when_it_is_back() {
 
     car.connect(&world.gateway).await;
     car.answer_until("the device closes", |car| matches!(car.state(), State::Closing(_))).await;
+    until("the gateway sends it", || world.chain.mempool_spender(&funding).unwrap().is_some()).await;
     let ended = car.close_alone(&world);
     assert_eq!(ended.by, Closer::Device);
-    let commitment = ended.closing;
-    until("the gateway sends it as well", || world.chain.mempool_entry(&commitment).unwrap().is_some()).await;
     let htlc = htlc(&ended);
     world.mine(1);
     let ended = car.close_alone(&world);

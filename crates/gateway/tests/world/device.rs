@@ -105,7 +105,7 @@ impl Device {
         mut self,
         connection: [u8; 32],
         mut incoming: mpsc::UnboundedReceiver<ToDevice>,
-        outgoing: mpsc::UnboundedSender<ToGateway>,
+        outgoing: mpsc::Sender<ToGateway>,
         mut wishes: mpsc::UnboundedReceiver<Do>,
     ) -> Self {
         loop {
@@ -120,7 +120,7 @@ impl Device {
                 },
             };
             for answer in answers {
-                if outgoing.send(answer).is_err() {
+                if outgoing.send(answer).await.is_err() {
                     return self;
                 }
             }

@@ -297,11 +297,11 @@ pub fn connect(
     device: Device,
     tip: (u32, bitcoin::BlockHash),
 ) -> Connected {
-    let (to_gateway, incoming) = mpsc::unbounded_channel();
+    let (to_gateway, incoming) = mpsc::channel(16);
     let (outgoing, to_device) = mpsc::unbounded_channel();
     let (wishes, of_wishes) = mpsc::unbounded_channel();
     let hash = farthing_node::entropy::bytes();
-    to_gateway.send(ToGateway::Hello(device.hello(tip))).unwrap();
+    to_gateway.try_send(ToGateway::Hello(device.hello(tip))).unwrap();
     let device = tokio::spawn(device.run(hash, to_device, to_gateway, of_wishes));
     let gateway = gateway.clone();
     let session = tokio::spawn(async move {

@@ -10,7 +10,7 @@ use farthing_protocol::lightspeed::call::Target;
 use farthing_protocol::lightspeed::purse::Unable;
 use farthing_protocol::payer::Reject;
 use farthing_protocol::{ChannelId, Msat};
-use reqwest::StatusCode;
+use reqwest::{StatusCode, Url};
 use tokio::sync::Mutex;
 
 use super::{Caller, Outgoing};
@@ -147,14 +147,19 @@ impl Caller {
             return Ok(());
         }
         // Not the request itself: it might be free by now, and served.
-        let nothing = client::join(&request.url, wire::TOP_UP)?;
-        let response = self.client.send(self.client.http().post(nothing)).await?;
+        let response = self.ask_for_terms(&request.url).await?;
         if response.status() == StatusCode::PAYMENT_REQUIRED {
             let details = client::challenge(&response)?.request()?.method_details;
             payee.terms = details.calls;
             payee.margin = details.offer.margin;
         }
         Ok(())
+    }
+
+    /// Asks for nothing that costs anything: a challenge comes, with the seller's terms.
+    pub(super) async fn ask_for_terms(&self, url: &Url) -> Result<reqwest::Response, ClientError> {
+        let nothing = client::join(url, wire::TOP_UP)?;
+        self.client.send(self.client.http().post(nothing)).await
     }
 
     async fn has_unanswered(&self, channel: ChannelId) -> Result<bool, ClientError> {

@@ -150,6 +150,11 @@ pub enum ClientError {
         /// What the seller, or whoever stands between, answered last.
         last: String,
     },
+    /// What it costs is told by asking for it, which may carry it out.
+    #[error(
+        "this seller publishes no prices, and to ask with {0} may carry the call out: nothing was sent. See what it answers with --no-pay"
+    )]
+    OnlyByAsking(reqwest::Method),
     /// No chain was announced, or no call prepared.
     #[error(transparent)]
     Calls(#[from] CallsError),

@@ -30,6 +30,8 @@ const DEPTH: u32 = 52_560;
 const TARGET: u16 = 6;
 /// So many of the newest payments may have an HTLC in a revoked commitment, and are tried when one is published.
 pub(crate) const MOST_HASHES: u32 = 1_000;
+/// In how many blocks an HTLC expires at most, whatever the policy says now: as long as nodes of the network accept.
+const MOST_EXPIRY_DELTA: u32 = 2_016;
 /// So many pairs of payment hash and expiry are tried: a few seconds.
 const MOST_TRIALS: u32 = 4_000_000;
 
@@ -244,7 +246,9 @@ fn punish(
     let tip = chain.tip()?.height;
     let hashes = closing.hashes().map_err(GiveError::from)?;
     let account = closing.state().account();
-    let highest = tip.saturating_add(account.policy().most_expiry_delta);
+    // The policy may have allowed more when they were offered.
+    let most = account.policy().most_expiry_delta.max(MOST_EXPIRY_DELTA);
+    let highest = tip.saturating_add(most);
     let heights = MOST_TRIALS / u32::try_from(hashes.len().max(1)).unwrap_or(u32::MAX);
     let expiries = highest.saturating_sub(heights)..=highest;
     let htlcs = account.revoked_htlcs(closing.setup(), &found.transaction, &hashes, expiries);

@@ -120,10 +120,12 @@ impl Connection {
         let bytes = timeout_at(until, self.receiver.receive()).await.map_err(|_| LinkError::Silent)??;
         let message = ToDevice::from_bytes(&bytes)?;
         self.is_current |= matches!(message, ToDevice::Headers(_));
-        let mut left = Vec::new();
+        let (mut left, mut cut) = (Vec::new(), None);
         for said in self.session.take(&mut self.device, message, now())? {
             match said {
-                Said::Send(message) => self.sender.send(&message.to_bytes()).await?,
+                // What is to be published is published, whether the gateway hears of it or not.
+                Said::Send(_) | Said::Keep(_) if cut.is_some() => {}
+                Said::Send(message) => cut = self.sender.send(&message.to_bytes()).await.err(),
                 // What comes after it is dropped with the connection when this fails; the gateway asks for it again.
                 Said::Keep(kept) => {
                     let store = self.owner_store.as_mut().expect("only a device with a store says this");
@@ -133,7 +135,11 @@ impl Connection {
                 other => left.push(other),
             }
         }
-        Ok(left)
+        match cut {
+            // The next call says so.
+            Some(error) if left.is_empty() => Err(error.into()),
+            Some(_) | None => Ok(left),
+        }
     }
 }
 

@@ -161,7 +161,7 @@ impl Account {
     }
 
     /// Whether an HTLC of ours with that hash may still be fulfilled.
-    pub(super) fn is_live(&self, hash: &PaymentHash) -> bool {
+    pub fn is_live(&self, hash: &PaymentHash) -> bool {
         let is_it = |htlc: &Htlc| htlc.offered_by == Side::Holder && htlc.payment_hash == *hash;
         self.unrevoked().any(|contents| contents.htlcs.iter().any(is_it))
     }

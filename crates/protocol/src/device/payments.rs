@@ -107,7 +107,8 @@ impl Payments {
         if payment.preimage.is_some() {
             return Err(Reject::Settled(hash));
         }
-        // The policy may have changed since the approval, and what was approved hours ago is spent now.
+        // The policy may have changed since the approval, and what was approved hours ago is spent now. An invoice that has expired since
+        // may have been paid another way.
         self.check(policy, &payment, tip)?;
         let (least, most, got) = (payment.amount, payment.most(), htlc.amount);
         if got < least || got > most {
@@ -133,9 +134,9 @@ impl Payments {
         if payment.expires_at <= tip.time {
             return Err(Reject::InvoiceExpired { expired: payment.expires_at, now: tip.time });
         }
-        match payment.source {
-            Source::Gateway if !policy.payees.contains(&payment.payee) => return Err(Reject::PayeeNotListed),
-            Source::Gateway | Source::Direct => {}
+        let is_listed_only = payment.source == Source::Gateway || !policy.payees.is_empty();
+        if is_listed_only && !policy.payees.contains(&payment.payee) {
+            return Err(Reject::PayeeNotListed);
         }
         let (most, got) = (policy.per_payment, payment.most());
         if got > most {

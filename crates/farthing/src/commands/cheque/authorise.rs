@@ -39,7 +39,7 @@ pub async fn run(context: &Context, arguments: AuthoriseArguments) -> anyhow::Re
         .context("there is no box to write to: run `farthing cheque address` first")?;
 
     let client = cheque::start(context, arguments.allow_http).await?;
-    let agent = client.origin(&arguments.agent)?;
+    let agent = client.origin(context.agent(arguments.agent.as_deref())?)?;
     let channel = channel(&client, &agent, &arguments, &memo).await?;
     cash::open(&client, channel, Duration::from_secs(arguments.wait)).await?;
     // What the agent has paid meanwhile belongs to the total that the payer adds to.

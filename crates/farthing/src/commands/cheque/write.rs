@@ -35,7 +35,7 @@ pub async fn run(context: &Context, arguments: WriteArguments) -> anyhow::Result
     let prekey = post::prekey(context, &arguments.spending, &to).await?;
 
     let client = cheque::start(context, arguments.spending.allow_http).await?;
-    let agent = client.origin(&arguments.agent)?;
+    let agent = client.origin(context.agent(arguments.agent.as_deref())?)?;
     let terms = client.terms(&agent).await.context("the agent tells no terms")?;
     let order = |channel: ChannelId| Order {
         identity: to.identity,

@@ -73,6 +73,15 @@ pub async fn run(
     let (fee_ppm, fee_base) = (welcome.fee_ppm, welcome.fee_base.get());
     let percent = format!("{}.{:04} %", fee_ppm / 10_000, fee_ppm % 10_000);
     // Before it agrees: nothing has been asked of the gateway yet.
+    let policy =
+        card.policy.clone().verify(&card.enrolment.owner).context("the card's policy is not its owner's")?;
+    ensure!(
+        policy.fee_ppm >= fee_ppm && policy.fee_base >= welcome.fee_base,
+        "the gateway asks {percent} and {fee_base} msat for each payment, more than this card allows for fees ({} ppm and {}): nothing \
+         was agreed. Ask the owner for a card with higher limits (--fee-ppm, --fee-base)",
+        policy.fee_ppm,
+        policy.fee_base,
+    );
     eprintln!("The gateway asks {percent} and {fee_base} msat for each payment. Enrolling with it …");
     let policy = connection.device().enrolled().policy.clone();
     let enrol = Enrol { invitation, name: card.name.clone(), identity, owner: card.enrolment.owner, policy };

@@ -1,6 +1,6 @@
 //! What goes between device and owner by hand.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
@@ -50,12 +50,17 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> anyhow::Result<T> {
     serde_json::from_slice(&text).with_context(|| format!("{} is not the right file", path.display()))
 }
 
-/// Writes such a file, for its owner alone.
+/// Writes such a file, for its owner alone: whole, or the one before stays.
 pub fn write(path: &Path, value: &impl Serialize) -> anyhow::Result<()> {
+    let partial = path.with_extension("partial");
     let written = || {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
         file.write_all(&serde_json::to_vec_pretty(value)?)?;
         file.sync_all()?;
+        fs::rename(&partial, path)?;
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
         Ok::<_, anyhow::Error>(())
     };
     written().with_context(|| format!("{} cannot be written", path.display()))

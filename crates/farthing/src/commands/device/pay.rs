@@ -35,8 +35,9 @@ pub async fn run(context: &Context, text: &str, relayed: bool, patience: Duratio
     let mut connection = Connection::dial(device).await?;
     if text != "-" {
         let outcome = pay(context, &mut connection, text, source, patience).await?;
-        settle(context, &mut connection).await?;
-        return said(context, outcome);
+        // It is paid, whatever comes of the connection.
+        said(context, outcome)?;
+        return settle(context, &mut connection).await;
     }
     let mut lines = lines();
     loop {
@@ -134,13 +135,24 @@ async fn pay(
     ensure!(effects.contains(&Effect::Approved(hash)), "the machine approves or refuses");
     device.store().note(&hash.0, channel, &record(Outcome::Pending), now())?;
 
-    let order = connection.order(Order::Pay { channel, invoice: text.to_owned() }).await?;
-    let until = began + patience;
+    let order =
+        connection.order(Order::Pay { channel, invoice: text.to_owned() }).await.map_err(Unpaid::cut)?;
+    let mut until = began + patience;
+    // What the gateway says of a failure counts when the channel has nothing left by which the payee could take it.
+    let mut given_up: Option<String> = None;
     loop {
-        let heard = match connection.next(until).await {
-            Ok(heard) => heard,
-            Err(ConnectionError::Link(LinkError::Silent)) => bail!(Unpaid::pending()),
-            Err(error) => return Err(error.into()),
+        if let Some(why) = &given_up
+            && !connection.device().lives().any(|(_, life)| life.state().account().is_live(&hash))
+        {
+            let failed = record(Outcome::Failed(why.clone()));
+            connection.device().store().note(&hash.0, channel, &failed, now())?;
+            bail!(Unpaid::failed(why));
+        }
+        let heard = match (connection.next(until).await, &given_up) {
+            (Ok(heard), _) => heard,
+            (Err(ConnectionError::Link(LinkError::Silent)), Some(why)) => bail!(Unpaid::doubtful(why)),
+            (Err(ConnectionError::Link(LinkError::Silent)), None) => bail!(Unpaid::pending()),
+            (Err(error), _) => return Err(Unpaid::cut(error)),
         };
         for said in heard {
             show(context, &said);
@@ -154,9 +166,8 @@ async fn pay(
                     return Ok(outcome(&hash.0, &preimage.0, Some(fee.get()), Some(began.elapsed())));
                 }
                 Said::Report(id, Report::Failed { why, .. } | Report::Refused { why }) if id == order => {
-                    let failed = record(Outcome::Failed(why.clone()));
-                    connection.device().store().note(&hash.0, channel, &failed, now())?;
-                    bail!(Unpaid::failed(&why));
+                    given_up = Some(why);
+                    until = Instant::now() + SETTLING;
                 }
                 other => learn(connection, &other),
             }
@@ -193,13 +204,16 @@ async fn settle(context: &Context, connection: &mut Connection) -> anyhow::Resul
     while !is_settled(connection) {
         match connection.next(until).await {
             Ok(heard) => heard.iter().for_each(|said| show(context, said)),
-            Err(ConnectionError::Link(LinkError::Silent)) => {
+            Err(ConnectionError::Store(error)) => return Err(error.into()),
+            Err(error) => {
+                if !matches!(error, ConnectionError::Link(LinkError::Silent)) {
+                    eprintln!("farthing: {error}");
+                }
                 eprintln!(
                     "farthing: the channel's states are not settled yet; that goes on when the device is connected again"
                 );
                 return Ok(());
             }
-            Err(error) => return Err(error.into()),
         }
     }
     Ok(())

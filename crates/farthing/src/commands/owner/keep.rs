@@ -55,8 +55,16 @@ fn known(folder: &Path, peer: &PublicKey) -> anyhow::Result<Option<Known>> {
         if path.extension().is_none_or(|extension| extension != "json") {
             continue;
         }
-        let owned: Owned = files::read(&path)?;
-        let Some(secret) = secret(&owned)? else { continue };
+        // One file that cannot be read is one device that cannot pay.
+        let found = files::read::<Owned>(&path).and_then(|owned| Ok((secret(&owned)?, owned)));
+        let (secret, owned) = match found {
+            Ok((Some(secret), owned)) => (secret, owned),
+            Ok((None, _)) => continue,
+            Err(error) => {
+                tracing::warn!("a device of the owner's is passed over: {error:#}");
+                continue;
+            }
+        };
         if StaticKey::new(*secret.link()).public() == *peer {
             return Ok(Some(Known { name: owned.card.name, enrolment: owned.card.enrolment }));
         }

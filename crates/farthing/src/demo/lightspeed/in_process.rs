@@ -13,6 +13,7 @@ use farthing_node::seller::{Seller, Terms};
 use farthing_node::tabs::{Announced, Durability, Standing};
 use farthing_node::watch::Pace;
 use farthing_protocol::lightspeed::call::Target;
+use farthing_protocol::lightspeed::numbers::WINDOW;
 use farthing_protocol::lightspeed::{Call, Purse, Shape};
 use farthing_protocol::{ChannelId, Msat};
 use tokio::runtime::Handle;
@@ -88,7 +89,19 @@ impl Scene {
         Ok(Counted { took, purse, standing })
     }
 
+    /// Call after call, in stretches of half the seller's window: a task may lie still while the others go on, and its call must not be too
+    /// old by then.
     async fn round(self: Arc<Self>, calls: u64) -> anyhow::Result<()> {
+        let mut left = calls;
+        while left > 0 {
+            let stretch = left.min(WINDOW / 2);
+            self.clone().stretch(stretch).await?;
+            left -= stretch;
+        }
+        Ok(())
+    }
+
+    async fn stretch(self: Arc<Self>, calls: u64) -> anyhow::Result<()> {
         let left = Arc::new(AtomicU64::new(calls));
         let mut clients = JoinSet::new();
         for _ in 0..AT_ONCE {

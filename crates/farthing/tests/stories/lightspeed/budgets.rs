@@ -56,6 +56,18 @@ fn looking_and_asking_pay_nothing() -> Result<()> {
 }
 
 #[test]
+fn to_ask_for_the_price_of_a_call_carries_none_out() -> Result<()> {
+    let (world, payee, payer) = people()?;
+    let service = Service::counting()?;
+    let api = payee.sell_calls(&service.url(), "500sat/call", &["--route", "POST /free=0msat"])?;
+    let shop = Shop { world, payee, payer, service, api };
+    let asked = |path: &str| shop.payer.run(&["call", &shop.api.at(path), "-X", "POST", "--dry-run"]);
+    assert_eq!(asked("/free")?["cost_msat"].as_u64(), Some(0));
+    assert_eq!(asked("/item")?["cost_msat"].as_u64(), Some(500_000));
+    shop.assert_untouched()
+}
+
+#[test]
 fn a_proxy_stops_at_its_budget() -> Result<()> {
     let shop = shop()?;
     let _miner = shop.world.miner();
