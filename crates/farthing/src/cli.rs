@@ -200,7 +200,7 @@ pub struct CallArguments {
     #[arg(short = 'H', long, value_name = "HEADER")]
     pub header: Vec<String>,
     /// The body; @FILE reads it from a file, @- from standard input.
-    #[arg(short = 'd', long, alias = "data", value_name = "DATA")]
+    #[arg(short = 'd', long, value_name = "DATA")]
     pub body: Option<String>,
     /// Where to put the answer's body [default: standard output].
     #[arg(short, long, value_name = "FILE")]

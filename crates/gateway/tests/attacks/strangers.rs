@@ -5,10 +5,11 @@ use std::sync::Arc;
 use bitcoin::{Amount, FeeRate, Network};
 use farthing_chain::RegtestNode;
 use farthing_gateway::admin;
+use farthing_gateway::caller::{CallError, Caller, Reply};
 use farthing_gateway::gateway::{Gateway, Settings};
 use farthing_gateway::session::{Connection, SessionError};
 use farthing_protocol::Msat;
-use farthing_protocol::device::wire::{Enrol, Hello, Order, Report, ToDevice, ToGateway};
+use farthing_protocol::device::wire::{Enrol, Hello, Order, Report, Request, ToDevice, ToGateway};
 use farthing_protocol::device::{Policy, SignedPolicy};
 use secp256k1::{Keypair, SECP256K1};
 use serde_json::json;
@@ -200,4 +201,19 @@ async fn a_device_that_connects_again_has_no_older_connection() {
     drop(second.to_gateway);
     second.session.await.unwrap().unwrap();
     stage.gateway.stop();
+}
+
+/// Replies that are waited for later would fill the memory.
+#[test]
+fn a_device_that_says_more_than_it_was_asked_is_let_go() {
+    let (out, _to_device) = mpsc::unbounded_channel();
+    let caller = Caller::new(out, [0; 32]);
+    let ask = || caller.begin_to_ask([1; 32], Request::Fund);
+    let _waits = ask().unwrap();
+    for _ in 0..4 {
+        caller.take(1, Reply::Round(Vec::new()));
+    }
+    assert!(ask().is_ok(), "so many may come at once");
+    caller.take(1, Reply::Round(Vec::new()));
+    assert!(matches!(ask(), Err(CallError::Gone)));
 }
