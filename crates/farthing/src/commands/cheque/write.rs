@@ -32,10 +32,12 @@ pub async fn run(context: &Context, arguments: WriteArguments) -> anyhow::Result
         context.network()
     );
     let memo = Memo::new(arguments.memo.clone())?;
+    // Before a prekey is used up for it.
+    let agent = context.agent(arguments.agent.as_deref())?;
     let prekey = post::prekey(context, &arguments.spending, &to).await?;
 
     let client = cheque::start(context, arguments.spending.allow_http).await?;
-    let agent = client.origin(context.agent(arguments.agent.as_deref())?)?;
+    let agent = client.origin(agent)?;
     let terms = client.terms(&agent).await.context("the agent tells no terms")?;
     let order = |channel: ChannelId| Order {
         identity: to.identity,

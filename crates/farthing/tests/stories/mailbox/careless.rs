@@ -20,12 +20,11 @@ use crate::invited::carrier;
 /// A letter as a mailbox hands it out, with its cursor, in bytes.
 const RECORD: usize = 8 + blob::LENGTH;
 
-/// A payer and a payee with an agent. The payee's box is open at a relay, which is the mailbox to everybody.
+/// A payer and a payee, and an agent that the payer's configuration names. The payee's box is open at a relay, which is the mailbox to everybody.
 struct Story {
     payer: Person,
     payee: Person,
     address: String,
-    at_agent: String,
     relay: Relay,
     mailbox: Mailbox,
     _agent: Process,
@@ -36,7 +35,6 @@ struct Story {
 impl Story {
     fn begin(before: impl FnOnce(&str) -> Result<Relay>) -> Result<Self> {
         let (world, operator, payee) = people()?;
-        let payer = carrier(&world, "payer", COINS)?;
         let agent = carrier(&world, "agent", COINS)?;
         let mailbox = operator.keep_mail("0", "127.0.0.1:0")?;
         let relay = before(&mailbox.address)?;
@@ -44,24 +42,14 @@ impl Story {
         let address = opened["address"].as_str().context("an address")?.to_owned();
         let mut serving = agent.start(&["agent", "--listen", "127.0.0.1:0"])?;
         let told = serving.await_step("it served", |line| line["url"].is_string())?;
-        let at_agent = told["url"].as_str().context("an address")?.to_owned();
+        let at_agent = told["url"].as_str().context("an address")?;
+        let payer = carrier(&world, "payer", COINS)?.with("FARTHING_CHEQUE__AGENT", at_agent);
         let miner = world.miner();
-        Ok(Self {
-            payer,
-            payee,
-            address,
-            at_agent,
-            relay,
-            mailbox,
-            _agent: serving,
-            _miner: miner,
-            _world: world,
-        })
+        Ok(Self { payer, payee, address, relay, mailbox, _agent: serving, _miner: miner, _world: world })
     }
 
     fn write(&self, amount: &str) -> Result<Value> {
-        let to = ["cheque", "write", "--to", &self.address, "--amount", amount, "--agent", &self.at_agent];
-        self.payer.run(&to)
+        self.payer.run(&["cheque", "write", "--to", &self.address, "--amount", amount])
     }
 
     fn cash(&self) -> Result<Ended> {
@@ -115,6 +103,8 @@ fn letters_that_come_in_another_order_are_cashed_all_the_same() -> Result<()> {
             Fate::Deliver
         })
     })?;
+    let nobodys = ["cheque", "write", "--to", &story.address, "--amount", "2000sat"];
+    assert_said(story.payee.attempt(&nobodys)?, &["which agent?", "--agent", "[cheque]"])?;
     let written = [story.write("2000sat")?, story.write("3000sat")?];
     let rows = story.cash()?.result()?;
     ensure!(is_turned.load(Ordering::SeqCst), "both came in one page: {rows}");
