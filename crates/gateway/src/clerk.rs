@@ -23,7 +23,8 @@ use secp256k1::PublicKey;
 use tokio::sync::Notify;
 
 use crate::caller::{CallError, Caller, Pending};
-use crate::gateway::{AddKeysError, Gateway};
+use crate::channels::AddKeysError;
+use crate::gateway::Gateway;
 use crate::ledger::{NoSuchState, Outline};
 use crate::records::{ChannelRecord, Stage};
 use crate::shelf::ShelfError;

@@ -17,7 +17,7 @@
 //! | [`caller`] | requests to a device, and the gateway's part in joint rounds |
 //! | [`clerk`] | carries orders from desks to a device |
 //! | [`session`], [`listen`], `greeting`, `headers` | a device's connection, how it begins, and the headers that it gets |
-//! | [`gateway`], `books`, [`payments`] | devices, channels, payments |
+//! | [`gateway`], `books`, `channels`, [`payments`] | devices, channels, payments |
 //! | `events` | what LDK reports, and what is done about it |
 //! | `owners` | what owners decide about their devices, and what devices are told of their channels |
 //! | `bans` | channels whose device cheated |
@@ -33,6 +33,7 @@ mod arrears;
 mod bans;
 mod books;
 pub mod caller;
+mod channels;
 pub mod clerk;
 mod events;
 pub mod gateway;

@@ -16,8 +16,9 @@ use tokio::task::{JoinError, JoinHandle, JoinSet, spawn_blocking};
 use tokio::time::MissedTickBehavior;
 
 use crate::caller::{Caller, Reply};
+use crate::channels::OrderError;
 use crate::clerk::Clerk;
-use crate::gateway::{Gateway, OrderError};
+use crate::gateway::Gateway;
 use crate::greeting;
 pub use crate::greeting::NoHello;
 use crate::headers::{Page, Position};
