@@ -26,6 +26,7 @@ use tokio::sync::oneshot;
 use crate::books::keeper::{Keeper, Page};
 pub use crate::books::live::Places;
 use crate::by_channel::ByChannel;
+use crate::crash;
 use crate::machine::{Machine, Watched};
 use crate::store::{Followed, Spend, Store, StoreError, Write};
 
@@ -95,6 +96,9 @@ pub trait Desk<M: Machine>: Send + Sync {
 
     /// A channel's new state was stored.
     fn turned(&self, id: ChannelId, state: &M::State, setup: &M::Setup);
+
+    /// The books are closed: nothing is stored any more, and whoever waits for it waits in vain.
+    fn ended(&self);
 }
 
 /// What a desk hands over to be stored.
@@ -126,6 +130,8 @@ impl<M: Machine> Desk<M> for NoDesk {
     fn not_taken(&self, _id: ChannelId) {}
 
     fn turned(&self, _id: ChannelId, _state: &M::State, _setup: &M::Setup) {}
+
+    fn ended(&self) {}
 }
 
 /// A channel as the books show it.
@@ -245,7 +251,7 @@ impl<M: Machine> Books<M> {
         };
         let thread = std::thread::Builder::new()
             .name(format!("{} books", M::ROLE.name()))
-            .spawn(move || keeper.run(&queue))
+            .spawn(crash::inherited(move || keeper.run(&queue)))
             .expect("the operating system starts a thread");
         Ok((Self { orders, setups, thread: Some(thread) }, resumed))
     }

@@ -1,24 +1,91 @@
-//! Places where a test may kill the process: before a save, and between a save and its effects. Without the feature
-//! `crash-points`, which no release has, this is nothing. The gateway has such places too.
+//! Places where a test may kill the process, or one party of several in a process: before a save, and between a save and its effects.
+//! Without the feature `crash-points`, which no release has, this is nothing. The gateway has such places too.
 
-/// Aborts the process if this is the point that `FARTHING_CRASH_AT` names, counting from 1.
 #[cfg(all(feature = "crash-points", not(test)))]
-pub fn point() {
-    use std::sync::LazyLock;
+pub use in_stories::{Fuse, inherited, point};
+
+/// In a story a crash is the end of the process, or of one party's books.
+#[cfg(all(feature = "crash-points", not(test)))]
+mod in_stories {
+    use std::cell::RefCell;
     use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::{Arc, LazyLock};
 
-    static PASSED: AtomicU64 = AtomicU64::new(0);
-    static CRASH_AT: LazyLock<Option<u64>> =
-        LazyLock::new(|| std::env::var("FARTHING_CRASH_AT").ok().and_then(|at| at.parse().ok()));
+    thread_local! {
+        static MINE: RefCell<Option<Fuse>> = const { RefCell::new(None) };
+    }
 
-    if CRASH_AT.is_some_and(|at| PASSED.fetch_add(1, Ordering::SeqCst) + 1 == at) {
-        std::process::abort();
+    /// How many points a party of this process still passes before the thread that keeps its books ends.
+    #[derive(Clone, Debug)]
+    pub struct Fuse(Arc<AtomicU64>);
+
+    impl Fuse {
+        /// One that burns out at that point, counting from 1.
+        pub fn until(point: u64) -> Self {
+            Self(Arc::new(AtomicU64::new(point)))
+        }
+
+        /// Starts a party that has it.
+        pub fn light<T>(&self, start: impl FnOnce() -> T) -> T {
+            let before = MINE.replace(Some(self.clone()));
+            let started = start();
+            MINE.set(before);
+            started
+        }
+
+        /// Counts anew, unless it has burnt out.
+        pub fn renew(&self, point: u64) {
+            let renew = |left| (left > 0).then_some(point);
+            let _burnt_out = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, renew);
+        }
+
+        /// Whether the party is dead.
+        pub fn has_burnt_out(&self) -> bool {
+            self.0.load(Ordering::SeqCst) == 0
+        }
+
+        fn burn(&self) {
+            let one_less = |left: u64| left.checked_sub(1);
+            if self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less) == Ok(1) {
+                // Unlike `panic!`, this prints nothing.
+                std::panic::resume_unwind(Box::new("a crash that a story asked for"));
+            }
+        }
+    }
+
+    /// What a new thread is to do, with the fuse of the thread that starts it.
+    pub fn inherited<T>(work: impl FnOnce() -> T + Send) -> impl FnOnce() -> T + Send {
+        let fuse = MINE.with_borrow(Clone::clone);
+        move || {
+            MINE.set(fuse);
+            work()
+        }
+    }
+
+    /// Aborts the process if this is the point that `FARTHING_CRASH_AT` names, counting from 1; ends the thread if its fuse burns out.
+    pub fn point() {
+        static PASSED: AtomicU64 = AtomicU64::new(0);
+        static CRASH_AT: LazyLock<Option<u64>> =
+            LazyLock::new(|| std::env::var("FARTHING_CRASH_AT").ok().and_then(|at| at.parse().ok()));
+
+        if CRASH_AT.is_some_and(|at| PASSED.fetch_add(1, Ordering::SeqCst) + 1 == at) {
+            std::process::abort();
+        }
+        if let Some(fuse) = MINE.with_borrow(Clone::clone) {
+            fuse.burn();
+        }
     }
 }
 
 /// Nothing.
 #[cfg(not(any(feature = "crash-points", test)))]
 pub fn point() {}
+
+/// What a new thread is to do.
+#[cfg(any(not(feature = "crash-points"), test))]
+pub(crate) fn inherited<T>(work: impl FnOnce() -> T + Send) -> impl FnOnce() -> T + Send {
+    work
+}
 
 #[cfg(test)]
 pub(crate) use in_test::{Crash, arm, point};

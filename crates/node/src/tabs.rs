@@ -13,7 +13,7 @@ mod asked;
 mod ending;
 mod resident;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::Duration;
 
@@ -168,6 +168,8 @@ pub struct Tabs {
     loads: AtomicU64,
     resident: Resident,
     asked: Mutex<Asked>,
+    /// The books are closed. Changes with `sessions` locked.
+    has_ended: AtomicBool,
 }
 
 impl Tabs {
@@ -176,7 +178,8 @@ impl Tabs {
     pub fn new(epoch: u32, durability: Durability, most_resident: usize) -> Self {
         let (sessions, loads) = (RwLock::default(), AtomicU64::default());
         let (resident, asked) = (Resident::new(most_resident), Mutex::default());
-        Self { sessions, epoch, durability, loads, resident, asked }
+        let has_ended = AtomicBool::default();
+        Self { sessions, epoch, durability, loads, resident, asked, has_ended }
     }
 
     /// The epoch that serves calls.
@@ -347,7 +350,9 @@ impl Tabs {
             used: AtomicU64::new(used),
         };
         let mut sessions = self.sessions.write().expect("no holder of this lock panics");
-        sessions.entry(channel).or_insert_with(|| Arc::new(session));
+        if !self.has_ended.load(Ordering::Relaxed) {
+            sessions.entry(channel).or_insert_with(|| Arc::new(session));
+        }
     }
 
     /// Admits no more calls in a channel and waits until those that run have ended, at most for `patience`. `None` when they
@@ -435,6 +440,17 @@ impl Desk<Payee> for Tabs {
             }
             // Closing or closed: nothing is admitted any more.
             false => self.close(id),
+        }
+    }
+
+    fn ended(&self) {
+        let mut sessions = self.sessions.write().expect("no holder of this lock panics");
+        self.has_ended.store(true, Ordering::Relaxed);
+        for (_, session) in sessions.drain() {
+            let mut live = session.live();
+            live.is_closed = true;
+            // Each learns it from its answer, which does not come.
+            live.waiting.clear();
         }
     }
 }

@@ -44,8 +44,9 @@ fn what_was_prepaid_and_not_spent_comes_back() {
 fn a_closing_that_the_buyer_never_publishes_gives_way_to_the_commitment() {
     let story = Story::begin();
     let id = story.open(40_000);
-    let proposal = wait(story.buyer().propose_closing(id, rate(2), None)).unwrap().unwrap();
-    story.seller().settle(id, proposal.settlement(), &proposal.public_nonce()).unwrap();
+    let propose = || wait(story.buyer().propose_closing(id, rate(2), None));
+    let proposal = story.survive(propose).unwrap().unwrap();
+    story.survive(|| story.seller().settle(id, proposal.settlement(), &proposal.public_nonce())).unwrap();
 
     story.mine(PATIENCE - 1);
     assert_eq!((story.sellers(id).name(), story.spender(id)), ("closing", None));

@@ -230,13 +230,13 @@ fn a_second_batch_pays_for_the_first() {
 fn preimages_that_were_lost_are_the_payers_outputs() {
     let story = Story::flat();
     let id = calls(&story, 5);
-    for _ in 0..3 {
-        let _lost =
-            wait(story.buyer().call(id, farthing_protocol::Msat::new(1_000 * UNIT), &common::calls::TARGET));
-    }
-    let spent =
-        wait(story.seller().reconcile(id, wait(story.buyer().purse(id)).unwrap().unwrap().last_number()));
-    wait(story.buyer().reconcile(id, spent.unwrap().unwrap())).unwrap();
+    let cost = farthing_protocol::Msat::new(1_000 * UNIT);
+    story.in_peace(|| {
+        for _ in 0..3 {
+            let _lost = wait(story.buyer().call(id, cost, &common::calls::TARGET));
+        }
+    });
+    story.survive(|| story.reconcile(id)).unwrap();
     for _ in 0..4 {
         story.flat_call(id).unwrap();
     }
@@ -257,18 +257,18 @@ fn a_seller_without_a_coin_takes_no_batch_whose_outputs_it_could_not_publish() {
     let story = Story::set(|setting| setting.terms.flat = Some(flat_terms()));
     let id = story.fund();
     story.mine(1);
-    let told = story.buyer().announce_batch(id, &flat_terms()).unwrap();
-    let announced = Announced::Batch(told.batch, told.signed.clone());
-    let refused = wait(story.seller().announce(id, announced, told.payment));
+    let told = story.survive(|| story.buyer().announce_batch(id, &flat_terms())).unwrap();
+    let announced = || Announced::Batch(told.batch, told.signed.clone());
+    let refused = story.survive(|| wait(story.seller().announce(id, announced(), told.payment)));
     assert!(matches!(refused, Err(AnnounceError::NoCoins { .. })), "{refused:?}");
     // With one it would, but its payer was told that this batch is refused.
     let script = story.seller().offer().0.payee.output;
     let address = bitcoin::Address::from_script(&script, bitcoin::Network::Regtest).unwrap();
     story.node.send(&address, sat(SELLERS_PURSE)).unwrap();
     story.mine(1);
-    let late = Announced::Batch(told.batch, told.signed);
-    assert!(wait(story.seller().announce(id, late, told.payment)).is_err());
-    wait(story.buyer().announced(id, told.batch.number, None)).unwrap();
+    let late = story.survive(|| wait(story.seller().announce(id, announced(), told.payment)));
+    assert!(late.is_err(), "{late:?}");
+    story.announced(id, told.batch.number, None);
     story.announce_batch(id);
     story.flat_call(id).unwrap();
 }
@@ -279,15 +279,15 @@ fn a_batch_of_other_terms_and_a_chain_of_words_are_refused() {
     let id = story.fund();
     story.mine(1);
     let other = farthing_protocol::flat::Terms { unit: sat(UNIT + 1), ..flat_terms() };
-    let told = story.buyer().announce_batch(id, &other).unwrap();
-    let announced = Announced::Batch(told.batch, told.signed);
-    let refused = wait(story.seller().announce(id, announced, told.payment));
+    let told = story.survive(|| story.buyer().announce_batch(id, &other)).unwrap();
+    let announced = || Announced::Batch(told.batch, told.signed.clone());
+    let refused = story.survive(|| wait(story.seller().announce(id, announced(), told.payment)));
     assert!(matches!(refused, Err(AnnounceError::OtherTerms)), "{refused:?}");
     let id = story.fund();
     story.mine(1);
-    let told = story.buyer().announce(id, common::calls::rungs(1_000, 5)).unwrap();
-    let announced = Announced::Chain(told.terms, told.rungs);
-    let refused = wait(story.seller().announce(id, announced, told.payment));
+    let told = story.survive(|| story.buyer().announce(id, common::calls::rungs(1_000, 5))).unwrap();
+    let announced = || Announced::Chain(told.terms, told.rungs.clone());
+    let refused = story.survive(|| wait(story.seller().announce(id, announced(), told.payment)));
     assert!(matches!(refused, Err(AnnounceError::OtherMode(_))), "{refused:?}");
 }
 
@@ -301,49 +301,4 @@ fn flat_mode_with_a_store_every_so_often_does_not_start() {
     let home = story.home("buyer");
     let started = farthing_node::seller::Seller::start(&home, story.chain.clone(), story.setting.pace, terms);
     assert!(matches!(started, Err(StartError::FlatInBatches)));
-}
-
-// The same again, with one side or both starting anew from what they have stored before every block.
-
-fn closes_alone_and_takes_back(seller: bool, buyer: bool) -> (Amount, Amount) {
-    let mut story = Story::flat();
-    let anew = |story: &mut Story| {
-        if seller {
-            story.start_seller();
-        }
-        if buyer {
-            story.start_buyer();
-        }
-    };
-    let id = story.fund();
-    story.mine(1);
-    let lost = story.buyer().announce_batch(id, &flat_terms()).unwrap();
-    anew(&mut story);
-    wait(story.seller().announce(id, Announced::Batch(lost.batch, lost.signed), lost.payment)).unwrap();
-    anew(&mut story);
-    story.announce_batch(id); // the answer was lost: the same again
-    for _ in 0..6 {
-        anew(&mut story);
-        // An epoch that the payer has not heard of costs it a call.
-        let epoch = story.seller().epoch();
-        wait(story.buyer().epoch(id, epoch)).unwrap();
-        story.flat_call(id).unwrap();
-    }
-    wait(story.seller().close(id)).unwrap();
-    for _ in 0..D2 + 2 + 2 * FINALITY {
-        anew(&mut story);
-        story.look();
-        story.mine(1);
-    }
-    assert!(is_over(&story, id));
-    assert_eq!((story.buyer().balance().pending, story.seller().balance().pending), (sat(0), sat(0)));
-    (story.seller().balance().confirmed, story.buyer().balance().confirmed)
-}
-
-#[test]
-fn whoever_starts_anew_before_every_block_the_ends_are_the_same() {
-    let expected = closes_alone_and_takes_back(false, false);
-    for (seller, buyer) in [(true, false), (false, true), (true, true)] {
-        assert_eq!(closes_alone_and_takes_back(seller, buyer), expected);
-    }
 }

@@ -89,7 +89,8 @@ fn a_service_that_stalls_in_the_middle_of_its_answer_is_given_up_and_costs_nothi
 
     assert_eq!((answer.status().as_u16(), header(&answer, "lightspeed")), (503, Some("free")));
     assert_eq!(spent(&story, id), Msat::ZERO);
-    let drained = run(story.seller().drain(id, Duration::ZERO));
+    let seller = story.seller();
+    let drained = run(seller.drain(id, Duration::ZERO));
     assert!(drained.is_some(), "nothing is left running");
 }
 

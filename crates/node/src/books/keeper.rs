@@ -103,6 +103,13 @@ impl<M: Machine> Default for DraftBatch<M> {
     }
 }
 
+/// However the thread ends.
+impl<M: Machine> Drop for Keeper<M> {
+    fn drop(&mut self) {
+        self.desk.ended();
+    }
+}
+
 impl<M: Machine> Keeper<M> {
     /// Works until the last order, or until nobody is left to give any.
     pub(super) fn run(mut self, queue: &mpsc::Receiver<Order<M>>) {

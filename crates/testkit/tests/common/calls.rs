@@ -1,5 +1,8 @@
 //! Calls within one process: what the two programs say to each other over HTTP, without it.
 
+use std::cell::Cell;
+
+use anyhow::Context as _;
 use bitcoin::{OutPoint, Transaction};
 use farthing_node::machine::PayeeRecord;
 use farthing_node::tabs::{Announced, CallError};
@@ -9,7 +12,7 @@ use farthing_protocol::lightspeed::tab::Claim;
 use farthing_protocol::lightspeed::{Call, RungClaim, Shape};
 use farthing_protocol::{Channel, ChannelId, Msat};
 
-use super::{MARGIN, Story, wait};
+use super::{DEADLY, MARGIN, Story, wait};
 
 /// What a claim weighs, in virtual bytes.
 pub const CLAIM: u64 = 154;
@@ -38,23 +41,61 @@ impl Story {
 
     /// The buyer announces a chain, and the seller takes it.
     pub fn announce(&self, id: ChannelId, shape: Shape) {
-        let told = self.buyer().announce(id, shape).unwrap();
-        let epoch = wait(self.seller().announce(id, Announced::Chain(told.terms, told.rungs), told.payment));
-        let epoch = epoch.unwrap();
-        wait(self.buyer().announced(id, told.terms.number, Some(epoch))).unwrap();
+        let told = self.survive(|| self.buyer().announce(id, shape)).unwrap();
+        let announced = || Announced::Chain(told.terms, told.rungs.clone());
+        let taken = self.survive(|| wait(self.seller().announce(id, announced(), told.payment)));
+        self.announced(id, told.terms.number, Some(taken.unwrap()));
     }
 
-    /// A call for that many satoshi: is sent, served, stored and answered, or refused.
+    /// The buyer has the seller's answer to an announcement: its epoch, or nothing.
+    pub fn announced(&self, id: ChannelId, number: u32, epoch: Option<u32>) {
+        self.survive(|| -> anyhow::Result<()> {
+            let purse = wait(self.buyer().purse(id))?.context("it pays for calls")?;
+            // Else it took the answer before it died.
+            if purse.announced().is_some() || purse.announced_batch().is_some() {
+                wait(self.buyer().announced(id, number, epoch))?;
+            }
+            Ok(())
+        })
+        .unwrap();
+    }
+
+    /// A call for that many satoshi: is sent, served, stored and answered, or refused. If somebody dies of it, the two agree on what
+    /// is spent, and it is made again unless it was served.
     pub fn call(&self, id: ChannelId, sat: u64) -> Result<Msat, CallError> {
         let cost = Msat::new(sat * 1_000);
-        let prepared = wait(self.buyer().call(id, cost, &TARGET)).unwrap();
-        let (call, mac) = Call::from_bytes(&prepared.bytes).unwrap();
-        let admission = wait(self.seller().admit(&call, &TARGET, &mac))?;
-        let ended = self.seller().end(admission, Some(cost));
-        let charged = ended.charged;
-        wait(ended.stored()).unwrap();
-        wait(self.buyer().answered(&prepared, Some(charged), call.cost)).unwrap();
-        Ok(charged)
+        let before = Cell::new(None);
+        self.survive(|| -> anyhow::Result<_> {
+            if DEADLY {
+                let spent = self.reconcile(id)?;
+                let served =
+                    before.replace(before.get().or(Some(spent))).is_some_and(|before| before != spent);
+                if served {
+                    return Ok(Ok(cost));
+                }
+            }
+            let prepared = wait(self.buyer().call(id, cost, &TARGET))?;
+            let (call, mac) = Call::from_bytes(&prepared.bytes).unwrap();
+            let admission = match wait(self.seller().admit(&call, &TARGET, &mac)) {
+                Ok(admission) => admission,
+                Err(refused) => return Ok(Err(refused)),
+            };
+            let ended = self.seller().end(admission, Some(cost));
+            let charged = ended.charged;
+            wait(ended.stored())?;
+            wait(self.buyer().answered(&prepared, Some(charged), call.cost))?;
+            Ok(Ok(charged))
+        })
+        .unwrap()
+    }
+
+    /// The buyer learns in which epoch the seller is, and what is spent.
+    pub fn reconcile(&self, id: ChannelId) -> anyhow::Result<Msat> {
+        wait(self.buyer().epoch(id, self.seller().epoch()))?;
+        let last = wait(self.buyer().purse(id))?.context("it pays for calls")?.last_number();
+        let spent = wait(self.seller().reconcile(id, last))?.context("no call runs")?;
+        wait(self.buyer().reconcile(id, spent))?;
+        Ok(spent)
     }
 
     /// The best rung whose word the seller has, and its complete commitment.

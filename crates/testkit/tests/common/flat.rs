@@ -58,16 +58,16 @@ impl Story {
 
     /// The buyer announces its next batch, and the seller takes it.
     pub fn announce_batch(&self, id: ChannelId) {
-        let told = self.buyer().announce_batch(id, &flat_terms()).unwrap();
-        let number = told.batch.number;
-        let taken = self.seller().announce(id, Announced::Batch(told.batch, told.signed), told.payment);
-        let epoch = wait(taken).unwrap();
-        wait(self.buyer().announced(id, number, Some(epoch))).unwrap();
+        let told = self.survive(|| self.buyer().announce_batch(id, &flat_terms())).unwrap();
+        let announced = || Announced::Batch(told.batch, told.signed.clone());
+        let taken = self.survive(|| wait(self.seller().announce(id, announced(), told.payment)));
+        self.announced(id, told.batch.number, Some(taken.unwrap()));
     }
 
-    /// A call for a unit: it is sent, served, stored and answered, or refused.
+    /// A call for a unit: it is sent, served, stored and answered, or refused. Nobody dies of it: a preimage that is lost costs its output,
+    /// which no other call can have.
     pub fn flat_call(&self, id: ChannelId) -> Result<Msat, CallError> {
-        self.call(id, UNIT)
+        self.in_peace(|| self.call(id, UNIT))
     }
 
     /// The batch that the seller could publish.
@@ -81,7 +81,7 @@ impl Story {
 
     /// The batch's complete commitment.
     pub fn flat_commitment(&self, id: ChannelId) -> Transaction {
-        let entries = wait(self.seller().channels()).unwrap();
+        let entries = self.survive(|| wait(self.seller().channels())).unwrap();
         let record = entries.into_iter().find(|entry| entry.id == id).unwrap().record;
         let keys = self.home("seller").seed().unwrap().channel_keys(record.key);
         let channel = farthing_protocol::Channel::new(record.params).unwrap();

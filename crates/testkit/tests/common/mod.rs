@@ -2,24 +2,31 @@
 //!
 //! Nothing happens behind a story's back: neither side looks at the chain unless the story says so (or starts it), and
 //! [`Story::look`] returns only when everything up to the tip is taken in.
+//!
+//! `crashes.rs` tells the stories of the other files again. There each side dies before each of its saves and again right after it, starts
+//! anew from what it has stored, and the story goes on: with [`Story::survive`] what was interrupted is done again, as its program would.
 #![allow(dead_code, reason = "each test file uses its own part")]
 #![allow(clippy::unwrap_used, reason = "a test helper may panic like the test that calls it")]
 
 pub mod calls;
 pub mod flat;
+pub mod stranger;
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use bitcoin::absolute::LockTime;
 use bitcoin::psbt::Psbt;
 use bitcoin::secp256k1::schnorr;
 use bitcoin::transaction::Version;
-use bitcoin::{Amount, FeeRate, Network, OutPoint, ScriptBuf, Transaction, TxIn, TxOut, Witness};
+use bitcoin::{Address, Amount, FeeRate, Network, OutPoint, ScriptBuf, Transaction, TxIn, TxOut, Witness};
 use farthing_chain::{BroadcastError, Chain, OutputStatus, RegtestNode};
 use farthing_node::books::{Item, OrderError};
 use farthing_node::buyer::Buyer;
+use farthing_node::crash::Fuse;
 use farthing_node::entropy;
 use farthing_node::home::Home;
 use farthing_node::machine::PayeeRecord;
@@ -111,14 +118,92 @@ impl Default for Setting {
     }
 }
 
+/// Whether this is told by `crashes.rs`: then this file is a part of a part of it.
+const DEADLY: bool = matches!(module_path!().as_bytes(), [b'c', b'r', b'a', b's', b'h', b'e', b's', ..]);
+
+/// How often somebody may die of one thing. Nothing saves so often.
+const MOST_DEATHS: u64 = 50;
+
+/// One side: what runs of it, if it is on, and the point at which it dies next.
+struct Side<T> {
+    on: Mutex<Option<(Arc<T>, Option<Fuse>)>>,
+    /// How often it has died of what is being done.
+    deaths: AtomicU64,
+    /// How often it has died at all.
+    all_deaths: AtomicU64,
+}
+
+impl<T> Side<T> {
+    fn off() -> Self {
+        Self { on: Mutex::new(None), deaths: AtomicU64::new(0), all_deaths: AtomicU64::new(0) }
+    }
+
+    fn get(&self) -> Option<Arc<T>> {
+        self.on.lock().unwrap().as_ref().map(|(running, _)| running.clone())
+    }
+
+    fn is_on(&self) -> bool {
+        self.on.lock().unwrap().is_some()
+    }
+
+    fn stop(&self) {
+        self.on.lock().unwrap().take();
+    }
+
+    fn start(&self, start: impl FnOnce() -> T) {
+        self.stop();
+        let fuse = DEADLY.then(|| Fuse::until(self.deaths.load(Ordering::SeqCst) + 1));
+        let started = match &fuse {
+            Some(fuse) => fuse.light(start),
+            None => start(),
+        };
+        *self.on.lock().unwrap() = Some((Arc::new(started), fuse));
+    }
+
+    fn is_dead(&self) -> bool {
+        self.fuse().is_some_and(|fuse| fuse.has_burnt_out())
+    }
+
+    fn fuse(&self) -> Option<Fuse> {
+        self.on.lock().unwrap().as_ref()?.1.clone()
+    }
+
+    /// What comes next dies at its first point again.
+    fn has_survived(&self) {
+        self.deaths.store(0, Ordering::SeqCst);
+        self.fuse().iter().for_each(|fuse| fuse.renew(1));
+    }
+
+    /// Starts it anew if it is dead. Whether it was.
+    fn revive(&self, start: impl FnOnce() -> T) -> bool {
+        let is_dead = self.is_dead();
+        if is_dead {
+            self.all_deaths.fetch_add(1, Ordering::SeqCst);
+            let deaths = self.deaths.fetch_add(1, Ordering::SeqCst);
+            assert!(deaths < MOST_DEATHS, "it never gets through");
+            self.start(start);
+        }
+        is_dead
+    }
+}
+
 /// The stage. Either side may be off.
 pub struct Story {
-    seller: Option<Arc<Seller>>,
-    buyer: Option<Buyer>,
+    seller: Side<Seller>,
+    buyer: Side<Buyer>,
     pub setting: Setting,
     pub node: RegtestNode,
     pub chain: Chain,
     folder: TempDir,
+}
+
+/// Where nobody has died, nothing was shown.
+impl Drop for Story {
+    fn drop(&mut self) {
+        let deaths = [&self.seller.all_deaths, &self.buyer.all_deaths].map(|all| all.load(Ordering::SeqCst));
+        let is_as_told = deaths.iter().all(|deaths| (*deaths > 0) == DEADLY);
+        assert!(std::thread::panicking() || is_as_told, "seller and buyer have died {deaths:?} times");
+    }
 }
 
 impl Story {
@@ -136,21 +221,22 @@ impl Story {
         for side in ["seller", "buyer"] {
             Home::init(&folder.path().join(side), Network::Regtest).unwrap();
         }
-        let mut story = Self { seller: None, buyer: None, setting, chain: node.chain(), node, folder };
+        let (seller, buyer) = (Side::off(), Side::off());
+        let mut story = Self { seller, buyer, setting, chain: node.chain(), node, folder };
         story.start_seller();
         story.start_buyer();
-        story.node.send(&story.buyer().new_address().unwrap(), PURSE).unwrap();
+        story.node.send(&story.buyers_address(), PURSE).unwrap();
         story.mine(1);
         assert_eq!(story.buyer().balance().confirmed, PURSE);
         story
     }
 
-    pub fn seller(&self) -> &Arc<Seller> {
-        self.seller.as_ref().expect("the seller is on")
+    pub fn seller(&self) -> Arc<Seller> {
+        self.seller.get().expect("the seller is on")
     }
 
-    pub fn buyer(&self) -> &Buyer {
-        self.buyer.as_ref().expect("the buyer is on")
+    pub fn buyer(&self) -> Arc<Buyer> {
+        self.buyer.get().expect("the buyer is on")
     }
 
     pub fn home(&self, side: &str) -> Home {
@@ -159,34 +245,87 @@ impl Story {
 
     /// Starts the seller, or starts it again: then what it had in memory is gone.
     pub fn start_seller(&mut self) {
-        self.stop_seller();
-        let Setting { pace, terms, .. } = self.setting;
-        let seller = Seller::start(&self.home("seller"), self.chain.clone(), pace, terms).unwrap();
-        self.seller = Some(Arc::new(seller));
+        self.seller.start(|| self.new_seller());
     }
 
     pub fn stop_seller(&mut self) {
-        self.seller = None;
+        self.seller.stop();
     }
 
     /// Starts the buyer, or starts it again: then what it had in memory is gone.
     pub fn start_buyer(&mut self) {
-        self.stop_buyer();
-        let pace = self.setting.pace;
-        self.buyer = Some(Buyer::start(&self.home("buyer"), self.chain.clone(), pace, FINALITY).unwrap());
+        self.buyer.start(|| self.new_buyer());
     }
 
     pub fn stop_buyer(&mut self) {
-        self.buyer = None;
+        self.buyer.stop();
+    }
+
+    fn new_seller(&self) -> Seller {
+        let Setting { pace, terms, .. } = self.setting;
+        Seller::start(&self.home("seller"), self.chain.clone(), pace, terms).unwrap()
+    }
+
+    fn new_buyer(&self) -> Buyer {
+        Buyer::start(&self.home("buyer"), self.chain.clone(), self.setting.pace, FINALITY).unwrap()
+    }
+
+    /// Whoever is dead starts anew. Whether anybody was.
+    fn revive(&self) -> bool {
+        let mut somebody_died = false;
+        loop {
+            let (seller, buyer) =
+                (self.seller.revive(|| self.new_seller()), self.buyer.revive(|| self.new_buyer()));
+            if !seller && !buyer {
+                return somebody_died;
+            }
+            somebody_died = true;
+            // Whoever starts looks. What comes of it is done before the story goes on; dead again, it fails.
+            let _sellers = seller.then(|| self.seller().look());
+            let _buyers = buyer.then(|| self.buyer().look());
+        }
+    }
+
+    /// Does something, again and again until nobody dies of it: the first time at the first crash point, then at the second, and so on.
+    pub fn survive<T, E>(&self, act: impl Fn() -> Result<T, E>) -> Result<T, E> {
+        loop {
+            let done = act();
+            let somebody_died = self.revive();
+            if done.is_err() && somebody_died {
+                continue;
+            }
+            self.seller.has_survived();
+            self.buyer.has_survived();
+            return done;
+        }
+    }
+
+    /// Does something of which nobody dies.
+    pub fn in_peace<T>(&self, act: impl FnOnce() -> T) -> T {
+        self.look();
+        self.renew_fuses(u64::MAX);
+        let done = act();
+        self.renew_fuses(1);
+        done
+    }
+
+    fn renew_fuses(&self, point: u64) {
+        let fuses = [self.seller.fuse(), self.buyer.fuse()];
+        fuses.iter().flatten().for_each(|fuse| fuse.renew(point));
+    }
+
+    /// A new address of the buyer's wallet.
+    pub fn buyers_address(&self) -> Address {
+        self.survive(|| self.buyer().new_address()).unwrap()
     }
 
     /// Starts again whoever is on, while that fee rate confirms.
     pub fn fees_become(&mut self, sat_per_vb: u32) {
         self.setting.pace.fallback_fee_rate = rate(sat_per_vb);
-        if self.seller.is_some() {
+        if self.seller.is_on() {
             self.start_seller();
         }
-        if self.buyer.is_some() {
+        if self.buyer.is_on() {
             self.start_buyer();
         }
         self.look();
@@ -194,10 +333,16 @@ impl Story {
 
     /// Whoever is on takes in everything up to the tip, the other's doing included.
     pub fn look(&self) {
-        for _ in 0..2 {
-            self.buyer.iter().for_each(|buyer| buyer.look().unwrap());
-            self.seller.iter().for_each(|seller| seller.look().unwrap());
-        }
+        let look = || -> anyhow::Result<()> {
+            for _ in 0..2 {
+                self.buyer.get().iter().try_for_each(|buyer| buyer.look())?;
+                self.seller.get().iter().try_for_each(|seller| seller.look())?;
+            }
+            // What was not stored is not seen; a look does not fail for it.
+            anyhow::ensure!(!self.buyer.is_dead() && !self.seller.is_dead(), "somebody died");
+            Ok(())
+        };
+        self.survive(look).unwrap();
     }
 
     /// Blocks one by one, each taken in before the next.
@@ -219,7 +364,7 @@ impl Story {
     /// A block with other people's transactions only, at what the node's `-fallbackfee` says. After a few of them the
     /// node has an estimate.
     pub fn others_pay(&self) {
-        let anybody = self.buyer().new_address().unwrap();
+        let anybody = self.buyers_address();
         let pay = || {
             let txid = self.node.send(&anybody, sat(1_000)).unwrap();
             self.chain.mempool_transaction(&txid).unwrap().unwrap()
@@ -246,17 +391,46 @@ impl Story {
     /// A channel that the seller has accepted; the buyer does not know yet.
     pub fn propose(&self) -> (ChannelId, schnorr::Signature) {
         let (offer, key) = self.seller().offer();
-        let (id, opening) =
-            self.buyer().propose(&offer, &limits(), CAPACITY, LIFETIME, "story".to_owned()).unwrap();
-        let (accepted, signature) = self.seller().accept(&offer, key, opening).unwrap();
+        let before = self.awaiting_acceptance();
+        let (id, opening) = self
+            .survive(|| -> anyhow::Result<_> {
+                // What was stored before a death is proposed again: its coins are taken.
+                let stored = self.try_awaiting_acceptance()?.into_iter().find(|id| !before.contains(id));
+                match stored {
+                    Some(id) => Ok((id, self.buyer().proposal(id).context("it is there")?)),
+                    None => {
+                        Ok(self.buyer().propose(&offer, &limits(), CAPACITY, LIFETIME, "story".to_owned())?)
+                    }
+                }
+            })
+            .unwrap();
+        let (accepted, signature) =
+            self.survive(|| self.seller().accept(&offer, key, opening.clone())).unwrap();
         assert_eq!(accepted, id);
         (id, signature)
+    }
+
+    fn awaiting_acceptance(&self) -> Vec<ChannelId> {
+        self.survive(|| self.try_awaiting_acceptance()).unwrap()
+    }
+
+    fn try_awaiting_acceptance(&self) -> anyhow::Result<Vec<ChannelId>> {
+        let entries = wait(self.buyer().channels())?.into_iter();
+        let awaiting = entries.filter(|entry| matches!(entry.state, payer::State::AwaitingAcceptance));
+        Ok(awaiting.map(|entry| entry.id).collect())
     }
 
     /// A channel that both have stored, and whose funding is broadcast.
     pub fn fund(&self) -> ChannelId {
         let (id, signature) = self.propose();
-        wait(self.buyer().accepted(id, signature)).unwrap();
+        self.survive(|| -> anyhow::Result<()> {
+            // Else it took the acceptance before it died.
+            if self.try_awaiting_acceptance()?.contains(&id) {
+                wait(self.buyer().accepted(id, signature))?;
+            }
+            Ok(())
+        })
+        .unwrap();
         self.look();
         id
     }
@@ -273,40 +447,48 @@ impl Story {
     /// Buys something new for that many satoshi: pays, and is served or not.
     pub fn buy(&self, id: ChannelId, sat: u64) -> Result<Msat, OrderError<payee::Reject>> {
         let item = Item { id: entropy::bytes(), cost: Msat::new(sat * 1_000) };
-        let bought = wait(self.buyer().buy(id, item)).unwrap();
-        wait(self.seller().charge(id, item, Some(bought.payment)))
+        let bought = self.survive(|| wait(self.buyer().buy(id, item))).unwrap();
+        self.survive(|| wait(self.seller().charge(id, item, Some(bought.payment))))
     }
 
     /// Both sign a closing at that fee rate. The buyer has it and has not broadcast it; the seller does not have it.
     pub fn agree_to_close(&self, id: ChannelId, sat_per_vb: u32) -> Transaction {
-        let proposal = wait(self.buyer().propose_closing(id, rate(sat_per_vb), None)).unwrap().unwrap();
-        let answer = self.seller().settle(id, proposal.settlement(), &proposal.public_nonce()).unwrap();
-        wait(self.buyer().complete_closing(id, proposal, &answer)).unwrap()
+        self.survive(|| -> anyhow::Result<_> {
+            let Some(proposal) = wait(self.buyer().propose_closing(id, rate(sat_per_vb), None))? else {
+                // It was complete before the buyer died, and is broadcast again.
+                self.buyer().look()?;
+                let funding = self.buyer().params(id).context("it is not over")?.funding;
+                return self.chain.mempool_spender(&funding)?.context("it is in the mempool");
+            };
+            let answer = self.seller().settle(id, proposal.settlement(), &proposal.public_nonce())?;
+            Ok(wait(self.buyer().complete_closing(id, proposal, &answer))?)
+        })
+        .unwrap()
     }
 
     /// Both close together, and both broadcast.
     pub fn close_together(&self, id: ChannelId) -> Transaction {
         let closing = self.agree_to_close(id, 2);
-        wait(self.seller().settled(id, closing.clone())).unwrap();
+        self.survive(|| wait(self.seller().settled(id, closing.clone()))).unwrap();
         self.look();
         closing
     }
 
     /// The seller closes without the buyer.
     pub fn close_alone(&self, id: ChannelId) {
-        wait(self.seller().close(id)).unwrap();
+        self.survive(|| wait(self.seller().close(id))).unwrap();
         self.look();
     }
 
     /// Where the channel stands for the seller.
     pub fn sellers(&self, id: ChannelId) -> payee::State {
-        let entries = wait(self.seller().channels()).unwrap();
+        let entries = self.survive(|| wait(self.seller().channels())).unwrap();
         entries.into_iter().find(|entry| entry.id == id).unwrap().state
     }
 
     /// Where the channel stands for the buyer.
     pub fn buyers(&self, id: ChannelId) -> payer::State {
-        let entries = wait(self.buyer().channels()).unwrap();
+        let entries = self.survive(|| wait(self.buyer().channels())).unwrap();
         entries.into_iter().find(|entry| entry.id == id).unwrap().state
     }
 
@@ -346,7 +528,7 @@ impl Story {
 
     /// The funding transaction.
     pub fn funding_transaction(&self, id: ChannelId) -> Transaction {
-        let entries = wait(self.buyer().channels()).unwrap();
+        let entries = self.survive(|| wait(self.buyer().channels())).unwrap();
         entries.into_iter().find(|entry| entry.id == id).unwrap().record.funding
     }
 
@@ -447,7 +629,7 @@ impl Story {
     }
 
     fn sellers_record(&self, id: ChannelId) -> PayeeRecord {
-        let entries = wait(self.seller().channels()).unwrap();
+        let entries = self.survive(|| wait(self.seller().channels())).unwrap();
         entries.into_iter().find(|entry| entry.id == id).unwrap().record
     }
 }
