@@ -6,7 +6,8 @@
 //!
 //! The book of a folder that came back from a backup may have forgotten what it used. A seed that is restored by its words
 //! has no book, and begins a new generation by itself. A copy of the folder has one, so [`Prekeys::catch_up`] compares it with
-//! what the mailbox says was published, and begins a new generation if the mailbox knows more.
+//! what the mailbox says was published, and begins a new generation if the mailbox knows more. Whoever is about to use prekeys compares,
+//! and publishes one more first: then the mailbox knows more than every copy that was made before.
 
 use std::path::Path;
 

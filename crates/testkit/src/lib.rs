@@ -15,6 +15,7 @@ pub mod people;
 pub mod process;
 pub mod relay;
 pub mod service;
+pub mod terminal;
 pub mod wait;
 pub mod world;
 

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::process::{Ended, Process};
+use crate::terminal;
 use crate::world::World;
 
 /// Somebody with a wallet.
@@ -179,6 +180,16 @@ impl Person {
     /// When it cannot be run or does not end.
     pub fn attempt(&self, arguments: &[&str]) -> Result<Ended> {
         self.start(arguments)?.wait()
+    }
+
+    /// Runs a command that must succeed, on a terminal. Returns what it shows there.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn watch(&self, arguments: &[&str]) -> Result<String> {
+        let (status, shown) = terminal::watched(self.command(arguments))?;
+        ensure!(status.success(), "`{}` ended with {status}: {shown}", arguments.join(" "));
+        Ok(shown)
     }
 
     /// Runs a command that must succeed, and reads its result.

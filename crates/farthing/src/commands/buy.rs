@@ -95,6 +95,7 @@ async fn buy(context: &Context, arguments: &BuyArguments, buyer: Arc<Buyer>) -> 
         Some(id) => fees(&client, id, closed.as_ref()).await?,
         None => json!({}),
     };
+    let at_risk = quote.terms.as_ref().map_or(Msat::ZERO, |terms| at_risk(context, &quote, terms));
     let value = json!({
         "file": arguments.output,
         "bytes": quote.manifest.size,
@@ -104,13 +105,14 @@ async fn buy(context: &Context, arguments: &BuyArguments, buyer: Arc<Buyer>) -> 
         "signatures": report.signatures,
         "again": report.again,
         "cost_msat": report.cost.get(),
+        "at_risk_msat": at_risk.get(),
         "channel": channel.map(|id| id.to_string()),
         "closing_txid": closed.as_ref().map(Transaction::compute_txid),
         "fees_sat": fees,
         "transfer_seconds": report.transfer.as_secs_f64(),
         "seconds": started.elapsed().as_secs_f64(),
     });
-    context.output.print(&value, || summary(&quote, &report, arguments, closed.as_ref(), &fees))
+    context.output.print(&value, || summary(&quote, &report, arguments, closed.as_ref(), (&fees, at_risk)))
 }
 
 fn summary(
@@ -118,7 +120,7 @@ fn summary(
     report: &Report,
     arguments: &BuyArguments,
     closed: Option<&Transaction>,
-    fees: &Value,
+    (fees, at_risk): (&Value, Msat),
 ) -> comfy_table::Table {
     let fee = |kind: &str| fees[kind].as_u64().map(|sat| format!("{sat} sat for the {kind}"));
     let fees: Vec<String> = ["funding", "closing"].into_iter().filter_map(fee).collect();
@@ -128,6 +130,7 @@ fn summary(
         ("pieces fetched", report.pieces.to_string()),
         ("payments", format!("{}, {} signatures for them", report.payments, report.signatures)),
         ("paid", report.cost.to_string()),
+        ("at risk at any time", format!("at most {at_risk}: the pieces in flight")),
         (
             "closing",
             closed.map_or_else(|| "none of its own".to_owned(), |closing| closing.compute_txid().to_string()),
@@ -150,22 +153,28 @@ async fn dry_run(
     let is_too_dear = terms.cost > most;
     let too_dear = ClientError::OverCost { cost: terms.cost, most };
     if let Some(open) = open_channel(client, quote, &terms).await? {
-        let value = json!({ "cost_msat": terms.cost.get(), "reuses": open.to_string(), "capacity_sat": 0 });
+        let at_risk = at_risk(context, quote, &terms);
+        let value = json!({
+            "cost_msat": terms.cost.get(),
+            "reuses": open.to_string(),
+            "capacity_sat": 0,
+            "at_risk_msat": at_risk.get(),
+        });
         context.output.print(&value, || {
             facts([
                 ("size", human_size(quote.manifest.size)),
                 ("price", terms.cost.to_string()),
                 ("would be locked", format!("nothing more: channel {open} is open and can pay for it")),
+                ("you can lose", format!("{at_risk}: the pieces in flight")),
             ])
         })?;
         return if is_too_dear { Err(too_dear.into()) } else { Ok(()) };
     }
-    let Terms { offer, cost, price, .. } = terms;
-    let planning = client.clone();
+    let cost = terms.cost;
+    let (planning, offer) = (client.clone(), terms.offer.clone());
     let plan = blocking(move || Ok(planning.plan(&offer, &limits, cost)?)).await?;
     let Plan { capacity, commitment_fee, prepaid, lifetime, confirmations, fee_rate } = plan;
-    let piece_cost = price.of(quote.manifest.piece.min(quote.manifest.size)).unwrap_or(Msat::ZERO);
-    let at_risk = piece_cost.checked_mul(context.download_pace().in_flight as u64).unwrap_or(cost);
+    let at_risk = at_risk(context, quote, &terms);
     let value = json!({
         "cost_msat": cost.get(),
         "capacity_sat": capacity.to_sat(),
@@ -191,6 +200,14 @@ async fn dry_run(
         ])
     })?;
     if is_too_dear { Err(too_dear.into()) } else { Ok(()) }
+}
+
+/// What a seller could take without giving anything for it: what the pieces in flight cost.
+fn at_risk(context: &Context, quote: &Quote, terms: &Terms) -> Msat {
+    let piece = quote.manifest.piece.min(quote.manifest.size);
+    let in_flight = context.download_pace().in_flight as u64;
+    let pieces = terms.price.of(piece).and_then(|cost| cost.checked_mul(in_flight));
+    pieces.map_or(terms.cost, |pieces| pieces.min(terms.cost))
 }
 
 /// A channel to this seller that can still pay for the file, or a new one.

@@ -15,6 +15,7 @@ mod replayed;
 mod repriced;
 mod sale;
 mod settings;
+mod terminal;
 mod unfunded;
 mod vanished;
 mod wallet;

@@ -265,6 +265,7 @@ struct LongDesk {
     channel: OnceLock<ChannelId>,
     dirty: AtomicBool,
     not_stored: AtomicUsize,
+    has_ended: AtomicBool,
 }
 
 impl Desk<Payee> for LongDesk {
@@ -293,6 +294,22 @@ impl Desk<Payee> for LongDesk {
     fn not_taken(&self, _id: ChannelId) {}
 
     fn turned(&self, _id: ChannelId, _state: &payee::State, _setup: &payee::Setup) {}
+
+    fn ended(&self) {
+        self.has_ended.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Else whoever waits for something to be stored would wait for ever.
+#[test]
+fn the_desk_learns_that_the_books_are_closed() {
+    let mut story = Story::begin();
+    story.books = None;
+    let desk = Arc::new(LongDesk::default());
+    let (books, _) = Books::open(story.store(), &payees_seed(), desk.clone()).unwrap();
+    assert!(!desk.has_ended.load(Ordering::Relaxed));
+    drop(books);
+    assert!(desk.has_ended.load(Ordering::Relaxed));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use qrcode::{EcLevel, QrCode};
 use serde_json::json;
 
 use crate::cli::AddressArguments;
-use crate::commands::cheque::host;
+use crate::commands::cheque::{OLD_COPY, host};
 use crate::commands::{blocking, call, wallet};
 use crate::config::Context;
 
@@ -47,10 +47,7 @@ pub async fn run(context: &Context, arguments: AddressArguments) -> anyhow::Resu
     let mut book = blocking(move || Ok(home.prekeys()?)).await?;
     let has_begun_again = book.catch_up(standing.next)?;
     if has_begun_again {
-        eprintln!(
-            "farthing: the mailbox has prekeys that this folder does not know of, so the folder is an old copy: new prekeys are \
-             published, and cheques that were written on the old ones cannot be cashed any more"
-        );
+        eprintln!("farthing: {OLD_COPY}. New ones are published");
     }
     let ours = book.book()?.next().generation;
     // What another generation left there is worth nothing.

@@ -27,9 +27,10 @@ struct Story {
     address: String,
     relay: Relay,
     mailbox: Mailbox,
+    at_agent: String,
     _agent: Process,
     _miner: Miner,
-    _world: World,
+    world: World,
 }
 
 impl Story {
@@ -42,10 +43,10 @@ impl Story {
         let address = opened["address"].as_str().context("an address")?.to_owned();
         let mut serving = agent.start(&["agent", "--listen", "127.0.0.1:0"])?;
         let told = serving.await_step("it served", |line| line["url"].is_string())?;
-        let at_agent = told["url"].as_str().context("an address")?;
-        let payer = carrier(&world, "payer", COINS)?.with("FARTHING_CHEQUE__AGENT", at_agent);
+        let at_agent = told["url"].as_str().context("an address")?.to_owned();
+        let payer = carrier(&world, "payer", COINS)?.with("FARTHING_CHEQUE__AGENT", &at_agent);
         let miner = world.miner();
-        Ok(Self { payer, payee, address, relay, mailbox, _agent: serving, _miner: miner, _world: world })
+        Ok(Self { payer, payee, address, relay, mailbox, at_agent, _agent: serving, _miner: miner, world })
     }
 
     fn write(&self, amount: &str) -> Result<Value> {
@@ -179,5 +180,50 @@ fn a_mailbox_that_repeats_a_letter_for_ever_ends_the_run_and_no_cheque_is_cashed
     assert_eq!(story.earned()?, 2_000);
     let direct = Visitor::new(&story.payee, &story.mailbox.address)?;
     assert_eq!(direct.fetch(0)?, [], "it was deleted");
+    Ok(())
+}
+
+/// Whoever could have two receipts on one prekey would have the payee's receipt key.
+#[test]
+fn a_prekey_that_is_given_out_twice_is_used_once_also_by_an_old_copy_of_the_folder() -> Result<()> {
+    let prekey = Mutex::new(Vec::new());
+    let story = Story::begin(|mailbox| {
+        Relay::before(mailbox, move |request, answer| {
+            if request.start.starts_with("POST /mailbox/prekeys/") && answer.status() == 200 {
+                let mut prekey = prekey.lock().expect("no holder of this lock panics");
+                if prekey.is_empty() {
+                    prekey.clone_from(&answer.body);
+                }
+                *answer = answer.clone().with_body(prekey.clone());
+            }
+            Fate::Deliver
+        })
+    })?;
+    let another = |name: &str| -> Result<Person> {
+        let payer = carrier(&story.world, name, COINS)?;
+        Ok(payer.with("FARTHING_CHEQUE__AGENT", &story.at_agent))
+    };
+    let (book, copy) = (story.payee.path("regtest/prekeys.sqlite"), story.payee.path("copy"));
+    std::fs::copy(&book, &copy)?;
+    story.write("2000sat")?;
+    assert_eq!(cashed(&story.cash()?.result()?), [2_000]);
+
+    let write = |payer: &Person| -> Result<Value> {
+        payer.run(&["cheque", "write", "--to", &story.address, "--amount", "3000sat"])
+    };
+    write(&another("second payer")?)?;
+    let rows = story.cash()?.result()?;
+    ensure!(
+        cashed(&rows).is_empty() && rows[0]["why"].is_string(),
+        "the folder knows that it is used: {rows}"
+    );
+
+    std::fs::copy(&copy, &book)?;
+    write(&another("third payer")?)?;
+    let ended = story.cash()?;
+    ensure!(ended.errors.contains("the folder is an old copy"), "{}", ended.errors);
+    let rows = ended.result()?;
+    ensure!(cashed(&rows).is_empty() && rows[0]["why"].is_string(), "the copy has forgotten that: {rows}");
+    assert_eq!(story.earned()?, 2_000);
     Ok(())
 }
