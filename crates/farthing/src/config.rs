@@ -288,6 +288,11 @@ impl Context {
             bridge.context("name the node at the other end of the channels: --bridge KEY@HOST:PORT")?;
         let (bridge, bridge_address) = node_address(bridge)?;
         bounds("keys_ready in [gateway]", gateway.keys_ready as u64, (1, 32))?;
+        bounds("most_devices in [gateway]", gateway.most_devices as u64, (1, 1_000_000))?;
+        bounds("most_unfunded in [gateway]", gateway.most_unfunded as u64, (1, 32))?;
+        let (connections, of_one) = (gateway.most_connections, gateway.most_connections_of_one_address);
+        bounds("most_connections in [gateway]", connections as u64, (1, 100_000))?;
+        bounds("most_connections_of_one_address in [gateway]", of_one as u64, (1, connections as u64))?;
         Ok(Settings {
             folder: folder.to_owned(),
             bridge,
@@ -300,6 +305,12 @@ impl Context {
             closing_margin: Amount::from_sat(gateway.closing_margin),
             bridge_delay: gateway.bridge_delay,
             keys_ready: gateway.keys_ready,
+            limits: farthing_gateway::gateway::Limits {
+                devices: gateway.most_devices,
+                connections: gateway.most_connections,
+                connections_of_one_address: gateway.most_connections_of_one_address,
+                unfunded: gateway.most_unfunded,
+            },
             poll: match self.config.network {
                 Network::Regtest => Duration::from_millis(100),
                 _other => Duration::from_secs(5),

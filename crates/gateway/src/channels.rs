@@ -18,8 +18,6 @@ use crate::records::{ChannelKeys, ChannelRecord, Stage};
 use crate::shelf::ShelfError;
 use crate::signer::desk::Desk;
 
-/// So many channels of one device may wait for their fundings.
-const MOST_UNFUNDED: usize = 4;
 /// LDK's dust limit for its own side.
 const DUST_LIMIT: Amount = Amount::from_sat(354);
 
@@ -36,9 +34,9 @@ pub(crate) enum OrderError {
     NoSuchChannel,
     /// A device that opens and never funds would fill the gateway's disk.
     #[error(
-        "{MOST_UNFUNDED} channels of this device wait for their fundings: nothing more is opened until one of those is in a block"
+        "{0} channels of this device wait for their fundings: nothing more is opened until one of those is in a block"
     )]
-    Unfunded,
+    Unfunded(usize),
     /// The channel is busy, or its bridge is away.
     #[error("the Lightning node cannot do that at the moment: {0}")]
     NotNow(String),
@@ -102,8 +100,9 @@ impl Gateway {
         capacity: Amount,
         order: u64,
     ) -> Result<(), OrderError> {
-        if self.unfunded(device) >= MOST_UNFUNDED {
-            return Err(OrderError::Unfunded);
+        let unfunded = self.unfunded(device);
+        if unfunded >= self.settings.limits.unfunded {
+            return Err(OrderError::Unfunded(unfunded));
         }
         let bridge = self.settings.bridge;
         let user_channel_id = u128::from_be_bytes(entropy::bytes());

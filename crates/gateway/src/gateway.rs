@@ -62,8 +62,29 @@ pub struct Settings {
     pub bridge_delay: u16,
     /// How many keys are kept ready for each device.
     pub keys_ready: usize,
+    /// How much devices may take.
+    pub limits: Limits,
     /// How often to look for blocks.
     pub poll: Duration,
+}
+
+/// How much of a gateway devices may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// How many may be enrolled.
+    pub devices: usize,
+    /// How many connections there may be at once.
+    pub connections: usize,
+    /// How many of them from one address: many devices may come from behind one of a mobile network.
+    pub connections_of_one_address: usize,
+    /// How many channels of one device may wait for their fundings.
+    pub unfunded: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { devices: 10_000, connections: 2_048, connections_of_one_address: 512, unfunded: 4 }
+    }
 }
 
 /// Why a gateway does not start.

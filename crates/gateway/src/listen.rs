@@ -10,12 +10,8 @@ use farthing_protocol::device::wire::{BadMessage, ToGateway};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, Limits};
 use crate::session::{Connection, SessionError};
-
-/// How many connections there may be at once, and how many from one address: many devices may come from behind one of a mobile network.
-const CONNECTIONS: usize = 2_048;
-const OF_ONE_PEER: usize = 512;
 
 /// How many messages of a device wait in memory for the session. What else it sends waits in the network.
 const MOST_UNREAD: usize = 16;
@@ -48,8 +44,9 @@ impl Gateway {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let (gateway, key) = (self.clone(), Arc::new(key));
+        let Limits { connections, connections_of_one_address, .. } = self.settings.limits;
         tokio::spawn(async move {
-            let seats = Seats::new(CONNECTIONS, OF_ONE_PEER);
+            let seats = Seats::new(connections, connections_of_one_address);
             loop {
                 let (stream, from, seat) = seats.accept(&listener).await;
                 let (gateway, key) = (gateway.clone(), key.clone());

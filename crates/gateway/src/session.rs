@@ -432,6 +432,9 @@ impl Session {
             Some(known) => {
                 DeviceRecord { enrol: Enrol { policy: known.enrol.policy.clone(), ..enrol }, ..known.clone() }
             }
+            None if books.devices.len() >= self.gateway.settings.limits.devices => {
+                return Err("this gateway serves as many devices as it may".into());
+            }
             None => DeviceRecord { enrol, channels: Vec::new() },
         };
         self.gateway.save_device(self.device, &record).map_err(|error| error.to_string())?;

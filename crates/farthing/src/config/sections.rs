@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bitcoin::FeeRate;
+use farthing_gateway::gateway::Limits;
 use farthing_http::caller::Means;
 use farthing_http::listening;
 use farthing_node::cheques;
@@ -216,10 +217,17 @@ pub struct Gateway {
     pub closing_margin: u64,
     pub bridge_delay: u16,
     pub keys_ready: usize,
+    /// How many devices may be enrolled, how many connections they may have at once, and how many of those from one address.
+    pub most_devices: usize,
+    pub most_connections: usize,
+    pub most_connections_of_one_address: usize,
+    /// How many channels of one device may wait for their fundings.
+    pub most_unfunded: usize,
 }
 
 impl Default for Gateway {
     fn default() -> Self {
+        let limits = Limits::default();
         Self {
             bridge: None,
             ordinary_listen: None,
@@ -231,6 +239,10 @@ impl Default for Gateway {
             closing_margin: 1_000,
             bridge_delay: 2_016,
             keys_ready: 2,
+            most_devices: limits.devices,
+            most_connections: limits.connections,
+            most_connections_of_one_address: limits.connections_of_one_address,
+            most_unfunded: limits.unfunded,
         }
     }
 }

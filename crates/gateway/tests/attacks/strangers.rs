@@ -6,7 +6,7 @@ use bitcoin::{Amount, FeeRate, Network};
 use farthing_chain::RegtestNode;
 use farthing_gateway::admin;
 use farthing_gateway::caller::{CallError, Caller, Reply};
-use farthing_gateway::gateway::{Gateway, Settings};
+use farthing_gateway::gateway::{Gateway, Limits, Settings};
 use farthing_gateway::session::{Connection, SessionError};
 use farthing_protocol::Msat;
 use farthing_protocol::device::wire::{Enrol, Hello, Order, Report, Request, ToDevice, ToGateway};
@@ -36,6 +36,10 @@ struct Line {
 
 impl Stage {
     fn new() -> Self {
+        Self::with(Limits::default())
+    }
+
+    fn with(limits: Limits) -> Self {
         let regtest = RegtestNode::start().unwrap();
         let folder = farthing_chain::temporary_folder("farthing-gateway-").unwrap();
         let settings = Settings {
@@ -50,6 +54,7 @@ impl Stage {
             closing_margin: Amount::from_sat(1_000),
             bridge_delay: 2_016,
             keys_ready: 1,
+            limits,
             poll: std::time::Duration::from_millis(50),
         };
         let gateway = Gateway::open(settings, [0x40; 32], regtest.chain()).unwrap();
@@ -58,12 +63,15 @@ impl Stage {
 
     /// The device connects, says that it knows nothing but genesis, and hears whether it is enrolled.
     async fn connect(&self, hash: [u8; 32]) -> (Line, bool) {
+        self.connect_as([9; 32], hash).await
+    }
+
+    async fn connect_as(&self, device: [u8; 32], hash: [u8; 32]) -> (Line, bool) {
         let (to_gateway, incoming) = mpsc::channel(256);
         let (outgoing, from_gateway) = mpsc::unbounded_channel();
         let serving = self.gateway.clone();
-        let session = tokio::spawn(async move {
-            serving.serve(Connection { device: [9; 32], hash, incoming, outgoing }).await
-        });
+        let session =
+            tokio::spawn(async move { serving.serve(Connection { device, hash, incoming, outgoing }).await });
         let mut line = Line { to_gateway, from_gateway, session };
         let tip = (0, self.regtest.chain().block_hash(0).unwrap().unwrap());
         line.say(ToGateway::Hello(Hello { network: Network::Regtest, tip, channels: Vec::new() }));
@@ -106,6 +114,22 @@ fn enrolment(invitation: &str) -> Enrol {
 
 fn signed(policy: Policy) -> SignedPolicy {
     policy.sign(&Keypair::from_secret_key(SECP256K1, &secret(OWNER)))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_is_full_enrols_nobody_else_and_keeps_whom_it_has() {
+    let stage = Stage::with(Limits { devices: 1, ..Limits::default() });
+    let (mut first, _) = stage.connect([1; 32]).await;
+    assert_eq!(first.enrol(1, "come in").await, Report::Done);
+    let (mut second, _) = stage.connect_as([8; 32], [2; 32]).await;
+    let refused = second.enrol(1, "come in").await;
+    assert!(
+        matches!(&refused, Report::Refused { why } if why.contains("as many devices as it may")),
+        "{refused:?}"
+    );
+    assert_eq!(first.enrol(2, "come in").await, Report::Done, "again, by one that it has");
+    let (_again, is_enrolled) = stage.connect([3; 32]).await;
+    assert!(is_enrolled);
 }
 
 /// A thief's device enrols without end while the operator puts in what the owner has signed. An enrolment never changes the policy, so

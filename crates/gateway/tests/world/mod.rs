@@ -17,7 +17,7 @@ use bitcoin::{
     Address, Amount, FeeRate, Network, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Witness,
 };
 use farthing_chain::{Chain, RegtestNode};
-use farthing_gateway::gateway::{Gateway, Settings};
+use farthing_gateway::gateway::{Gateway, Limits, Settings};
 use farthing_gateway::ldk::Setup;
 use farthing_gateway::ordinary::{News, Ordinary, config, low_fees};
 use farthing_gateway::session::Connection;
@@ -267,6 +267,7 @@ pub fn open_gateway(
         closing_margin: Amount::from_sat(1_000),
         bridge_delay: 2_016,
         keys_ready: 1,
+        limits: Limits::default(),
         poll: POLL,
     };
     Gateway::open(settings, [0x40; 32], chain.clone()).unwrap()
