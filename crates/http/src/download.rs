@@ -31,8 +31,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::client::{self, Client, ClientError, Quote, Terms};
 use crate::credential::{Credential, Payload};
 use crate::download::allowance::Allowance;
-pub use crate::download::part::part_path;
-use crate::download::part::{finish, prepare};
+use crate::download::part::finish;
+pub use crate::download::part::{Place, part_path};
 use crate::download::writer::Writer;
 use crate::manifest::{Manifest, PieceCheck, Pieces, WrongPiece};
 use crate::problem::Kind;
@@ -122,7 +122,18 @@ impl Means {
     }
 }
 
-/// Buys `quote`'s file into `out`, through `channel` unless it is free.
+/// Fetches and checks the list of a file's pieces, and makes its place ready: what would stop a purchase whatever is paid stops it before
+/// anything is.
+///
+/// # Errors
+/// When the list is not that of the file, or `OUT.part` cannot be written.
+pub async fn prepare(client: &Client, quote: &Quote, out: &Path) -> Result<Place, ClientError> {
+    let pieces = Arc::new(client.pieces(quote).await?);
+    let out = out.to_owned();
+    client::blocking(move || Place::prepare(pieces, &out)).await
+}
+
+/// Buys `quote`'s file into its place, through `channel` unless it is free.
 ///
 /// # Errors
 /// When the seller stays away longer than the patience, or a piece cannot be paid, checked or written. What is here
@@ -131,16 +142,11 @@ pub async fn download(
     client: &Client,
     quote: &Quote,
     channel: Option<ChannelId>,
-    out: &Path,
+    place: Place,
     pace: Pace,
     progress: impl Fn(Progress),
 ) -> Result<Report, ClientError> {
-    let pieces = Arc::new(client.pieces(quote).await?);
-    let part = part_path(out);
-    let (target, missing) = {
-        let (part, pieces) = (part.clone(), pieces.clone());
-        client::blocking(move || prepare(&part, &pieces)).await?
-    };
+    let Place { pieces, target, missing, part, out, .. } = place;
     let manifest = *pieces.manifest();
     let present = manifest.size
         - missing.iter().filter_map(|piece| manifest.span(*piece)).map(|span| span.1).sum::<u64>();
@@ -175,7 +181,6 @@ pub async fn download(
         turn: tokio::sync::Mutex::default(),
     };
     let report = fetch.all(missing).await?;
-    let (part, out) = (part.clone(), out.to_owned());
     client::blocking(move || finish(&target, &part, &out)).await?;
     Ok(report)
 }

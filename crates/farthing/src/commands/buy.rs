@@ -52,6 +52,7 @@ async fn buy(context: &Context, arguments: &BuyArguments, buyer: Arc<Buyer>) -> 
     let events = Events { on: arguments.events };
     let (out, root) = (arguments.output.clone(), quote.manifest.blake3);
     let whole = blocking(move || Ok(out.is_file() && download::has_root(&out, &root)?)).await?;
+    let mut place = None;
     let channel = match &quote.terms {
         // A crash may have left only the closing to be done.
         Some(_) if whole => bought_in(&client, &quote).await?.first().copied(),
@@ -60,9 +61,23 @@ async fn buy(context: &Context, arguments: &BuyArguments, buyer: Arc<Buyer>) -> 
             if terms.cost > most {
                 return Err(ClientError::OverCost { cost: terms.cost, most }.into());
             }
-            Some(channel_for(&client, &quote, terms, &limits, most, &events).await?)
+            let prepared = download::prepare(&client, &quote, &arguments.output).await?;
+            match channel_for(&client, &quote, terms, &limits, most, &events).await {
+                Ok(channel) => {
+                    place = Some(prepared);
+                    Some(channel)
+                }
+                Err(error) => {
+                    prepared.give_up();
+                    return Err(error);
+                }
+            }
         }
         None => None,
+    };
+    let at_risk = match (&quote.terms, channel) {
+        (Some(terms), Some(id)) => at_risk(context, &quote, terms, left_of_first(&client, id).await?),
+        (_, None) | (None, _) => Msat::ZERO,
     };
     let bar = Bar::new(&quote.manifest, &events);
     let pace = download::Pace {
@@ -72,7 +87,11 @@ async fn buy(context: &Context, arguments: &BuyArguments, buyer: Arc<Buyer>) -> 
     let downloaded = match whole {
         true => Ok(Report::default()),
         false => {
-            download::download(&client, &quote, channel, &arguments.output, pace, |step| bar.step(step)).await
+            let place = match place {
+                Some(place) => place,
+                None => download::prepare(&client, &quote, &arguments.output).await?,
+            };
+            download::download(&client, &quote, channel, place, pace, |step| bar.step(step)).await
         }
     };
     bar.finish();
@@ -95,7 +114,6 @@ async fn buy(context: &Context, arguments: &BuyArguments, buyer: Arc<Buyer>) -> 
         Some(id) => fees(&client, id, closed.as_ref()).await?,
         None => json!({}),
     };
-    let at_risk = quote.terms.as_ref().map_or(Msat::ZERO, |terms| at_risk(context, &quote, terms));
     let value = json!({
         "file": arguments.output,
         "bytes": quote.manifest.size,
@@ -130,7 +148,7 @@ fn summary(
         ("pieces fetched", report.pieces.to_string()),
         ("payments", format!("{}, {} signatures for them", report.payments, report.signatures)),
         ("paid", report.cost.to_string()),
-        ("at risk at any time", format!("at most {at_risk}: the pieces in flight")),
+        ("at risk at any time", format!("at most {at_risk}: {RISK}")),
         (
             "closing",
             closed.map_or_else(|| "none of its own".to_owned(), |closing| closing.compute_txid().to_string()),
@@ -138,6 +156,9 @@ fn summary(
         ("to miners", fees.join(", ")),
     ])
 }
+
+/// What a seller may take that vanishes.
+const RISK: &str = "the larger of the pieces in flight and what is left of the first payment";
 
 /// Shows what the same command would do, and ends as it would: above `--max-cost`, nothing is bought.
 async fn dry_run(
@@ -153,7 +174,7 @@ async fn dry_run(
     let is_too_dear = terms.cost > most;
     let too_dear = ClientError::OverCost { cost: terms.cost, most };
     if let Some(open) = open_channel(client, quote, &terms).await? {
-        let at_risk = at_risk(context, quote, &terms);
+        let at_risk = at_risk(context, quote, &terms, left_of_first(client, open).await?);
         let value = json!({
             "cost_msat": terms.cost.get(),
             "reuses": open.to_string(),
@@ -165,7 +186,7 @@ async fn dry_run(
                 ("size", human_size(quote.manifest.size)),
                 ("price", terms.cost.to_string()),
                 ("would be locked", format!("nothing more: channel {open} is open and can pay for it")),
-                ("you can lose", format!("{at_risk}: the pieces in flight")),
+                ("you can lose", format!("{at_risk}: {RISK}")),
             ])
         })?;
         return if is_too_dear { Err(too_dear.into()) } else { Ok(()) };
@@ -174,7 +195,7 @@ async fn dry_run(
     let (planning, offer) = (client.clone(), terms.offer.clone());
     let plan = blocking(move || Ok(planning.plan(&offer, &limits, cost)?)).await?;
     let Plan { capacity, commitment_fee, prepaid, lifetime, confirmations, fee_rate } = plan;
-    let at_risk = at_risk(context, quote, &terms);
+    let at_risk = at_risk(context, quote, &terms, msat(prepaid));
     let value = json!({
         "cost_msat": cost.get(),
         "capacity_sat": capacity.to_sat(),
@@ -193,21 +214,32 @@ async fn dry_run(
             ("commitment fee within it", format!("{} sat", commitment_fee.to_sat())),
             ("first payment at least", format!("{} sat", prepaid.to_sat())),
             ("the seller waits for", format!("{confirmations} confirmations")),
-            (
-                "you can lose",
-                format!("{at_risk}: the pieces in flight; and the first payment if the seller closes alone"),
-            ),
+            ("you can lose", format!("{at_risk}: {RISK}")),
         ])
     })?;
     if is_too_dear { Err(too_dear.into()) } else { Ok(()) }
 }
 
-/// What a seller could take without giving anything for it: what the pieces in flight cost.
-fn at_risk(context: &Context, quote: &Quote, terms: &Terms) -> Msat {
+/// What a seller could take without giving anything for it: what the pieces in flight cost, or what is left of the first payment.
+fn at_risk(context: &Context, quote: &Quote, terms: &Terms, left: Msat) -> Msat {
     let piece = quote.manifest.piece.min(quote.manifest.size);
     let in_flight = context.download_pace().in_flight as u64;
     let pieces = terms.price.of(piece).and_then(|cost| cost.checked_mul(in_flight));
-    pieces.map_or(terms.cost, |pieces| pieces.min(terms.cost))
+    pieces.map_or(terms.cost, |pieces| pieces.min(terms.cost)).max(left)
+}
+
+fn msat(amount: Amount) -> Msat {
+    Msat::from_amount(amount).unwrap_or(Msat::ZERO)
+}
+
+/// What is left of a channel's first payment.
+async fn left_of_first(client: &Client, id: ChannelId) -> anyhow::Result<Msat> {
+    let entries = client.buyer().channels().await?;
+    let left = |entry: &Entry<Payer>| {
+        let prepaid = msat(entry.record.params.prepaid);
+        prepaid.saturating_sub(entry.state.ledger().spent)
+    };
+    Ok(entries.iter().find(|entry| entry.id == id).map_or(Msat::ZERO, left))
 }
 
 /// A channel to this seller that can still pay for the file, or a new one.

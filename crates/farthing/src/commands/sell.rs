@@ -124,6 +124,7 @@ async fn pieces(
         "bytes": manifest.size,
         "pieces": manifest.pieces(),
         "cost_msat": cost.get(),
+        "least_prepaid_sat": floor.to_sat(),
     });
     let line = format!(
         "Selling {} ({} in {} pieces, {cost} in all) at\n\n    {url}\n\n\

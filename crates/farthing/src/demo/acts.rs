@@ -14,6 +14,8 @@ use crate::demo::stage::Stage;
 
 const PRICE: &str = "100msat/KiB";
 const PIECE: &str = "64KiB";
+/// The other acts stop a sale in its middle: eight pieces.
+const LEAST: u64 = 8 << 16;
 /// In the acts the buyer takes its time, so that something can happen in the middle.
 const SLOWLY: &str = "1MiB";
 const COINS: Amount = Amount::from_sat(1_000_000);
@@ -49,6 +51,13 @@ pub struct Act {
 /// A file is sold, and the channel closed together.
 pub fn sale(stage: &Stage, file: &Path) -> anyhow::Result<Sale> {
     let bytes = std::fs::metadata(file).with_context(|| file.display().to_string())?.len();
+    ensure!(
+        bytes >= LEAST,
+        "{} has {} and the demo stops sales in their middle: choose a file of at least {}",
+        file.display(),
+        human_size(bytes),
+        human_size(LEAST)
+    );
     eprintln!("\nThe sale: {} ({}) at {PRICE}, in pieces of {PIECE}", file.display(), human_size(bytes));
     let payer = Person::new(stage, "buyer", "sale", COINS)?;
     let payee = Person::new(stage, "seller", "sale", Amount::ZERO)?;

@@ -25,6 +25,23 @@ pub(crate) fn overstating(seller: &str, msat: u64, lies: &Arc<AtomicBool>) -> Re
     })
 }
 
+/// It is free, so it is checked first.
+#[test]
+fn a_false_list_of_pieces_opens_no_channel() -> Result<()> {
+    let (_world, payee, payer, goods) = scene(20_000)?;
+    let seller = payee.sell(&goods)?;
+    let relay = Relay::before(&seller.address, move |request, answer| {
+        if request.target().starts_with("/.well-known/farthing/pieces/") {
+            answer.body[40] ^= 1;
+        }
+        Fate::Deliver
+    })?;
+    let said = payer.buy(&relay.url(&seller.url), "out", &[])?.failure(3)?;
+    ensure!(said.contains("list of pieces"), "{said}");
+    ensure!(payer.channels()?.is_empty() && payer.balance()? == COINS, "a channel was opened");
+    Ok(())
+}
+
 #[test]
 fn a_wrong_piece_costs_that_piece_and_nothing_more() -> Result<()> {
     let (world, payee, payer, goods) = scene(20_000)?;

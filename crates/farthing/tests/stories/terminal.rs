@@ -1,10 +1,10 @@
 //! Who looks sees tables; whoever reads through a pipe, or asks for it, gets JSON.
 
 use anyhow::{Result, ensure};
-use farthing_testkit::Person;
+use farthing_testkit::{Goods, Person};
 use serde_json::Value;
 
-use crate::{COINS, PIECE_MSAT, scene};
+use crate::{CHEAP, CHEAP_PIECE_MSAT, COINS, PIECE_MSAT, PREPAID, scene};
 
 /// Each of these is somewhere in what was shown.
 fn ensure_shows(shown: &str, all: &[&str]) -> Result<()> {
@@ -43,5 +43,51 @@ fn who_asks_for_json_gets_it_on_a_terminal_as_well() -> Result<()> {
         Ok(serde_json::from_str(&person.watch(&["wallet", "balance", "--json"])?)?)
     };
     ensure!(balance(&payer)? == payer.run(&["wallet", "balance"])?, "another answer");
+    Ok(())
+}
+
+#[test]
+fn what_is_at_risk_is_the_larger_of_the_pieces_in_flight_and_what_is_left_of_the_first_payment() -> Result<()>
+{
+    let (world, payee, payer, goods) = scene(9_000)?;
+    let dear = payee.sell(&goods)?;
+    let cheap = Person::new(&world, "second seller", 0)?.sell(&Goods { price: CHEAP, ..goods })?;
+    let plan = |url: &str| payer.buy(url, "out", &["--dry-run"])?.result();
+    ensure!(plan(&dear.url)?["at_risk_msat"] == 2 * PIECE_MSAT, "two pieces are more than the first payment");
+    let prepaid = PREPAID * 1_000;
+    ensure!(
+        plan(&cheap.url)?["at_risk_msat"] == prepaid && prepaid > 2 * CHEAP_PIECE_MSAT,
+        "{}",
+        plan(&cheap.url)?
+    );
+
+    let _miner = world.miner();
+    let bought = payer.buy(&cheap.url, "out", &["--keep-open"])?.result()?;
+    ensure!(bought["at_risk_msat"] == prepaid, "{bought}");
+    std::fs::remove_file(payer.path("out"))?;
+    let again = plan(&cheap.url)?;
+    ensure!(again["at_risk_msat"] == 2 * CHEAP_PIECE_MSAT, "the first payment is used up: {again}");
+    Ok(())
+}
+
+/// Whatever would stop the purchase in any case stops it before anything is locked.
+#[test]
+fn a_file_that_cannot_be_written_opens_no_channel() -> Result<()> {
+    let (_world, payee, payer, goods) = scene(2_500)?;
+    let seller = payee.sell(&goods)?;
+    let refused = payer.buy(&seller.url, "no/such/folder/out", &[])?;
+    let said = refused.failure(1)?;
+    ensure!(said.contains("no/such/folder/out.part"), "{said}");
+    ensure!(payer.channels()?.is_empty() && payer.balance()? == COINS, "a channel was opened");
+    Ok(())
+}
+
+#[test]
+fn a_purchase_that_is_refused_leaves_no_file_behind() -> Result<()> {
+    let (_world, payee, payer, goods) = scene(2_500)?;
+    let seller = payee.sell(&goods)?;
+    let poor = payer.with("FARTHING_BUY__MOST_PREPAID", "1");
+    poor.buy(&seller.url, "out", &[])?.failure(3)?;
+    ensure!(!payer.path("out.part").exists() && payer.channels()?.is_empty(), "something is left");
     Ok(())
 }

@@ -17,21 +17,43 @@ pub fn part_path(out: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Opens the growing file and finds what is missing in it.
-pub(super) fn prepare(part: &Path, pieces: &Pieces) -> Result<(Arc<File>, VecDeque<u64>), ClientError> {
-    let manifest = pieces.manifest();
-    let failed = |source| ClientError::File { path: part.display().to_string(), source };
-    let fresh = !part.exists();
-    let file =
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(part).map_err(failed)?;
-    file.set_len(manifest.size).map_err(failed)?;
-    let mut missing = VecDeque::new();
-    for piece in 0..manifest.pieces() {
-        if fresh || !is_present(&file, pieces, manifest, piece).map_err(failed)? {
-            missing.push_back(piece);
+/// Where a file is to grow, what it is to be, and what of it is there.
+pub struct Place {
+    pub(super) pieces: Arc<Pieces>,
+    pub(super) target: Arc<File>,
+    pub(super) missing: VecDeque<u64>,
+    pub(super) part: PathBuf,
+    pub(super) out: PathBuf,
+    /// Nothing of the file was there before.
+    is_new: bool,
+}
+
+impl Place {
+    /// Opens the growing file and finds what is missing in it.
+    pub(super) fn prepare(pieces: Arc<Pieces>, out: &Path) -> Result<Self, ClientError> {
+        let (part, manifest) = (part_path(out), pieces.manifest());
+        let failed = |source| ClientError::File { path: part.display().to_string(), source };
+        let is_new = !part.exists();
+        let mut options = OpenOptions::new();
+        let target =
+            options.read(true).write(true).create(true).truncate(false).open(&part).map_err(failed)?;
+        target.set_len(manifest.size).map_err(failed)?;
+        let mut missing = VecDeque::new();
+        for piece in 0..manifest.pieces() {
+            if is_new || !is_present(&target, &pieces, manifest, piece).map_err(failed)? {
+                missing.push_back(piece);
+            }
+        }
+        Ok(Self { target: Arc::new(target), missing, part, out: out.to_owned(), is_new, pieces })
+    }
+
+    /// Nothing is bought: what was made for it goes.
+    pub fn give_up(self) {
+        if self.is_new {
+            // An empty file that stays does no harm: the next purchase fills it.
+            let _stays = std::fs::remove_file(&self.part);
         }
     }
-    Ok((Arc::new(file), missing))
 }
 
 fn is_present(file: &File, pieces: &Pieces, manifest: &Manifest, piece: u64) -> io::Result<bool> {
