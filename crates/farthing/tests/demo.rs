@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
+use farthing_testkit::terminal::watched;
 use serde_json::{Value, json};
 
 /// Runs a demo, and reads the JSON of its last line.
@@ -61,6 +62,39 @@ fn a_file_is_sold_and_every_act_ends_well() -> Result<()> {
         ensure!(number(&transaction["fee_sat"])? >= number(&transaction["vsize"])?, "{transaction}");
     }
     assert!(decimal(&report["seconds"])? > 0.0);
+    Ok(())
+}
+
+#[test]
+fn who_looks_sees_the_download_and_tables_of_what_everybody_has() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("goods");
+    std::fs::write(&file, vec![7; 1_000_000])?;
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_farthing"));
+    demo.args(["demo", "channel", "--file"]).arg(&file);
+    let (status, shown) = watched(demo)?;
+    ensure!(status.success(), "{shown}");
+    let bar = ["976.56 KiB/976.56 KiB", "/s", "piece 16/16  paid"];
+    let tables = ["on chain", "difference", "transaction", "fee", "outcome", "FAILED"];
+    let rows =
+        ["buyer", "seller", "funding", "closing", "refund", "commitment", "seller vanishes, buyer refunds"];
+    let missing: Vec<_> = [&bar[..], &tables[..5], &rows[..]]
+        .concat()
+        .into_iter()
+        .filter(|text| !shown.contains(text))
+        .collect();
+    ensure!(missing.is_empty() && !shown.contains(tables[5]), "{missing:?} cannot be seen:\n{shown}");
+    Ok(())
+}
+
+#[test]
+fn a_file_too_small_to_be_stopped_in_its_middle_is_refused() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("goods");
+    std::fs::write(&file, vec![7; 100_000])?;
+    let refused = report(&["channel", "--file", file.to_str().context("a name in text")?]);
+    let said = refused.err().context("it was taken")?.to_string();
+    ensure!(said.contains("choose a file of at least 512"), "{said}");
     Ok(())
 }
 

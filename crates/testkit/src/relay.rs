@@ -3,7 +3,7 @@
 
 use std::io::BufReader;
 use std::net::{TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -41,6 +41,7 @@ struct Shared {
     meddle: Box<Meddle>,
     requests: Mutex<Vec<Message>>,
     connections: Mutex<Vec<TcpStream>>,
+    accepted: AtomicUsize,
     ended: AtomicBool,
 }
 
@@ -92,6 +93,7 @@ impl Relay {
             meddle,
             requests: Mutex::default(),
             connections: Mutex::default(),
+            accepted: AtomicUsize::default(),
             ended: AtomicBool::new(false),
         });
         let accepting = shared.clone();
@@ -112,6 +114,11 @@ impl Relay {
     /// The requests so far, in the order in which they came.
     pub fn requests(&self) -> Vec<Message> {
         self.shared.requests.lock().expect("no holder of this lock panics").clone()
+    }
+
+    /// How many connections there were so far.
+    pub fn connections(&self) -> usize {
+        self.shared.accepted.load(Ordering::SeqCst)
     }
 
     /// The requests that brought a payment.
@@ -140,6 +147,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         if shared.ended.load(Ordering::SeqCst) {
             return;
         }
+        shared.accepted.fetch_add(1, Ordering::SeqCst);
         let peer = client.peer_addr().ok();
         if let Ok(handle) = client.try_clone() {
             shared.connections.lock().expect("no holder of this lock panics").push(handle);

@@ -1,8 +1,9 @@
 //! The disk is full in the middle of a sale: what cannot be stored is not done.
 
 use anyhow::Result;
+use farthing_testkit::Goods;
 
-use crate::{COINS, PIECE_MSAT, scene};
+use crate::{CHEAP, COINS, PIECE_MSAT, scene};
 
 /// Room for some payments, but not for the whole sale.
 const TOO_SMALL: u64 = 200 * 1_024;
@@ -49,5 +50,15 @@ fn a_buyer_with_a_full_disk_pays_nothing_that_it_cannot_note() -> Result<()> {
     seller.kill()?;
     assert_eq!(payee.balance()?, cost / 1_000);
     assert!(payer.balance()? > COINS - cost / 1_000 - 2_000, "only fees came on top");
+    Ok(())
+}
+
+#[test]
+fn a_disk_without_room_for_the_file_opens_no_channel() -> Result<()> {
+    let (_world, payee, payer, goods) = scene(3_000_000)?;
+    let seller = payee.sell(&Goods { price: CHEAP, piece: "64KiB", ..goods })?;
+    let said = payer.with_disk_of(1 << 20).buy(&seller.url, "out", &[])?.failure(1)?;
+    assert!(said.contains("out.part"), "{said}");
+    assert_eq!((payer.channels()?.len(), payer.balance()?), (0, COINS));
     Ok(())
 }

@@ -3,6 +3,8 @@
 use anyhow::{Result, ensure};
 use farthing_testkit::Goods;
 use farthing_testkit::accounts::Accounts;
+use farthing_testkit::message::Message;
+use farthing_testkit::relay::Relay;
 
 use crate::{CHEAP, CHEAP_PIECE_MSAT, COINS, scene};
 
@@ -31,6 +33,26 @@ fn a_sale_moves_the_price_and_costs_two_fees() -> Result<()> {
     let fees = fees.0 + fees.1;
     ensure!(bought["closing_txid"] == closing.to_string(), "the chain has another closing");
     assert_eq!((payer.balance()?, payee.balance()?), (COINS - cost - fees, cost));
+    Ok(())
+}
+
+/// The payment is in the request for its piece: no piece takes a second request, and none a connection of its own.
+#[test]
+fn a_piece_takes_one_request_on_a_connection_that_stays() -> Result<()> {
+    const PIECES: usize = 40;
+    let (_world, payee, payer, goods) = scene(PIECES * 1_024)?;
+    // Whoever waits for the funding to be deep asks again.
+    let seller = payee.with("FARTHING_SELL__UNCONFIRMED_CAP", "100000000").sell(&goods)?;
+    let relay = Relay::recording(&seller.address)?;
+    let bought = payer.buy(&relay.url(&seller.url), "out", &[])?.result()?;
+    ensure!(bought["payments"] == PIECES, "{bought}");
+    let is_for_a_piece = |request: &Message| request.header("range").is_some();
+    let (pieces, others): (Vec<_>, Vec<_>) = relay.requests().into_iter().partition(is_for_a_piece);
+    let paid = pieces.iter().filter(|request| request.header("authorization").is_some()).count();
+    assert_eq!((pieces.len(), paid), (PIECES, PIECES));
+    let others: Vec<_> = others.into_iter().map(|request| request.start).collect();
+    ensure!(others.len() < 10, "beside the pieces: {others:?}");
+    ensure!(relay.connections() < 5, "{} connections", relay.connections());
     Ok(())
 }
 
