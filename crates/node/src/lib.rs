@@ -52,5 +52,6 @@ pub mod spread;
 pub mod start;
 pub mod store;
 pub mod tabs;
+mod waiting;
 pub mod wallet;
 pub mod watch;

@@ -4,7 +4,7 @@ mod calls;
 mod terms;
 
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bitcoin::{Amount, FeeRate, ScriptBuf, Transaction};
 use farthing_chain::{Chain, ChainError, OutputStatus};
@@ -18,7 +18,7 @@ use farthing_protocol::session::CallKey;
 use farthing_protocol::{Channel, ChannelId, Msat, Party, Payment};
 use secp256k1::schnorr;
 
-use crate::books::{Books, Entry, Item, OrderError, Places};
+use crate::books::{Books, Entry, Item, OrderError};
 use crate::entropy;
 use crate::home::{Home, Lock};
 use crate::machine::{Machine as _, Payee, PayeeRecord};
@@ -27,6 +27,7 @@ use crate::seller::calls::Batches;
 use crate::spread::Spreading;
 use crate::start::StartError;
 use crate::tabs::{Durability, Tabs};
+use crate::waiting::{NoRoom, Room};
 use crate::wallet::{self, Balance, Wallet, WalletError};
 use crate::watch::{OnChain, Pace, Watch, WatchError, Watchable};
 
@@ -379,29 +380,14 @@ impl Seller {
         Ok(self.chain.output(&setup.channel.params().funding)? != OutputStatus::Absent)
     }
 
-    /// Anybody may open channels and never fund them. When too many wait, the one that has waited longest gives up its
-    /// place, if it had time enough to be funded. One whose payer has signed nothing is forgotten, and takes no disk any more
-    /// ([`Books::forget_blocking`] says what a payer can do that funds it late); what another's signed is worth nothing
-    /// while there is no funding, and should one come, it is claimed like that of any closed channel.
     fn make_room(&self) -> Result<(), AcceptError> {
-        let Places { taken, oldest } = self.books.places_blocking(payee::State::is_unfunded)?;
-        if taken < self.terms.most_unfunded {
-            return Ok(());
-        }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        match oldest {
-            Some((id, opened_at)) if opened_at + self.terms.time_to_fund.as_secs() <= now => {
-                // The last look at the chain may be old.
-                if self.books.setup(&id).map(|setup| self.has_output(&setup)).transpose()? == Some(true) {
-                    return Err(AcceptError::TooManyUnfunded(taken));
-                }
-                if !self.books.forget_blocking(id)? {
-                    self.books.handle_blocking(id, Input::Close)?;
-                }
-                Ok(())
-            }
-            Some(_) | None => Err(AcceptError::TooManyUnfunded(taken)),
-        }
+        let Terms { most_unfunded, time_to_fund, .. } = self.terms;
+        let room = Room { most: most_unfunded, time_to_fund };
+        room.make(&self.books, &self.chain, payee::State::is_unfunded).map_err(|error| match error {
+            NoRoom::Full(waiting) => AcceptError::TooManyUnfunded(waiting),
+            NoRoom::Chain(error) => AcceptError::Chain(error),
+            NoRoom::Order(error) => AcceptError::Order(error),
+        })
     }
 
     /// The next channel gets another output, for the seller's privacy.

@@ -15,7 +15,7 @@ use bdk_wallet::{ChangeSet, KeychainKind, LocalOutput, Update};
 use bitcoin::bip32::{ChildNumber, DerivationPath, Fingerprint, Xpub};
 use bitcoin::psbt::{Input, Psbt};
 use bitcoin::{
-    Address, Amount, Block, BlockHash, FeeRate, Network, OutPoint, ScriptBuf, Transaction, TxOut, Txid,
+    Address, Amount, Block, BlockHash, FeeRate, Network, OutPoint, ScriptBuf, Transaction, TxIn, TxOut, Txid,
     Witness, secp256k1,
 };
 use farthing_chain::{Chain, ChainError};
@@ -329,6 +329,18 @@ impl Wallet {
         self.inner.calculate_fee(transaction).ok()
     }
 
+    /// The payments out of this wallet that are signed, and in no block as far as it has seen.
+    pub fn unconfirmed_payments(&self) -> Vec<Arc<Transaction>> {
+        let is_signed_here = |input: &TxIn| {
+            let spent = self.inner.tx_graph().get_txout(input.previous_output);
+            !input.witness.is_empty()
+                && spent.is_some_and(|spent| self.inner.is_mine(spent.script_pubkey.clone()))
+        };
+        let unconfirmed = self.inner.transactions().filter(|known| !known.chain_position.is_confirmed());
+        let transactions = unconfirmed.map(|known| known.tx_node.tx);
+        transactions.filter(|transaction| transaction.input.iter().all(is_signed_here)).collect()
+    }
+
     /// Frees the coins of a transaction that will never be broadcast.
     pub fn release(&mut self, txid: Txid) {
         self.inner.apply_evicted_txs([(txid, now())]);
@@ -409,7 +421,6 @@ fn now() -> u64 {
 mod tests {
     use std::collections::BTreeSet;
 
-    use bitcoin::TxIn;
     use bitcoin::absolute::LockTime;
     use bitcoin::constants::genesis_block;
     use bitcoin::hashes::Hash as _;

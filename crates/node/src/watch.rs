@@ -132,6 +132,7 @@ impl Watch {
             pace,
             beside,
             seen: HashMap::new(),
+            sent_again_at: None,
             seen_at: sees,
             complained: false,
         };
@@ -188,6 +189,8 @@ struct Watcher<M: Watchable> {
     pace: Pace,
     beside: Beside<M>,
     seen: HashMap<ChannelId, Glimpse>,
+    /// The tip at which the wallet's payments were broadcast again.
+    sent_again_at: Option<BlockId>,
     seen_at: Arc<Mutex<Instant>>,
     complained: bool,
 }
@@ -234,6 +237,7 @@ impl<M: Watchable> Watcher<M> {
     fn look(&mut self) -> Result<(), WatchError> {
         let watched = self.books.watched_blocking()?;
         let tip = self.take_in_blocks()?;
+        self.send_again(tip)?;
         self.grant_wishes()?;
         let fee_rate = publish::fee_rate(&self.chain, self.pace.target_blocks, self.pace.fallback_fee_rate)?;
         self.forget_all_but(&watched);
@@ -325,6 +329,28 @@ impl<M: Watchable> Watcher<M> {
             last = BlockId { height, hash };
         }
         Ok(last)
+    }
+
+    /// Broadcasts what the wallet has paid and no block has, at each start and with each block: whoever paid may have died right
+    /// before, and a mempool forgets. Fundings are their channels' affair: one that is kept back is stored with its channel,
+    /// and its coins are released before the channel is forgotten, so under the wallet's lock it is always recognised.
+    fn send_again(&mut self, tip: BlockId) -> Result<(), WatchError> {
+        if self.sent_again_at == Some(tip) {
+            return Ok(());
+        }
+        let wallet = self.wallet.lock().expect("no holder of this lock panics");
+        let unconfirmed = wallet.unconfirmed_payments();
+        if !unconfirmed.is_empty() {
+            let followed = self.books.followed_blocking()?;
+            for payment in unconfirmed.iter().filter(|payment| !followed.has_output_of(payment)) {
+                if let Err(error) = self.chain.broadcast(payment) {
+                    let txid = payment.compute_txid();
+                    tracing::warn!(%txid, %error, "a payment of the wallet is in no block, and could not be sent again");
+                }
+            }
+        }
+        self.sent_again_at = Some(tip);
+        Ok(())
     }
 
     /// What became of the outputs that a spend in a block locks to a condition, and of those that follow from them.

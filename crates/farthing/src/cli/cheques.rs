@@ -40,7 +40,7 @@ pub struct WriteArguments {
     /// The agent that pays the payee while you are off: its address (default: `agent` of `cheque` in the configuration).
     #[arg(long, value_name = "URL")]
     pub agent: Option<String>,
-    /// How many nodes may want their fee, the agent among them.
+    /// How many nodes may want their fee, the agent among them: one more than the payee will name with `cheque cash --via`.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=8))]
     pub hops: u32,
     /// For how many blocks a new channel to the agent lives at most [default: as long as both allow].
@@ -57,10 +57,10 @@ pub struct CashArguments {
     /// The mailbox to look into (default: `mailbox` of `cheque` in the configuration).
     #[arg(long, value_name = "URL")]
     pub mailbox: Option<String>,
-    /// A node that pays instead of the agent, so that neither learns who pays whom: its address. The agent must have a channel to
-    /// it.
+    /// A node between the agent and you, so that neither learns who pays whom: its address. The agent must have a channel to it. Several
+    /// are given in their order from the agent; each must have a channel to the next, and you are paid by the last.
     #[arg(long, value_name = "URL")]
-    pub via: Option<String>,
+    pub via: Vec<String>,
     /// How long to wait for the funding of a new channel, in seconds. When it is not in a block by then, run this again.
     #[arg(long, default_value_t = 60, value_name = "SECONDS")]
     pub wait: u64,

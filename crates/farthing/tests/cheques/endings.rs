@@ -1,19 +1,22 @@
 //! How cheques end when somebody goes away or cheats: each on a real bitcoind, through the driver.
 
-use crate::carriers::{
-    CAPACITY, COMMITMENT_FEE, Carriers, DELTA, FEE, FINALITY, MARGIN, MOST_ONWARD, PURSE, REFUND_FEE, sat,
+use super::carriers::{
+    CAPACITY, COMMITMENT_FEE, Carriers, DELTA, FEE, FINALITY, MARGIN, MOST_ONWARD, MOST_UNFUNDED, PURSE,
+    REFUND_FEE, sat,
 };
 use bitcoin::Amount;
 use farthing_node::books::OrderError;
+use farthing_node::cheques::Teller;
 use farthing_node::cheques::cashing::CashError;
-use farthing_node::cheques::opening::{Direction, OpenError};
+use farthing_node::cheques::opening::{Direction, OpenError, Plan};
 use farthing_node::cheques::paper::Fate;
 use farthing_node::cheques::selling::{Ask, LockError, Towards};
+use farthing_node::cheques::writing::WriteError;
 use farthing_protocol::channel::SpendKind;
 use farthing_protocol::cheque::drawn::{self, Kind};
 use farthing_protocol::cheque::held;
 use farthing_protocol::cheque::point::AdaptorSecret;
-use farthing_protocol::cheque::promises::BadUpdate;
+use farthing_protocol::cheque::promises::{BadUpdate, Update};
 use farthing_protocol::cheque::side::Reject;
 use farthing_protocol::cheque::{drawer, holder};
 use farthing_protocol::{ChannelId, Msat};
@@ -34,10 +37,10 @@ fn expiry(story: &Carriers, name: &str, id: ChannelId) -> u32 {
 
 #[test]
 fn a_payee_that_completes_its_lock_silently_pays_with_the_secret_at_the_last_moment() {
-    let (mut story, behind, towards, issued) = sale();
+    let (story, behind, towards, issued) = sale();
     story.stop("writer");
     story.lock_directly(&issued, towards);
-    story.at("payee").cash(&issued.written.point).unwrap();
+    story.cash(&issued);
     // It says nothing, and comes back just before it must close.
     story.stop("payee");
     story.mine_to(expiry(&story, "agent", towards) - MARGIN);
@@ -54,23 +57,29 @@ fn a_payee_that_completes_its_lock_silently_pays_with_the_secret_at_the_last_mom
 
 #[test]
 fn a_payee_that_never_comes_back_costs_nobody_anything() {
-    let (mut story, behind, towards, issued) = sale();
+    let (story, behind, towards, issued) = sale();
     story.lock_directly(&issued, towards);
     story.stop("payee");
     // Its writer cannot take the cheque back while the lock is open.
-    story.at("writer").cancel(&issued.written.point).unwrap();
+    story.does("writer", |writer| writer.cancel(&issued.written.point)).unwrap();
     story.sync("writer", "agent", behind);
-    assert!(story.at("writer").reinstated(&issued.written.point).unwrap(), "it is promised again");
-    let closing = story.at("agent").close(behind).unwrap_err();
+    assert!(
+        story.does("writer", |writer| writer.reinstated(&issued.written.point)).unwrap(),
+        "it is promised again"
+    );
+    let closing = story.does("agent", |agent| agent.close(behind)).unwrap_err();
     assert!(closing.to_string().contains("lock"), "{closing}");
 
     story.mine_to(expiry(&story, "agent", towards));
     story.mine(FINALITY + 1);
     let refund = story.ending("agent", towards).unwrap();
     assert_eq!(refund.kind, SpendKind::Refund);
-    story.at("writer").cancel(&issued.written.point).unwrap();
+    story.does("writer", |writer| writer.cancel(&issued.written.point)).unwrap();
     story.sync("writer", "agent", behind);
-    assert!(!story.at("writer").reinstated(&issued.written.point).unwrap(), "the cancel counts by now");
+    assert!(
+        !story.does("writer", |writer| writer.reinstated(&issued.written.point)).unwrap(),
+        "the cancel counts by now"
+    );
     assert_eq!(story.totals("agent", behind), (0, 0));
 
     story.stop("agent");
@@ -83,18 +92,18 @@ fn a_payee_that_never_comes_back_costs_nobody_anything() {
 /// A lock that is asked for again while its channel is closing is not taken for one that was never made.
 #[test]
 fn a_lock_stays_open_while_its_channel_closes_whatever_is_repeated() {
-    let (mut story, behind, towards, issued) = sale();
+    let (story, behind, towards, issued) = sale();
     story.lock_directly(&issued, towards);
-    story.at("payee").cash(&issued.written.point).unwrap();
+    story.cash(&issued);
     story.stop("agent");
-    story.at("payee").close(towards).unwrap();
-    story.at("payee").look().unwrap();
+    story.does("payee", |payee| payee.close(towards)).unwrap();
+    story.does("payee", Teller::look).unwrap();
     // The commitment waits in the mempool. The agent comes back, sees it, and repeats what it wanted.
     story.start("agent");
-    story.at("agent").tend().unwrap();
+    story.does("agent", Teller::tend).unwrap();
     story.start("agent");
-    story.at("agent").tend().unwrap();
-    story.at("writer").cancel(&issued.written.point).unwrap();
+    story.does("agent", Teller::tend).unwrap();
+    story.does("writer", |writer| writer.cancel(&issued.written.point)).unwrap();
     story.sync("writer", "agent", behind);
     story.mine(FINALITY + 1);
     assert_eq!(story.totals("agent", behind), (5_001, 5_001), "it has the secret, and is paid for it");
@@ -104,11 +113,11 @@ fn a_lock_stays_open_while_its_channel_closes_whatever_is_repeated() {
 
 #[test]
 fn an_agent_that_goes_away_in_the_middle_finds_the_secret_on_the_chain_and_claims_in_time() {
-    let (mut story, behind, towards, issued) = sale();
+    let (story, behind, towards, issued) = sale();
     story.stop("writer");
     story.lock_directly(&issued, towards);
     story.stop("agent");
-    story.at("payee").cash(&issued.written.point).unwrap();
+    story.cash(&issued);
     story.mine_to(expiry(&story, "payee", towards) - MARGIN);
     story.mine(1);
     assert_eq!(story.ending("payee", towards), None, "in a block, and not deep");
@@ -134,22 +143,22 @@ fn an_agent_that_goes_away_in_the_middle_finds_the_secret_on_the_chain_and_claim
 /// They have the secret, and tell neither end: the node pays nothing plainly, the agent only claims.
 #[test]
 fn an_agent_and_a_node_that_collude_keep_neither_the_payees_money_nor_the_writers_receipt() {
-    let mut story = Carriers::begin(&["writer", "agent", "node", "payee"]);
+    let story = Carriers::begin(&["writer", "agent", "node", "payee"]);
     let behind = story.open("writer", "agent", Kind::Cheques, 200);
     let middle = story.open("agent", "node", Kind::Lock, 150);
     let last = story.open("node", "payee", Kind::Lock, 100);
     let issued = story.write(behind, 5_000, 2);
     story.sync("writer", "agent", behind);
     story.stop("writer");
-    story.lock_through(&issued, middle, last);
-    assert_eq!(story.at("payee").cash(&issued.written.point).unwrap(), sat(5_000));
+    story.lock_through(&issued, &[("node", middle)], last);
+    assert_eq!(story.cash(&issued), sat(5_000));
     story.hand_over("payee", "node", last);
     story.hand_over("node", "agent", middle);
     story.stop("payee");
 
     // The agent takes its price at once; the node waits for the payee to miss its time.
     assert_eq!(story.totals("agent", behind), (5_002, 5_002));
-    story.at("agent").close(behind).unwrap();
+    story.does("agent", |agent| agent.close(behind)).unwrap();
     story.look();
     story.mine(FINALITY + 1);
     let claimed = (SpendKind::Commitment, CAPACITY - 5_002 - COMMITMENT_FEE, 5_002);
@@ -174,9 +183,9 @@ fn an_agent_and_a_node_that_collude_keep_neither_the_payees_money_nor_the_writer
 
 #[test]
 fn an_agent_that_goes_away_for_good_after_the_sale_has_paid_it_out_of_its_own_pocket() {
-    let (mut story, behind, towards, issued) = sale();
+    let (story, behind, towards, issued) = sale();
     story.lock_directly(&issued, towards);
-    story.at("payee").cash(&issued.written.point).unwrap();
+    story.cash(&issued);
     story.hand_over("payee", "agent", towards);
     assert_eq!(story.totals("agent", behind), (5_001, 5_001), "it has the secret, and could claim");
     story.stop("agent");
@@ -203,13 +212,14 @@ fn an_agent_that_goes_away_for_good_after_the_sale_has_paid_it_out_of_its_own_po
 #[test]
 fn a_cheque_that_was_taken_back_bounces_and_its_payee_has_given_nothing_away() {
     let (story, behind, towards, issued) = sale();
-    story.at("writer").cancel(&issued.written.point).unwrap();
+    story.does("writer", |writer| writer.cancel(&issued.written.point)).unwrap();
     story.sync("writer", "agent", behind);
-    let payee = story.at("payee");
+    let word = story.give_up(&issued, behind);
+    assert_eq!(story.fate(&issued.written.point), Fate::GivenUp(word));
     let (presented, asked) = story.ask_directly(&issued.written.cheque, towards);
     let refused = asked.unwrap_err();
     assert!(refused.to_string().contains("no promise is held"), "{refused}");
-    assert!(matches!(payee.cash(&presented.point), Err(CashError::NoLock)));
+    assert!(matches!(story.try_to_cash(&presented.point), Err(CashError::NoLock)));
     let lock = story.at("agent").update(towards).unwrap();
     assert!(lock.is_none(), "nothing was locked");
     // Its prekey is as good as before.
@@ -220,7 +230,6 @@ fn a_cheque_that_was_taken_back_bounces_and_its_payee_has_given_nothing_away() {
 #[test]
 fn a_cheque_whose_blinding_was_changed_bounces_and_the_right_one_is_cashed_all_the_same() {
     let (story, behind, towards, issued) = sale();
-    let payee = story.at("payee");
     let unused = || story.home("payee").prekeys().unwrap().book().unwrap().unused();
     let mut changed = issued.written.cheque.clone();
     changed.blinding = AdaptorSecret::from_bytes(&[9; 32]).unwrap();
@@ -229,15 +238,15 @@ fn a_cheque_whose_blinding_was_changed_bounces_and_the_right_one_is_cashed_all_t
     let refused = asked.unwrap_err();
     assert!(matches!(refused, LockError::Unknown), "{refused}");
     assert!(story.at("agent").update(towards).unwrap().is_none(), "nothing was locked");
-    let nothing = payee.cash(&presented.point);
+    let nothing = story.try_to_cash(&presented.point);
     assert!(matches!(nothing, Err(CashError::NoLock)), "{nothing:?}");
 
     // The right one's lock is none for it either, and a prekey that signed nothing yet is as good as before.
     story.lock_directly(&issued, towards);
-    let nothing = payee.cash(&presented.point);
+    let nothing = story.try_to_cash(&presented.point);
     assert!(matches!(nothing, Err(CashError::NoLock)), "{nothing:?}");
     assert_eq!(unused(), 1);
-    assert_eq!(payee.cash(&issued.written.point).unwrap(), sat(5_000));
+    assert_eq!(story.cash(&issued), sat(5_000));
     assert_eq!(unused(), 0);
     story.sync("agent", "payee", towards);
     assert_eq!(story.totals("payee", towards), (5_000, 5_000), "paid plainly by now");
@@ -250,14 +259,14 @@ fn two_cheques_over_the_same_money_are_not_both_promised() {
     let (story, behind, _, issued) = sale();
     let prekey = story.at("payee").issue_prekeys(1).unwrap()[0];
     let mut order = story.order(behind, prekey, 99_000, 1);
-    let refused = story.at("writer").write_cheque(order.clone()).unwrap_err();
+    let refused = story.try_to_write(&order).unwrap_err();
     assert!(refused.wants_another_channel(), "{refused}");
     assert_eq!(story.at("writer").papers().unwrap().len(), 1, "and no cheque was written");
     // After the first is taken back there is room.
-    story.at("writer").cancel(&issued.written.point).unwrap();
+    story.does("writer", |writer| writer.cancel(&issued.written.point)).unwrap();
     story.sync("writer", "agent", behind);
     order.amount = sat(90_000);
-    story.at("writer").write_cheque(order).unwrap();
+    story.write_order(&order);
     story.sync("writer", "agent", behind);
 }
 
@@ -273,7 +282,8 @@ fn a_lock_that_could_not_end_in_time_or_brings_the_agent_nothing_is_refused_by_n
     let ask = |towards, amount: Msat, point, tweak: &AdaptorSecret| {
         let held = issued.written.point;
         let tweak = tweak.clone();
-        story.at("agent").lock(&Ask { held, point, tweak, amount, towards: Towards::Channel(towards) })
+        let ask = Ask { held, point, tweak, amount, towards: Towards::Channel(towards) };
+        story.does("agent", |agent| agent.lock(&ask))
     };
     let (point, back) = (issued.written.point.tweaked(&tweak).unwrap(), tweak.negated());
     let refusal = |error: LockError| match error {
@@ -302,13 +312,14 @@ fn a_prekey_is_used_for_one_receipt_also_when_two_payers_write_on_it() {
     let (story, behind, towards, _) = sale();
     let prekey = story.at("payee").issue_prekeys(1).unwrap()[0];
     let write = |amount| {
-        let issued = story.at("writer").write_cheque(story.order(behind, prekey, amount, 1)).unwrap();
+        let issued = story.write_order(&story.order(behind, prekey, amount, 1));
         story.sync("writer", "agent", behind);
         issued
     };
     let (first, second) = (write(6_000), write(7_000));
     assert_eq!(story.cash_directly(&first, towards), sat(6_000));
-    let refused = story.at("payee").receive(second.written.cheque.clone(), "agent".to_owned()).unwrap_err();
+    let receive = |payee: &Teller| payee.receive(second.written.cheque.clone(), "agent".to_owned());
+    let refused = story.does("payee", receive).unwrap_err();
     assert!(refused.to_string().contains("was used for another receipt"), "{refused}");
 }
 
@@ -316,7 +327,9 @@ fn a_prekey_is_used_for_one_receipt_also_when_two_payers_write_on_it() {
 fn bad_updates_are_refused_by_name_and_change_nothing() {
     let (story, behind, _, _) = sale();
     let good = story.at("writer").update(behind).unwrap().unwrap();
-    let take = |update| story.at("agent").take(behind, Box::new(update), Msat::ZERO);
+    let take = |update: Update| {
+        story.does("agent", |agent| agent.take(behind, Box::new(update.clone()), Msat::ZERO))
+    };
     let refusal = |update| match take(update).unwrap_err() {
         OrderError::Rejected(Reject::Holder(holder::Reject::Promises(held::Reject::BadUpdate(bad)))) => bad,
         other => panic!("{other}"),
@@ -340,20 +353,19 @@ fn bad_updates_are_refused_by_name_and_change_nothing() {
     // The same again is answered again.
     assert_eq!(take((*good).clone()).unwrap().taken, Some(good.signed.terms.number));
     // And to whom it does not belong it is nothing.
-    let wrong_side = story.at("writer").take(behind, good, Msat::ZERO).unwrap_err();
+    let take = |writer: &Teller| writer.take(behind, good.clone(), Msat::ZERO);
+    let wrong_side = story.does("writer", take).unwrap_err();
     assert!(matches!(wrong_side, OrderError::Rejected(Reject::OtherSide)));
-    let unknown = story.at("writer").cancel(&AdaptorSecret::from_bytes(&[3; 32]).unwrap().point());
-    assert!(unknown.is_err());
-    let dust = story.at("writer").write_cheque(story.order(
-        story.open("writer", "agent", Kind::Cheques, 200),
-        story.at("payee").issue_prekeys(1).unwrap()[0],
-        100,
-        1,
-    ));
+    let nobodys = AdaptorSecret::from_bytes(&[3; 32]).unwrap().point();
+    let unknown = story.does("writer", |writer| writer.cancel(&nobodys)).unwrap_err();
+    assert!(matches!(unknown, WriteError::Unknown), "{unknown}");
+    let another = story.open("writer", "agent", Kind::Cheques, 200);
+    let prekey = story.at("payee").issue_prekeys(1).unwrap()[0];
+    let dust = story.try_to_write(&story.order(another, prekey, 100, 1));
     match dust.unwrap_err() {
-        farthing_node::cheques::writing::WriteError::Order(OrderError::Rejected(Reject::Drawer(
-            drawer::Reject::Promises(reject),
-        ))) => assert!(matches!(reject, drawn::Reject::Dust { .. }), "{reject}"),
+        WriteError::Order(OrderError::Rejected(Reject::Drawer(drawer::Reject::Promises(reject)))) => {
+            assert!(matches!(reject, drawn::Reject::Dust { .. }), "{reject}")
+        }
         other => panic!("{other}"),
     }
 }
@@ -362,25 +374,39 @@ fn bad_updates_are_refused_by_name_and_change_nothing() {
 fn whoever_asks_for_channels_and_accepts_none_ties_up_no_more_than_the_agent_allows() {
     let story = Carriers::begin(&["agent", "payee"]);
     for _ in 0..2 {
-        story.node.send(&story.at("agent").new_address().unwrap(), PURSE).unwrap();
+        story.give("agent", PURSE);
     }
     story.mine(1);
     let (offer, _key) = story.at("payee").offer();
     let latest = story.chain.tip().unwrap().height + 500;
+    // Whoever asks again gets another.
     let ask = || {
         let least = Amount::from_sat(20_000);
-        story.at("agent").propose_onward(&offer, least, latest, Direction::Authorised)
+        let ask = || story.at("agent").propose_onward(&offer, least, latest, Direction::Authorised);
+        story.in_peace(ask)
     };
-    let mut locked = Amount::ZERO;
+    let (mut locked, mut asked) = (Amount::ZERO, Vec::new());
     for _ in 0..2 {
-        let (_, opening) = ask().unwrap();
+        let (id, opening) = ask().unwrap();
         locked += opening.params.capacity;
+        asked.push(id);
     }
     let refused = ask().unwrap_err();
     assert!(
         matches!(refused, OpenError::TooMuchLocked { locked: told, most } if told == locked && most == MOST_ONWARD),
         "{refused}"
     );
+    // What is given up leaves nothing, and its coins are free: also if the agent died right after it had noted that.
+    let refuse = |id: ChannelId| move |agent: &Teller| agent.refused(id);
+    for id in asked {
+        match story.does("agent", refuse(id)) {
+            Ok(()) | Err(OrderError::NoChannel(_)) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!(story.at("agent").channels().unwrap().len(), 0);
+    assert_eq!(story.at("agent").balance().confirmed, PURSE * 3);
+    ask().unwrap();
 }
 
 #[test]
@@ -388,12 +414,38 @@ fn a_lock_is_not_lost_when_its_payee_has_thought_of_another_way_since() {
     let (story, _behind, towards, issued) = sale();
     let other = story.open("agent", "payee", Kind::Lock, 100);
     story.lock_directly(&issued, towards);
-    let payee = story.at("payee");
-    let (_, route) = payee.plan_sale(&issued.written.point, towards, None).unwrap();
-    let (_, another) = payee.plan_sale(&issued.written.point, other, None).unwrap();
+    let (_, route) = story.plan(&issued.written.cheque, towards, &[]);
+    let (_, another) = story.plan(&issued.written.cheque, other, &[]);
     assert_ne!(route, another);
-    let lost = payee.cash(&issued.written.point);
+    let lost = story.try_to_cash(&issued.written.point);
     assert!(matches!(lost, Err(CashError::NoLock)), "{lost:?}");
     story.lock_directly(&issued, towards);
-    assert_eq!(payee.cash(&issued.written.point).unwrap(), issued.written.cheque.terms.amount);
+    assert_eq!(story.cash(&issued), issued.written.cheque.terms.amount);
+}
+
+/// Anybody may ask an agent to be paid by cheques in a channel that is never funded.
+#[test]
+fn openings_that_nobody_funds_give_way_to_the_next_and_leave_nothing() {
+    let story = Carriers::begin(&["writer", "agent"]);
+    let most = MOST_UNFUNDED;
+    let open = |story: &Carriers| {
+        let (offer, key) = story.at("agent").offer();
+        let expiry = story.chain.tip().unwrap().height + 200;
+        let plan = Plan { capacity: Amount::from_sat(CAPACITY), expiry, kind: Kind::Cheques, peer: None };
+        // It is never told that it was accepted, and takes its coins back.
+        let (id, opening) = story.in_peace(|| story.at("writer").propose(&offer, plan)).unwrap();
+        story.in_peace(|| story.at("writer").refused(id)).unwrap();
+        story.does("agent", |agent| agent.accept(&offer, key, opening.clone(), None)).map(drop)
+    };
+    for _ in 0..most {
+        open(&story).unwrap();
+    }
+    let refused = open(&story).unwrap_err();
+    assert!(matches!(refused, OpenError::TooManyUnfunded(waiting) if waiting == most), "{refused}");
+    assert_eq!(story.at("agent").channels().unwrap().len(), most);
+
+    // As one that has waited long enough, the first gives up its place.
+    story.funding_takes_no_time();
+    open(&story).unwrap();
+    assert_eq!(story.at("agent").channels().unwrap().len(), most);
 }

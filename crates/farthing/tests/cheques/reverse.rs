@@ -2,8 +2,9 @@
 //! through the driver.
 #![allow(clippy::unwrap_used, reason = "a test helper may panic like the test that calls it")]
 
-use crate::carriers::{Carriers, DELTA, FEE, FINALITY, MARGIN, sat};
+use super::carriers::{Carriers, DELTA, FEE, FINALITY, MARGIN, sat};
 use farthing_node::books::OrderError;
+use farthing_node::cheques::Teller;
 use farthing_node::cheques::cashing::CashError;
 use farthing_node::cheques::paper::Bought;
 use farthing_node::cheques::reverse::agent::SaleError;
@@ -38,12 +39,12 @@ impl Story {
         Self { stage, behind, towards, forgetful: false }
     }
 
-    fn step(&mut self) {
+    fn step(&self) {
         if self.forgetful {
             for name in ["payer", "agent", "payee"] {
                 if self.stage.is_on(name) {
                     self.stage.start(name);
-                    self.stage.at(name).tend().unwrap();
+                    self.stage.does(name, Teller::tend).unwrap();
                 }
             }
         }
@@ -64,11 +65,11 @@ impl Story {
     }
 
     /// The payee authorises its payer, and goes.
-    fn authorise(&mut self) -> Authorisation {
-        let authorisation = self.stage.at("payee").authorise(self.permit()).unwrap();
+    fn authorise(&self) -> Authorisation {
+        let authorisation = self.stage.does("payee", |payee| payee.authorise(self.permit())).unwrap();
         self.step();
         assert_eq!(
-            self.stage.at("payee").authorise(self.permit()).unwrap(),
+            self.stage.does("payee", |payee| payee.authorise(self.permit())).unwrap(),
             authorisation,
             "as often as it is asked"
         );
@@ -77,21 +78,37 @@ impl Story {
     }
 
     /// The agent offers, the payer checks and promises.
-    fn promise(&mut self, authorisation: &Authorisation) -> Bought {
-        let payer = self.stage.at("payer");
-        payer.begin_purchase(authorisation.clone(), "agent".to_owned(), "the payee".to_owned()).unwrap();
+    fn promise(&self, authorisation: &Authorisation) -> Bought {
+        self.begin_purchase(authorisation);
         self.step();
-        let offer = self.stage.at("agent").offer_signature(authorisation).unwrap();
+        let offer = self.stage.does("agent", |agent| agent.offer_signature(authorisation)).unwrap();
         self.step();
         assert_eq!(
-            self.stage.at("agent").offer_signature(authorisation).unwrap(),
+            self.stage.does("agent", |agent| agent.offer_signature(authorisation)).unwrap(),
             offer,
             "and the same again"
         );
         let (digest, payee, most) = (authorisation.digest(), authorisation.payee, sat(AMOUNT + 1));
-        let bought = self.stage.at("payer").buy_signature(&digest, self.behind, offer, payee, most).unwrap();
+        let bought = self
+            .stage
+            .does("payer", |payer| payer.buy_signature(&digest, self.behind, offer.clone(), payee, most))
+            .unwrap();
         self.step();
         bought
+    }
+
+    fn begin_purchase(&self, authorisation: &Authorisation) {
+        let (agent, to) = ("agent".to_owned(), "the payee".to_owned());
+        let begin = |payer: &Teller| payer.begin_purchase(authorisation.clone(), agent.clone(), to.clone());
+        self.stage.does("payer", begin).unwrap();
+    }
+
+    /// The payee takes a payer's mail. Whoever has died in the middle looks what it has.
+    fn collect(&self, channel: ChannelId, delivery: &purchase::Delivery) -> Msat {
+        let earned = || self.stage.at("payee").earned(channel).unwrap();
+        let before = earned();
+        self.stage.does("payee", |payee| payee.collect(channel, delivery.clone())).unwrap();
+        earned().saturating_sub(before)
     }
 
     /// What the payer knows of its purchase.
@@ -102,19 +119,19 @@ impl Story {
     }
 
     /// What the payer mails, and the payee gets: then it is delivered.
-    fn mail(&mut self) -> (ChannelId, purchase::Delivery) {
-        let payer = self.stage.at("payer");
-        let mail = payer.to_mail(&self.bought()).expect("something to mail");
+    fn mail(&self) -> (ChannelId, purchase::Delivery) {
+        let mail = self.stage.at("payer").to_mail(&self.bought()).expect("something to mail");
         let Mail::Delivery(channel, delivery) = mail else { panic!("{mail:?}") };
-        payer.delivered(&self.bought().purchase.authorisation().digest()).unwrap();
+        let digest = self.bought().purchase.authorisation().digest();
+        self.stage.does("payer", |payer| payer.delivered(&digest)).unwrap();
         self.step();
         assert_eq!(self.stage.at("payer").to_mail(&self.bought()), None, "and nothing more");
         (channel, delivery)
     }
 
     /// The payee takes its channel to the chain, and has the amount there.
-    fn close(&mut self) {
-        self.stage.at("payee").close(self.towards).unwrap();
+    fn close(&self) {
+        self.stage.does("payee", |payee| payee.close(self.towards)).unwrap();
         self.stage.look();
         self.stage.mine(FINALITY + 1);
         let ending = self.stage.ending("payee", self.towards).unwrap();
@@ -122,7 +139,7 @@ impl Story {
     }
 }
 
-fn paid_while_both_are_never_on_together(mut story: Story) {
+fn paid_while_both_are_never_on_together(story: Story) {
     let authorisation = story.authorise();
     story.promise(&authorisation);
     story.stage.sync("payer", "agent", story.behind);
@@ -137,14 +154,14 @@ fn paid_while_both_are_never_on_together(mut story: Story) {
     story.stage.mine(50);
     story.stage.start("payee");
     assert_eq!(story.stage.totals("payee", story.towards), (0, 0));
-    assert_eq!(story.stage.at("payee").collect(channel, delivery.clone()).unwrap(), sat(AMOUNT));
+    assert_eq!(story.collect(channel, &delivery), sat(AMOUNT));
     story.step();
-    assert_eq!(story.stage.at("payee").collect(channel, delivery).unwrap(), Msat::ZERO, "once");
+    assert_eq!(story.collect(channel, &delivery), Msat::ZERO, "once");
     assert_eq!(story.stage.totals("payee", story.towards), (AMOUNT, AMOUNT));
     story.stage.sync("agent", "payee", story.towards);
     story.step();
     assert_eq!(story.stage.totals("agent", story.towards), (AMOUNT, AMOUNT), "paid plainly by now");
-    assert!(story.stage.at("payee").to_answer().unwrap().is_empty());
+    assert!(story.stage.does("payee", Teller::to_answer).unwrap().is_empty());
 
     // The payer has proof, and the payee and the agent their money on the chain.
     story.stage.start("payer");
@@ -153,7 +170,7 @@ fn paid_while_both_are_never_on_together(mut story: Story) {
     assert_eq!((authorisation.check(&channel), commitment::verify(&channel, &payment)), (Ok(()), Ok(())));
     assert_eq!(payment.total, sat(AMOUNT));
     story.close();
-    story.stage.at("agent").close(story.behind).unwrap();
+    story.stage.does("agent", |agent| agent.close(story.behind)).unwrap();
     story.stage.look();
     story.stage.mine(FINALITY + 1);
     let ending = story.stage.ending("agent", story.behind).unwrap();
@@ -173,12 +190,12 @@ fn it_is_paid_the_same_when_everybody_forgets_everything_after_each_step() {
 
 #[test]
 fn an_agent_that_takes_the_price_silently_gives_its_secret_away_on_the_chain() {
-    let mut story = Story::begin();
+    let story = Story::begin();
     let authorisation = story.authorise();
     story.promise(&authorisation);
     // It takes the promise and completes it. What it would answer is never heard.
     let update = story.stage.at("payer").update(story.behind).unwrap().unwrap();
-    drop(story.stage.at("agent").take(story.behind, update, Msat::ZERO).unwrap());
+    drop(story.stage.does("agent", |agent| agent.take(story.behind, update.clone(), Msat::ZERO)).unwrap());
     assert_eq!(story.stage.totals("agent", story.behind), (AMOUNT + 1, AMOUNT + 1));
     assert!(matches!(story.bought().purchase.state(), State::Promised(_)));
     let expiry = story.expiry("payer", story.behind);
@@ -197,13 +214,13 @@ fn an_agent_that_takes_the_price_silently_gives_its_secret_away_on_the_chain() {
     // The payee comes back at the last moment that it has, and needs nobody.
     story.stage.mine_to(authorisation.terms.until.get());
     story.stage.start("payee");
-    assert_eq!(story.stage.at("payee").collect(channel, delivery).unwrap(), sat(AMOUNT));
+    assert_eq!(story.collect(channel, &delivery), sat(AMOUNT));
     story.close();
 }
 
 #[test]
 fn an_agent_that_was_paid_pays_the_payee_plainly_when_the_mail_is_lost() {
-    let mut story = Story::begin();
+    let story = Story::begin();
     let authorisation = story.authorise();
     story.promise(&authorisation);
     story.stage.sync("payer", "agent", story.behind);
@@ -211,21 +228,21 @@ fn an_agent_that_was_paid_pays_the_payee_plainly_when_the_mail_is_lost() {
     story.stage.start("payee");
     story.stage.sync("agent", "payee", story.towards);
     assert_eq!(story.stage.totals("payee", story.towards), (AMOUNT, AMOUNT));
-    assert!(story.stage.at("payee").authorised().unwrap().is_empty());
+    assert!(story.stage.does("payee", Teller::authorised).unwrap().is_empty());
     // The mail that is found after all is of the same increment.
     story.stage.start("payer");
     let (channel, delivery) = story.mail();
-    assert_eq!(story.stage.at("payee").collect(channel, delivery).unwrap(), Msat::ZERO);
+    assert_eq!(story.collect(channel, &delivery), Msat::ZERO);
     story.close();
 }
 
 #[test]
 fn an_agent_that_goes_away_costs_payer_and_payee_time_and_nothing_else() {
-    let mut story = Story::begin();
+    let story = Story::begin();
     let authorisation = story.authorise();
     story.promise(&authorisation);
     story.stage.stop("agent");
-    let refused = story.stage.at("payer").give_back(&authorisation.digest()).unwrap_err();
+    let refused = story.stage.does("payer", |payer| payer.give_back(&authorisation.digest())).unwrap_err();
     assert!(matches!(refused, BuyError::Rejected(purchase::Reject::Used)), "{refused}");
     story.stage.mine_to(story.expiry("payer", story.behind));
     story.stage.mine(FINALITY + 1);
@@ -235,11 +252,11 @@ fn an_agent_that_goes_away_costs_payer_and_payee_time_and_nothing_else() {
     // The payee is bound until its authorisation ends.
     story.stage.start("payee");
     let until = authorisation.terms.until.get();
-    let closing = story.stage.at("payee").close(story.towards).unwrap_err();
+    let closing = story.stage.does("payee", |payee| payee.close(story.towards)).unwrap_err();
     assert!(closing.to_string().contains("authorised"), "{closing}");
     story.stage.mine_to(until);
-    story.stage.at("payee").end_authorisations().unwrap();
-    assert_eq!(story.stage.at("payee").authorised().unwrap().len(), 1, "in this block still");
+    story.stage.does("payee", Teller::end_authorisations).unwrap();
+    assert_eq!(story.stage.does("payee", Teller::authorised).unwrap().len(), 1, "in this block still");
     // It closes by itself in the next one, which is the last that leaves it its margin.
     assert_eq!(until, story.expiry("payee", story.towards) - MARGIN - 1);
     story.stage.mine(1);
@@ -248,22 +265,22 @@ fn an_agent_that_goes_away_costs_payer_and_payee_time_and_nothing_else() {
 
 #[test]
 fn an_authorisation_that_is_given_back_makes_room_for_the_next() {
-    let mut story = Story::begin();
+    let story = Story::begin();
     let first = story.authorise();
-    let payer = story.stage.at("payer");
-    payer.begin_purchase(first.clone(), "agent".to_owned(), "the payee".to_owned()).unwrap();
+    story.begin_purchase(&first);
     // The agent has tied something up for it.
-    let offer = story.stage.at("agent").offer_signature(&first).unwrap();
-    let bought = payer.give_back(&first.digest()).unwrap();
-    let Some(Mail::Release(release)) = payer.to_mail(&bought) else { panic!("a release is mailed") };
+    let offer = story.stage.does("agent", |agent| agent.offer_signature(&first)).unwrap();
     let (digest, most) = (first.digest(), sat(AMOUNT + 1));
-    let refused = payer.buy_signature(&digest, story.behind, offer, first.payee, most).unwrap_err();
+    let bought = story.stage.does("payer", |payer| payer.give_back(&digest)).unwrap();
+    let mail = story.stage.at("payer").to_mail(&bought);
+    let Some(Mail::Release(release)) = mail else { panic!("a release is mailed") };
+    let buy = |payer: &Teller| payer.buy_signature(&digest, story.behind, offer.clone(), first.payee, most);
+    let refused = story.stage.does("payer", buy).unwrap_err();
     assert!(matches!(refused, BuyError::Rejected(purchase::Reject::Released)), "{refused}");
 
     story.stage.start("payee");
-    let payee = story.stage.at("payee");
     let other = Permit { amount: sat(AMOUNT + 1), ..story.permit() };
-    let refused = payee.authorise(other.clone()).unwrap_err();
+    let refused = story.stage.does("payee", |payee| payee.authorise(other.clone())).unwrap_err();
     let not_free = |error: &CashError| match error {
         CashError::Order(OrderError::Rejected(Reject::Holder(holder::Reject::Promises(reject)))) => {
             *reject == held::Reject::NotFree
@@ -271,33 +288,32 @@ fn an_authorisation_that_is_given_back_makes_room_for_the_next() {
         _other => false,
     };
     assert!(not_free(&refused), "{refused}");
-    payee.take_release(release).unwrap();
-    let second = payee.authorise(other).unwrap();
+    story.stage.does("payee", |payee| payee.take_release(release)).unwrap();
+    let second = story.stage.does("payee", |payee| payee.authorise(other.clone())).unwrap();
     assert_eq!((first.terms.serial, second.terms.serial), (1, 2));
     // The agent drops the old sale for it, and hears of the old one no more: also after a restart.
-    let offer = story.stage.at("agent").offer_signature(&second).unwrap();
+    let offer = story.stage.does("agent", |agent| agent.offer_signature(&second)).unwrap();
     assert_eq!(offer.update.signed.terms.promises[0].amount, sat(AMOUNT + 1));
     story.stage.start("agent");
-    let old = story.stage.at("agent").offer_signature(&first).unwrap_err();
+    let old = story.stage.does("agent", |agent| agent.offer_signature(&first)).unwrap_err();
     assert!(matches!(old, SaleError::Rejected(sale::Reject::Old { newest: 2, got: 1 })), "{old}");
 }
 
 #[test]
 fn what_could_lose_somebody_money_is_refused_by_name() {
-    let mut story = Story::begin();
+    let story = Story::begin();
     let late = story.stage.open("payer", "agent", Kind::Purchase, 300 - MARGIN - DELTA - 2);
     let authorisation = story.authorise();
-    let agent = story.stage.at("agent");
-    let offer = agent.offer_signature(&authorisation).unwrap();
-    let payer = story.stage.at("payer");
-    payer.begin_purchase(authorisation.clone(), "agent".to_owned(), "the payee".to_owned()).unwrap();
+    let offer = story.stage.does("agent", |agent| agent.offer_signature(&authorisation)).unwrap();
+    story.begin_purchase(&authorisation);
     let digest = authorisation.digest();
-    let buy = |channel, offer: &purchase::Offer, most| match payer
-        .buy_signature(&digest, channel, offer.clone(), authorisation.payee, most)
-        .unwrap_err()
-    {
-        BuyError::Rejected(reject) => reject,
-        other => panic!("{other}"),
+    let buy = |channel, offer: &purchase::Offer, most| {
+        let buy =
+            |payer: &Teller| payer.buy_signature(&digest, channel, offer.clone(), authorisation.payee, most);
+        match story.stage.does("payer", buy).unwrap_err() {
+            BuyError::Rejected(reject) => reject,
+            other => panic!("{other}"),
+        }
     };
     let most = sat(AMOUNT + 1);
     // It was opened two blocks after the payee's channel, so it ends a block too late.
@@ -309,31 +325,32 @@ fn what_could_lose_somebody_money_is_refused_by_name() {
     other.update.signed.terms.number += 1;
     assert!(matches!(buy(story.behind, &other, most), purchase::Reject::BadUpdate(_)));
     // A payer that was not authorised, and a stranger's authorisation.
-    let forged = story.stage.at("agent").authorise(story.permit()).unwrap_err();
+    let forged = story.stage.does("agent", |agent| agent.authorise(story.permit())).unwrap_err();
     assert!(matches!(forged, CashError::Order(OrderError::NoChannel(_))), "{forged}");
     // What the agent tells the payee by itself is not taken.
     story.stage.start("payee");
     let update = story.stage.at("agent").update(story.towards).unwrap().unwrap();
-    let answer = story.stage.at("payee").take(story.towards, update, Msat::ZERO).unwrap();
+    let answer =
+        story.stage.does("payee", |payee| payee.take(story.towards, update.clone(), Msat::ZERO)).unwrap();
     assert_eq!(answer.taken, None);
     assert_eq!(story.stage.totals("payee", story.towards), (0, 0));
     // An authorisation that the payee could not claim in time.
     let expiry = story.expiry("payee", story.towards);
     let long = Permit { until: Some(Until::height(expiry)), amount: sat(1), ..story.permit() };
-    assert!(story.stage.at("payee").authorise(long).is_err());
+    assert!(story.stage.does("payee", |payee| payee.authorise(long.clone())).is_err());
 }
 
 /// A channel that a reorganisation took away, or that the payee and its agent have closed, is worth nothing to the payer.
 #[test]
 fn a_payer_promises_nothing_for_a_channel_that_is_not_in_the_chain() {
-    let mut story = Story::begin();
+    let story = Story::begin();
     let authorisation = story.authorise();
-    let payer = story.stage.at("payer");
-    payer.begin_purchase(authorisation.clone(), "agent".to_owned(), "the payee".to_owned()).unwrap();
-    let offer = story.stage.at("agent").offer_signature(&authorisation).unwrap();
+    story.begin_purchase(&authorisation);
+    let offer = story.stage.does("agent", |agent| agent.offer_signature(&authorisation)).unwrap();
     let buy = || {
         let (digest, payee, most) = (authorisation.digest(), authorisation.payee, sat(AMOUNT + 1));
-        payer.buy_signature(&digest, story.behind, offer.clone(), payee, most)
+        let buy = |payer: &Teller| payer.buy_signature(&digest, story.behind, offer.clone(), payee, most);
+        story.stage.does("payer", buy)
     };
     // The payee's channel was funded a block before the payer's.
     let funded = story.stage.chain.tip().unwrap().height - 1;

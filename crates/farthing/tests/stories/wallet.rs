@@ -1,11 +1,13 @@
 //! The on-chain wallet by the program: what it holds, what it sends and what it does not, and how its words bring it back.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context as _, Result, ensure};
 use bitcoin::address::NetworkUnchecked;
 use bitcoin::{Address, Network, Txid};
 use farthing_testkit::accounts::Accounts;
+use farthing_testkit::crashes::at_every_point;
 use farthing_testkit::{Ended, Person, World};
 use serde_json::{Value, json};
 
@@ -64,6 +66,40 @@ fn all_is_every_coin_and_leaves_nothing() -> Result<()> {
     let said = payer.attempt(&["wallet", "send", &address, "all"])?.failure(1)?;
     assert!(said.contains("to spend") && said.contains("farthing wallet address"), "{said}");
     assert_eq!((world.mempool()?.len(), balance(&payer)?), (0, held(0, 0)));
+    Ok(())
+}
+
+/// What was stored is sent by the next command, whichever it is, and once; what was not never was.
+#[test]
+fn a_payment_that_was_cut_off_is_sent_by_the_next_command_or_never_was() -> Result<()> {
+    let sent_later = AtomicU64::new(0);
+    let points = at_every_point(
+        || World::new(env!("CARGO_BIN_EXE_farthing")),
+        |world, point| {
+            let payer = Person::new(world, &format!("payer-{point}"), COINS)?;
+            let payee = Person::new(world, &format!("payee-{point}"), 0)?;
+            let to = payee.address()?;
+            let first = payer.crashing_at(point).attempt(&["wallet", "send", &to, "123456sat"])?;
+            let (crashed, before) = (first.has_crashed(), world.mempool()?);
+            if !crashed {
+                first.success()?;
+            }
+            let left = balance(&payer)?;
+            let after = world.mempool()?;
+            let is_paid = left["confirmed_sat"] == 0;
+            ensure!(after.len() == usize::from(is_paid), "{left}, and in the mempool {after:?}");
+            sent_later.fetch_add(u64::from(is_paid && before.is_empty()), Ordering::Relaxed);
+            balance(&payer)?;
+            assert_eq!(world.mempool()?, after);
+            world.mine(1)?;
+            assert_eq!(balance(&payee)?, held(if is_paid { 123_456 } else { 0 }, 0));
+            Ok(crashed)
+        },
+    )?;
+    ensure!(
+        points >= 3 && sent_later.load(Ordering::Relaxed) > 0,
+        "{points} crashed, {sent_later:?} sent later"
+    );
     Ok(())
 }
 

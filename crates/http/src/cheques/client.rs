@@ -9,7 +9,9 @@ use farthing_node::cheques::opening::{Direction, OpenError, Plan};
 use farthing_node::cheques::selling::{Answer, Ask};
 use farthing_node::cheques::{Failed, Teller};
 use farthing_node::watch::WatchError;
+use farthing_protocol::cheque::cancellation::Cancellation;
 use farthing_protocol::cheque::drawn::Kind;
+use farthing_protocol::cheque::point::AdaptorPoint;
 use farthing_protocol::cheque::reverse::authorisation::Authorisation;
 use farthing_protocol::cheque::reverse::purchase::Offer;
 use farthing_protocol::{ChannelId, Msat};
@@ -17,8 +19,8 @@ use reqwest::{Response, Url};
 use serde::Serialize;
 
 use super::wire::{
-    self, AcceptanceBody, AnswerBody, AskBody, BadAnswer, OfferBody, OpenBody, ProposalBody, RequestBody,
-    SaleBody, TermsBody, UpdateBody,
+    self, AcceptanceBody, AnswerBody, AskBody, BadAnswer, CancellationBody, CancelledBody, OfferBody,
+    OpenBody, ProposalBody, RequestBody, SaleBody, TermsBody, UpdateBody,
 };
 use crate::client::{self, ClientError};
 use crate::wire::AcceptedBody;
@@ -171,6 +173,17 @@ impl Client {
             }
         }
         Err(CarryError::Endless(id))
+    }
+
+    /// Has the agent sign that it holds the promise under that point no more. Whether it is its signature is for
+    /// [`Teller::given_up`] to say.
+    ///
+    /// # Errors
+    /// When the agent cannot be reached, or holds it still.
+    pub async fn cancelled(&self, id: ChannelId, point: AdaptorPoint) -> Result<Cancellation, CarryError> {
+        let at = self.peer(id).await?;
+        let response = self.post(&at, &wire::below(id, "cancelled"), &CancelledBody { point }).await?;
+        Ok(client::json::<CancellationBody>(response).await?.cancellation)
     }
 
     /// [`Self::sync`] for every channel in which this program pays and waits for word. What fails is logged, and tried again by

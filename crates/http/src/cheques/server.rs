@@ -20,8 +20,8 @@ use farthing_protocol::{ChannelId, Msat};
 
 use super::client::Client;
 use super::wire::{
-    self, AcceptanceBody, AnswerBody, AskBody, Bound, OfferBody, OpenBody, ProposalBody, RequestBody,
-    SaleBody, TermsBody, UpdateBody,
+    self, AcceptanceBody, AnswerBody, AskBody, Bound, CancellationBody, CancelledBody, OfferBody, OpenBody,
+    ProposalBody, RequestBody, SaleBody, TermsBody, UpdateBody,
 };
 use crate::problem::{Kind, Problem};
 use crate::till::{blocking, channel, read};
@@ -54,6 +54,7 @@ impl Counter {
             .route(&wire::asks_path(), post(ask))
             .route(&wire::sales_path(), post(sale))
             .route(&wire::below("{id}", "update"), post(update))
+            .route(&wire::below("{id}", "cancelled"), post(cancelled))
             .route(&wire::below("{id}", "accepted"), post(accepted))
             .route(&wire::below("{id}", "answer"), post(answer))
             .layer(DefaultBodyLimit::max(MOST_BODY))
@@ -101,6 +102,21 @@ async fn update(
     let teller = counter.teller.clone();
     let answer = blocking(move || teller.take(id, update, Msat::ZERO)).await?.map_err(problem)?;
     Ok(Json(AnswerBody::new(id, &answer, &key(&counter, id)?)))
+}
+
+/// `POST …/channels/ID/cancelled`.
+async fn cancelled(
+    State(counter): Asked,
+    UrlPath(id): UrlPath<String>,
+    body: Result<Json<CancelledBody>, JsonRejection>,
+) -> Result<Json<CancellationBody>, Problem> {
+    let (CancelledBody { point }, id) = (read(body)?, channel(&id)?);
+    let teller = counter.teller.clone();
+    let word = blocking(move || teller.give_up(id, &point)).await?.map_err(problem)?;
+    match word {
+        Some(cancellation) => Ok(Json(CancellationBody { cancellation })),
+        None => Err(Problem::new(Kind::ChequeRefused, "that promise is held here still, or was cashed")),
+    }
 }
 
 /// `POST …/requests`.

@@ -2,6 +2,7 @@
 
 use bitcoin::Amount;
 use farthing_node::cheques::selling::{Answer, Ask, Towards};
+use farthing_protocol::cheque::cancellation::Cancellation;
 use farthing_protocol::cheque::point::{AdaptorPoint, AdaptorSecret};
 use farthing_protocol::cheque::promises::Update;
 use farthing_protocol::cheque::reverse::authorisation::Authorisation;
@@ -115,6 +116,20 @@ pub struct AnswerBody {
     /// Under the channel's key.
     #[serde(with = "hex_array")]
     pub mac: [u8; 32],
+}
+
+/// Asks an agent to sign that it holds a promise no more.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CancelledBody {
+    /// The promise's point.
+    pub point: AdaptorPoint,
+}
+
+/// The agent's word, and its signature.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CancellationBody {
+    /// Both.
+    pub cancellation: Cancellation,
 }
 
 /// An answer that does not decode, or is not the holder's.

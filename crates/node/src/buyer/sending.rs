@@ -23,8 +23,8 @@ pub enum SendError {
     Broadcast(#[from] BroadcastError),
     /// The node gave no answer.
     #[error(
-        "the node did not say whether it took transaction {txid}; its coins stay set aside, and a block that holds it settles it. \
-         Look whether it is known before you send again"
+        "the node did not say whether it took transaction {txid}: it is stored, and broadcast again by the next command and with \
+         each block. Do not pay the same again"
     )]
     Unknown {
         /// The transaction.

@@ -117,7 +117,7 @@ impl Teller {
         &self,
         point: &AdaptorPoint,
         channel: ChannelId,
-        via: Option<String>,
+        via: Vec<String>,
     ) -> Result<(Presented, Route), CashError> {
         let presented = self.router.presented(point)?.ok_or(CashError::Unknown)?;
         let setup = self.books.setup(&channel).ok_or(OrderError::NoChannel(channel))?;
@@ -132,8 +132,7 @@ impl Teller {
         let sale = match planned {
             Some(sale) => sale.clone(),
             None => {
-                let hops = if via.is_some() { 2 } else { 1 };
-                let tweaks = route::tweaks(&self.seed.cheque_keys(), point, &channel, hops);
+                let tweaks = route::tweaks(&self.seed.cheque_keys(), point, &channel, &via);
                 Sale { channel, tweaks, via }
             }
         };

@@ -136,6 +136,14 @@ impl Machine for ChequeChannel {
     fn sighted(sighting: Sighting) -> Input {
         Input::Sighted(sighting)
     }
+
+    /// A proposal that was given up, or an opening that nobody funded and in which nothing is paid or promised.
+    fn is_worthless(state: &Side) -> bool {
+        match state {
+            Side::Drawer(drawer) => matches!(drawer.life(), payer::State::Abandoned),
+            Side::Holder(holder) => Payee::is_worthless(holder.life()) && holder.held().is_empty(),
+        }
+    }
 }
 
 impl Watchable for ChequeChannel {

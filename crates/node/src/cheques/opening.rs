@@ -19,6 +19,7 @@ use super::{Failed, Teller, now};
 use crate::entropy;
 use crate::machine::Machine as _;
 use crate::store::Write;
+use crate::waiting::{NoRoom, Room};
 use crate::wallet::{Wallet, WalletError};
 
 /// How long a payee may take to accept a channel that it has asked for, in seconds, before its coins are free again.
@@ -117,13 +118,14 @@ impl Teller {
             return Ok((id, signature(payee::acceptance(setup))));
         }
         offer.check(&opening.params, self.chain.tip()?.height)?;
-        let entries = self.books.list_blocking()?;
-        let is_unfunded = |state: &Side| state.holder().is_some_and(|holder| holder.life().is_unfunded());
-        let unfunded = entries.iter().filter(|entry| is_unfunded(&entry.state)).count();
-        if unfunded >= self.terms.paid.most_unfunded {
-            return Err(OpenError::TooManyUnfunded(unfunded));
-        }
         let terms = self.terms.paid;
+        let room = Room { most: terms.most_unfunded, time_to_fund: terms.time_to_fund };
+        let is_unfunded = |state: &Side| state.holder().is_some_and(|holder| holder.life().is_unfunded());
+        room.make(&self.books, &self.chain, is_unfunded).map_err(|error| match error {
+            NoRoom::Full(waiting) => OpenError::TooManyUnfunded(waiting),
+            NoRoom::Chain(error) => OpenError::Chain(error),
+            NoRoom::Order(error) => OpenError::Order(error),
+        })?;
         let policy = Policy {
             confirmations: offer.confirmations.required(opening.params.capacity),
             unconfirmed_cap: terms.unconfirmed_cap,
@@ -160,18 +162,23 @@ impl Teller {
     /// When that cannot be stored.
     pub(super) fn give_up_proposals(&self, cut_short: bool) -> Result<(), Failed> {
         for entry in self.books.list_blocking()? {
-            let is_waiting = entry.state.drawer().is_some_and(|drawer| match drawer.life() {
-                payer::State::AwaitingAcceptance => true,
-                payer::State::Abandoned
-                | payer::State::AwaitingFunding(_)
-                | payer::State::Open(_)
-                | payer::State::Closing(_)
-                | payer::State::Refunding(_)
-                | payer::State::Closed(_) => false,
-            });
             let is_old = entry.opened_at + TIME_TO_ACCEPT <= now();
-            if is_waiting && (is_old || (cut_short && entry.record.peer().is_some())) {
-                self.refused(entry.id)?;
+            match entry.state.drawer().map(|drawer| drawer.life()) {
+                Some(payer::State::AwaitingAcceptance)
+                    if is_old || (cut_short && entry.record.peer().is_some()) =>
+                {
+                    self.refused(entry.id)?;
+                }
+                Some(payer::State::Abandoned) => self.forget(entry.id)?,
+                Some(
+                    payer::State::AwaitingAcceptance
+                    | payer::State::AwaitingFunding(_)
+                    | payer::State::Open(_)
+                    | payer::State::Closing(_)
+                    | payer::State::Refunding(_)
+                    | payer::State::Closed(_),
+                )
+                | None => {}
             }
         }
         Ok(())
@@ -304,13 +311,25 @@ impl Teller {
         Ok(())
     }
 
-    /// The payee refused: the coins are free again. Blocks.
+    /// The payee refused: the coins are free again, and nothing is left of the channel. Blocks.
     ///
     /// # Errors
     /// When it could not be stored.
     pub fn refused(&self, id: ChannelId) -> Result<(), Failed> {
-        let outcome = self.books.handle_blocking(id, paying(payer::Input::Refused))?;
-        self.carry_out(id, outcome.effects);
+        self.books.handle_blocking(id, paying(payer::Input::Refused))?;
+        self.forget(id)
+    }
+
+    /// Forgets a proposal that was given up: anybody may ask an agent for channels that it never accepts. First its coins are released:
+    /// what the wallet has paid, and no channel is known for, is broadcast again.
+    fn forget(&self, id: ChannelId) -> Result<(), Failed> {
+        let Some(setup) = self.books.setup(&id) else { return Ok(()) };
+        {
+            let mut wallet = self.wallet.lock().expect("no holder of this lock panics");
+            wallet.release(setup.channel().params().funding.txid);
+            wallet.save(|write| self.books.write_blocking(vec![write]))?;
+        }
+        self.books.forget_blocking(id)?;
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! Cheques as their writer and their payee keep them, beside the channels that carry them; and, the other way round, what a payer
 //! buys and an agent sells.
 
+use farthing_protocol::cheque::cancellation::Cancellation;
 use farthing_protocol::cheque::cheque::{Cheque, Written};
 use farthing_protocol::cheque::point::{AdaptorPoint, AdaptorSecret};
 use farthing_protocol::cheque::receipt::Receipt;
@@ -85,7 +86,7 @@ pub struct Issued {
 pub enum Fate {
     /// It may be cashed.
     Pending,
-    /// Its writer took it back. Until the promise is dead the agent could still break its word.
+    /// Its writer took it back, and the agent has not signed that it knows: it may be cashed until then.
     Cancelled,
     /// It was cashed, and this is the proof.
     Paid(Receipt),
@@ -93,6 +94,10 @@ pub enum Fate {
     PaidJointly(Vec<AdaptorPoint>, AdaptorSecret),
     /// It can never be cashed any more.
     Ended,
+    /// Its writer took it back, and the agent has signed so. Until the promise is dead the agent could still break its word.
+    GivenUp(Cancellation),
+    /// The agent has broken its word: the payee was paid all the same.
+    PaidAllTheSame(Receipt, Cancellation),
 }
 
 /// A cheque as its payee keeps it.
@@ -119,8 +124,8 @@ pub struct Sale {
     pub channel: ChannelId,
     /// One for each hop, the agent's first.
     pub tweaks: Vec<AdaptorSecret>,
-    /// The node between the agent and the payee, if there is one.
-    pub via: Option<String>,
+    /// The nodes between the agent and the payee, in their order from the agent.
+    pub via: Vec<String>,
 }
 
 impl Paper {

@@ -285,11 +285,13 @@ impl Router {
         let mut writes = Vec::new();
         for point in points {
             let issued = self.issued(&point).map_err(|error| OrderError::Store(Arc::new(error)))?;
-            let Some(mut issued) = issued.filter(|issued| !matches!(issued.fate, Fate::Paid(_))) else {
-                continue;
-            };
+            let has_receipt = |fate: &Fate| matches!(fate, Fate::Paid(_) | Fate::PaidAllTheSame(..));
+            let Some(mut issued) = issued.filter(|issued| !has_receipt(&issued.fate)) else { continue };
             let fate = match outcome {
-                Outcome::Paid(secret) => issued.written.receipt(secret).map(Fate::Paid),
+                Outcome::Paid(secret) => issued.written.receipt(secret).map(|receipt| match &issued.fate {
+                    Fate::GivenUp(word) => Fate::PaidAllTheSame(receipt, word.clone()),
+                    _ => Fate::Paid(receipt),
+                }),
                 Outcome::PaidJointly(points, secret) => {
                     Some(Fate::PaidJointly(points.clone(), secret.clone()))
                 }

@@ -1,6 +1,7 @@
 //! The writer's end: cheques written, taken back, and their receipts.
 
 use farthing_protocol::channel::Expiry;
+use farthing_protocol::cheque::cancellation::{Cancellation, NotCancelled};
 use farthing_protocol::cheque::cheque::{Draft, Unwritten, Written};
 use farthing_protocol::cheque::drawer;
 use farthing_protocol::cheque::drawn::{self, Kind};
@@ -8,7 +9,7 @@ use farthing_protocol::cheque::point::AdaptorPoint;
 use farthing_protocol::cheque::prekey::SignedPrekey;
 use farthing_protocol::cheque::promises::{BadUpdate, Promise};
 use farthing_protocol::cheque::receipt::Memo;
-use farthing_protocol::cheque::side::{Reject, Side};
+use farthing_protocol::cheque::side::{Reject, Setup, Side};
 use farthing_protocol::{ChannelId, Msat};
 use secp256k1::XOnlyPublicKey;
 
@@ -61,6 +62,9 @@ pub enum WriteError {
     /// It is over.
     #[error("this cheque cannot be taken back any more")]
     Over,
+    /// Not the agent's.
+    #[error(transparent)]
+    NotCancelled(#[from] NotCancelled),
 }
 
 impl WriteError {
@@ -75,7 +79,12 @@ impl WriteError {
                             | drawn::Reject::TooManyLoose
                     )
             ),
-            Self::Unwritten(_) | Self::Order(_) | Self::Store(_) | Self::Unknown | Self::Over => false,
+            Self::Unwritten(_)
+            | Self::Order(_)
+            | Self::Store(_)
+            | Self::Unknown
+            | Self::Over
+            | Self::NotCancelled(_) => false,
         }
     }
 }
@@ -139,7 +148,7 @@ impl Teller {
         Ok(self.write(Paper::Written(Issued { mailed: true, ..issued }))?)
     }
 
-    /// Takes a cheque back. It counts when the agent has taken the update; until the promise is dead, the agent could break its
+    /// Takes a cheque back. It counts when the agent has signed so ([`Self::given_up`]); until the promise is dead, the agent could break its
     /// word. Returns the channel whose update has to be brought to the agent. Blocks.
     ///
     /// # Errors
@@ -149,8 +158,10 @@ impl Teller {
         let id = issued.channel;
         match issued.fate {
             Fate::Pending => {}
-            Fate::Cancelled => return Ok(id),
-            Fate::Paid(_) | Fate::PaidJointly(..) | Fate::Ended => return Err(WriteError::Over),
+            Fate::Cancelled | Fate::GivenUp(_) => return Ok(id),
+            Fate::Paid(_) | Fate::PaidJointly(..) | Fate::Ended | Fate::PaidAllTheSame(..) => {
+                return Err(WriteError::Over);
+            }
         }
         let paper = Paper::Written(Issued { fate: Fate::Cancelled, ..issued });
         let writes = vec![Write::Cheque(Box::new(paper))];
@@ -170,9 +181,45 @@ impl Teller {
         let drawer = state.as_ref().and_then(Side::drawer);
         let is_open =
             drawer.is_some_and(|drawer| drawer.drawn().promises().any(|promise| promise.point == *point));
-        if is_open && issued.fate == Fate::Cancelled {
+        if is_open && matches!(issued.fate, Fate::Cancelled | Fate::GivenUp(_)) {
             self.write(Paper::Written(Issued { fate: Fate::Pending, ..issued }))?;
         }
         Ok(is_open)
+    }
+
+    /// As an agent: the signed word that no promise under that point is held in a channel any more; `None` while one is, or was sold.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// When there is no such channel in which this side is paid.
+    pub fn give_up(&self, id: ChannelId, point: &AdaptorPoint) -> Result<Option<Cancellation>, Failed> {
+        let state = self.books.state_blocking(id)?.ok_or(OrderError::NoChannel(id))?;
+        let setup = self.books.setup(&id).ok_or(OrderError::NoChannel(id))?;
+        let (Some(holder), Setup::Holder(setup)) = (state.holder(), &*setup) else {
+            return Err(OrderError::NoChannel(id));
+        };
+        let number = holder.held().gave_up(point);
+        Ok(number.map(|number| Cancellation::sign(id, *point, number, &setup.keys)))
+    }
+
+    /// Keeps the agent's signed word that a cheque is taken back. Blocks.
+    ///
+    /// # Errors
+    /// When it is not the agent's, there is no such cheque, or it could not be stored.
+    pub fn given_up(&self, point: &AdaptorPoint, word: Cancellation) -> Result<(), WriteError> {
+        let issued = self.router.issued(point)?.ok_or(WriteError::Unknown)?;
+        let setup = self.books.setup(&issued.channel).ok_or(OrderError::NoChannel(issued.channel))?;
+        word.check(setup.channel(), point)?;
+        match issued.fate {
+            Fate::Cancelled => {
+                Ok(self.write(Paper::Written(Issued { fate: Fate::GivenUp(word), ..issued }))?)
+            }
+            Fate::GivenUp(_) => Ok(()),
+            Fate::Pending
+            | Fate::Paid(_)
+            | Fate::PaidJointly(..)
+            | Fate::Ended
+            | Fate::PaidAllTheSame(..) => Err(WriteError::Over),
+        }
     }
 }

@@ -27,6 +27,12 @@ impl Followed {
         }
         spent
     }
+
+    /// Whether a transaction makes such an output.
+    pub fn has_output_of(&self, transaction: &Transaction) -> bool {
+        let txid = transaction.compute_txid();
+        (0..transaction.output.len()).any(|vout| self.0.contains_key(&OutPoint { txid, vout: vout as u32 }))
+    }
 }
 
 /// The outputs of a transaction that pay neither party's wallet.

@@ -230,6 +230,13 @@ impl Held {
         self.sold.contains(point) || self.place_of(point).is_some_and(is_bought)
     }
 
+    /// The number of the newest update that was taken, if it leaves that point out, and nothing was bought under it either: then its promise
+    /// is held no more, or never was.
+    pub fn gave_up(&self, point: &AdaptorPoint) -> Option<u64> {
+        let number = self.signed.terms.number;
+        (number > 0 && self.place_of(point).is_none() && !self.sold.contains(point)).then_some(number)
+    }
+
     /// Whether the payer has not paid plainly yet for a secret that is known here.
     pub fn owes_secrets(&self) -> bool {
         self.status.iter().any(|status| matches!(status, Status::Bought(_)))

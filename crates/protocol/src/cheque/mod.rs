@@ -31,6 +31,7 @@
 //! | what does the payee publish ahead, and what does it sign? | [`prekey`], [`receipt`], [`book`] |
 //! | what is mailed? | [`cheque`] |
 //! | what is signed while several promises are open? | [`promises`] |
+//! | how does an agent say that a cheque is taken back? | [`cancellation`] |
 //! | what may a holder do with a promise? | [`held`], and with its channel: [`holder`] |
 //! | when is a promise over for its payer? | [`drawn`], and with its channel: [`drawer`] |
 //! | how does one program keep both kinds of channels? | [`side`] |
@@ -57,6 +58,7 @@
 
 pub mod adaptor;
 pub mod book;
+pub mod cancellation;
 #[allow(clippy::module_inception, reason = "the cheque is what this mode of payment is named for")]
 pub mod cheque;
 pub mod drawer;

@@ -30,15 +30,24 @@ pub struct Route {
     pub payee: AdaptorSecret,
 }
 
-/// A payee's tweaks for what is promised under `point` and paid to it in that channel, one for each of `hops`, the agent's first. Always the
-/// same ones: a lock that was made while the payee thought of another way can still be cashed. No two ways share one.
-pub fn tweaks(keys: &ChequeKeys, point: &AdaptorPoint, channel: &ChannelId, hops: u8) -> Vec<AdaptorSecret> {
-    let tweak = |hop: u8| {
-        let parts: [&[u8]; 4] = [&keys.prekeys, &point.to_bytes(), channel.as_bytes(), &[hops, hop]];
+/// A payee's tweaks for what is promised under `point` and paid to it in that channel through the nodes of `via`: one for each hop, the
+/// agent's first. Always the same ones: a lock that was made while the payee thought of another way can still be cashed. No two ways
+/// share one, so whoever is on both cannot tell that they are for the same cheque.
+pub fn tweaks(
+    keys: &ChequeKeys,
+    point: &AdaptorPoint,
+    channel: &ChannelId,
+    via: &[String],
+) -> Vec<AdaptorSecret> {
+    let step = |way: [u8; 32], node: &String| tagged::hash("farthing/route", &[&way, node.as_bytes()]);
+    let way = via.iter().fold([0; 32], step);
+    let tweak = |hop: usize| {
+        let hop = (hop as u64).to_be_bytes();
+        let parts: [&[u8]; 5] = [&keys.prekeys, &point.to_bytes(), channel.as_bytes(), &way, &hop];
         AdaptorSecret::from_bytes(&tagged::hash("farthing/route-tweak", &parts))
             .expect("a hash in the range of scalars, but for odds of 2^-127")
     };
-    (0..hops).map(tweak).collect()
+    (0..=via.len()).map(tweak).collect()
 }
 
 impl Route {
@@ -103,13 +112,19 @@ mod tests {
         let channel = |byte| ChannelId::from_bytes([byte; 32]);
         let (keys, others) = (keys(1), keys(2));
         let point = secret(1).point();
-        let first = tweaks(&keys, &point, &channel(1), 2);
-        assert_eq!(first, tweaks(&keys, &point, &channel(1), 2));
+        let way = |nodes: &[&str]| -> Vec<String> { nodes.iter().map(ToString::to_string).collect() };
+        let (one, two) = (way(&["node"]), way(&["node", "other"]));
+        let first = tweaks(&keys, &point, &channel(1), &two);
+        assert_eq!(first, tweaks(&keys, &point, &channel(1), &two));
+        assert_eq!(first.len(), 3, "the agent's and each node's");
         let mut all = first;
-        all.extend(tweaks(&keys, &point, &channel(1), 1));
-        all.extend(tweaks(&keys, &point, &channel(2), 2));
-        all.extend(tweaks(&keys, &secret(2).point(), &channel(1), 2));
-        all.extend(tweaks(&others, &point, &channel(1), 2));
+        all.extend(tweaks(&keys, &point, &channel(1), &one));
+        all.extend(tweaks(&keys, &point, &channel(1), &[]));
+        all.extend(tweaks(&keys, &point, &channel(1), &way(&["other", "node"])));
+        all.extend(tweaks(&keys, &point, &channel(1), &way(&["third", "other"])));
+        all.extend(tweaks(&keys, &point, &channel(2), &two));
+        all.extend(tweaks(&keys, &secret(2).point(), &channel(1), &two));
+        all.extend(tweaks(&others, &point, &channel(1), &two));
         let mut seen: Vec<[u8; 32]> = all.iter().map(AdaptorSecret::to_bytes).collect();
         seen.sort_unstable();
         seen.dedup();

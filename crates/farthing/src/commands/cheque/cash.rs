@@ -54,7 +54,7 @@ pub async fn run(context: &Context, arguments: CashArguments) -> anyhow::Result<
         emptied = collect(context, &arguments, &client, &owner, &mut rows).await;
     }
     rows.extend(paid_plainly(&client).await?);
-    let via = arguments.via.as_ref().map(|via| client.origin(via)).transpose()?;
+    let via = arguments.via.iter().map(|node| client.origin(node)).collect::<Result<Vec<String>, _>>()?;
     let teller = client.teller().clone();
     for paper in blocking(move || Ok(teller.papers()?)).await? {
         let Paper::Got(presented) = paper else { continue };
@@ -63,7 +63,7 @@ pub async fn run(context: &Context, arguments: CashArguments) -> anyhow::Result<
             continue;
         }
         let wait = Duration::from_secs(arguments.wait);
-        let outcome = sell(&client, &presented, via.as_deref(), wait).await;
+        let outcome = sell(&client, &presented, &via, wait).await;
         rows.push(row(&presented, outcome));
     }
     cheque::end(client).await?;
@@ -285,7 +285,7 @@ async fn owes(client: &Client, presented: &Presented) -> anyhow::Result<bool> {
 async fn sell(
     client: &Client,
     presented: &Presented,
-    via: Option<&str>,
+    via: &[String],
     wait: Duration,
 ) -> anyhow::Result<Msat> {
     let amount = presented.cheque.terms.amount;
@@ -293,29 +293,29 @@ async fn sell(
         hand_over(client, sale.channel).await;
         return Ok(amount);
     }
-    let payer = via.unwrap_or(&presented.agent);
+    let payer = via.last().unwrap_or(&presented.agent);
     let channel = channel(client, presented, payer).await?;
     open(client, channel, wait).await?;
-    let (teller, point, through) = (client.teller().clone(), presented.point, via.map(str::to_owned));
+    let (teller, point, through) = (client.teller().clone(), presented.point, via.to_vec());
     let (_, route) = blocking(move || Ok(teller.plan_sale(&point, channel, through)?)).await?;
     let until = Instant::now() + wait;
     let mut fees = Vec::new();
-    if let Some(node) = via {
-        fees.push(Msat::new(client.terms(node).await.context("the node tells no terms")?.fee_msat));
+    for node in via {
+        let terms = client.terms(node).await.with_context(|| format!("{node} tells no terms"))?;
+        fees.push(Msat::new(terms.fee_msat));
     }
     let mut held = point;
-    let mut at = presented.agent.clone();
-    for (index, hop) in route.hops.iter().enumerate() {
+    let whom = std::iter::once(&presented.agent).chain(via);
+    for (index, (at, hop)) in whom.zip(&route.hops).enumerate() {
         let behind: Msat = fees.iter().skip(index).copied().sum();
-        let towards = match via.filter(|_| index + 1 < route.hops.len()) {
-            Some(node) => Towards::Node(node.to_owned()),
+        let towards = match via.get(index) {
+            Some(next) => Towards::Node(next.clone()),
             None => Towards::Channel(channel),
         };
         let amount = amount.saturating_add(behind);
         let ask = Ask { held, point: hop.point, tweak: hop.tweak.clone(), amount, towards };
-        lock(client, &at, &ask, until).await.with_context(|| format!("{at} makes no lock"))?;
+        lock(client, at, &ask, until).await.with_context(|| format!("{at} makes no lock"))?;
         held = hop.point;
-        at = payer.to_owned();
     }
     client.answer(channel).await?;
     let teller = client.teller().clone();

@@ -4,6 +4,7 @@ use anyhow::Context as _;
 use bitcoin::hex::DisplayHex as _;
 use farthing_node::cheques::paper::{Fate, Paper};
 use farthing_protocol::Msat;
+use farthing_protocol::cheque::cancellation::Cancellation;
 use farthing_protocol::cheque::reverse::authorisation::Authorisation;
 use farthing_protocol::cheque::reverse::sale::Status;
 use serde::Serialize;
@@ -30,6 +31,8 @@ pub struct Row {
     to: Option<String>,
     mailed: Option<bool>,
     receipt: Option<String>,
+    /// The agent's signed word that it is taken back.
+    cancellation: Option<Cancellation>,
 }
 
 /// Lists the cheques of this folder. The agents are asked first for receipts.
@@ -82,10 +85,16 @@ fn row(paper: &Paper) -> Row {
             let cheque = &issued.written.cheque;
             let (state, receipt) = match &issued.fate {
                 Fate::Pending => ("pending", None),
-                Fate::Cancelled => ("cancelled", None),
+                Fate::Cancelled => ("cancelled, not signed", None),
+                Fate::GivenUp(_) => ("cancelled", None),
+                Fate::PaidAllTheSame(receipt, _) => ("paid, though cancelled", Some(receipt.to_string())),
                 Fate::Paid(receipt) => ("paid", Some(receipt.to_string())),
                 Fate::PaidJointly(..) => ("paid with others", None),
                 Fate::Ended => ("ended", None),
+            };
+            let cancellation = match &issued.fate {
+                Fate::GivenUp(word) | Fate::PaidAllTheSame(_, word) => Some(word.clone()),
+                Fate::Pending | Fate::Cancelled | Fate::Paid(_) | Fate::PaidJointly(..) | Fate::Ended => None,
             };
             Row {
                 cheque: name(&issued.written.point),
@@ -99,6 +108,7 @@ fn row(paper: &Paper) -> Row {
                 to: Some(issued.to.clone()),
                 mailed: Some(issued.mailed),
                 receipt,
+                cancellation,
             }
         }
         Paper::Got(presented) => {
@@ -115,6 +125,7 @@ fn row(paper: &Paper) -> Row {
                 to: None,
                 mailed: None,
                 receipt: None,
+                cancellation: None,
             }
         }
         Paper::Bought(bought) => {
@@ -149,5 +160,6 @@ fn reverse(side: &'static str, authorisation: &Authorisation, state: &'static st
         to: None,
         mailed: None,
         receipt: None,
+        cancellation: None,
     }
 }

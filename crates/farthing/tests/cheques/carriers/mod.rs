@@ -1,28 +1,37 @@
 //! A writer, an agent, a node and a payee in this process, each with its own folder and wallet, on one private regtest node.
 //! What they say to each other is carried by hand, so a story can lose it, and switch anybody off.
+//!
+//! Told by `crashes`, everybody dies before and right after each save of its books, at whatever it does, and starts anew from what is
+//! stored; then it does the same again, as a person would.
 #![allow(dead_code, reason = "each test file uses its own part")]
 #![allow(clippy::unwrap_used, reason = "a test helper may panic like the test that calls it")]
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bitcoin::{Amount, FeeRate, Network};
 use farthing_chain::{Chain, RegtestNode};
-use farthing_node::cheques::opening::Plan;
+use farthing_node::cheques::cashing::CashError;
+use farthing_node::cheques::opening::{OpenError, Plan};
 use farthing_node::cheques::paper::{Fate, Issued, Paper, Presented};
 use farthing_node::cheques::selling::{Answer, Ask, LockError, Towards};
-use farthing_node::cheques::writing::Order;
+use farthing_node::cheques::writing::{Order, WriteError};
 use farthing_node::cheques::{Teller, Terms};
+use farthing_node::crash::Fuse;
 use farthing_node::home::Home;
 use farthing_node::seller;
 use farthing_node::watch::Pace;
 use farthing_protocol::channel::SpendKind;
+use farthing_protocol::cheque::cancellation::Cancellation;
 use farthing_protocol::cheque::cheque::Cheque;
 use farthing_protocol::cheque::drawn::Kind;
 use farthing_protocol::cheque::point::AdaptorPoint;
 use farthing_protocol::cheque::prekey::SignedPrekey;
 use farthing_protocol::cheque::receipt::{Memo, Receipt};
+use farthing_protocol::cheque::route::Route;
+use farthing_protocol::cheque::side::Side;
 use farthing_protocol::{Channel, ChannelId, Msat, Party};
 use farthing_testkit::accounts::Accounts;
 use tempfile::TempDir;
@@ -33,6 +42,8 @@ pub const FINALITY: u32 = 6;
 pub const FEE: Msat = Msat::new(1_000);
 /// What an agent locks at most in channels that payees ask for.
 pub const MOST_ONWARD: Amount = Amount::from_sat(50_000);
+/// How many openings may wait for a funding that nobody has seen.
+pub const MOST_UNFUNDED: usize = 3;
 pub const PURSE: Amount = Amount::from_sat(1_000_000);
 /// What every channel locks, in satoshi.
 pub const CAPACITY: u64 = 100_000;
@@ -44,12 +55,61 @@ pub fn sat(sat: u64) -> Msat {
     Msat::new(sat * 1_000)
 }
 
+/// Whether this is told by `crashes`.
+const DEADLY: bool = matches!(
+    module_path!().as_bytes().split_at("cheques::".len()).1,
+    [b'c', b'r', b'a', b's', b'h', b'e', b's', ..]
+);
+
+/// How often somebody may die of one thing. Nothing saves so often.
+const MOST_DEATHS: u64 = 50;
+
+/// Somebody: what runs of it, if it is on, and when it dies.
+#[derive(Default)]
+struct Someone {
+    on: Option<Arc<Teller>>,
+    fuse: Option<Fuse>,
+    /// How often it has died of what is being done.
+    deaths: u64,
+    all_deaths: u64,
+}
+
+impl Someone {
+    fn is_dead(&self) -> bool {
+        self.on.is_some() && self.fuse.as_ref().is_some_and(Fuse::has_burnt_out)
+    }
+
+    /// Starts it, or starts it again: then what it had in memory is gone.
+    fn start(&mut self, start: impl FnOnce() -> Teller) {
+        self.on = None;
+        self.fuse = DEADLY.then(|| Fuse::until(self.deaths + 1));
+        let started = match &self.fuse {
+            Some(fuse) => fuse.light(start),
+            None => start(),
+        };
+        self.on = Some(Arc::new(started));
+    }
+}
+
 /// The stage. Anybody may be off.
 pub struct Carriers {
     pub node: RegtestNode,
     pub chain: Chain,
-    on: BTreeMap<&'static str, Teller>,
+    people: Mutex<BTreeMap<&'static str, Someone>>,
+    time_to_fund: Mutex<Duration>,
     folder: TempDir,
+}
+
+/// Where somebody has not died, nothing was shown.
+impl Drop for Carriers {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            for (name, someone) in self.people.get_mut().unwrap() {
+                let deaths = someone.all_deaths;
+                assert_eq!(deaths > 0, DEADLY, "the {name} has died {deaths} times");
+            }
+        }
+    }
 }
 
 impl Carriers {
@@ -57,46 +117,127 @@ impl Carriers {
         let node = RegtestNode::start().unwrap();
         let memory = Path::new("/dev/shm");
         let folder = if memory.is_dir() { TempDir::new_in(memory) } else { TempDir::new() }.unwrap();
-        let mut story = Self { chain: node.chain(), node, on: BTreeMap::new(), folder };
+        let time_to_fund = Mutex::new(Duration::from_secs(600));
+        let story = Self { chain: node.chain(), node, people: Mutex::default(), time_to_fund, folder };
         for name in people {
             Home::init(&story.folder.path().join(name), Network::Regtest).unwrap();
             story.start(name);
-            story.node.send(&story.at(name).new_address().unwrap(), PURSE).unwrap();
+            story.give(name, PURSE);
         }
         story.mine(1);
         story
+    }
+
+    /// Coins for somebody, in the next block.
+    pub fn give(&self, name: &str, amount: Amount) {
+        let address = self.does(name, Teller::new_address).unwrap();
+        self.node.send(&address, amount).unwrap();
     }
 
     pub fn home(&self, name: &str) -> Home {
         Home::open(&self.folder.path().join(name), Network::Regtest).unwrap()
     }
 
-    pub fn at(&self, name: &str) -> &Teller {
-        self.on.get(name).unwrap_or_else(|| panic!("the {name} is off"))
+    /// Somebody, to be asked. What changes anything is for [`Self::does`].
+    pub fn at(&self, name: &str) -> Arc<Teller> {
+        let on = self.people.lock().unwrap().get(name).and_then(|someone| someone.on.clone());
+        on.unwrap_or_else(|| panic!("the {name} is off"))
+    }
+
+    /// Has somebody do something, again and again until nobody dies of it: the first time at the first crash point, then at the second, and
+    /// so on.
+    pub fn does<T, E>(&self, name: &str, act: impl Fn(&Teller) -> Result<T, E>) -> Result<T, E> {
+        self.survive(|| act(&self.at(name)))
+    }
+
+    /// [`Self::does`] with several.
+    pub fn survive<T, E>(&self, act: impl Fn() -> Result<T, E>) -> Result<T, E> {
+        loop {
+            let done = act();
+            let somebody_died = self.revive();
+            if done.is_err() && somebody_died {
+                continue;
+            }
+            self.renew_fuses(1);
+            return done;
+        }
+    }
+
+    /// Does something of which nobody dies: where doing it twice is not the same.
+    pub fn in_peace<T>(&self, act: impl FnOnce() -> T) -> T {
+        self.renew_fuses(u64::MAX);
+        let done = act();
+        self.renew_fuses(1);
+        done
+    }
+
+    fn renew_fuses(&self, point: u64) {
+        for someone in self.people.lock().unwrap().values_mut() {
+            someone.deaths = 0;
+            someone.fuse.iter().for_each(|fuse| fuse.renew(point));
+        }
+    }
+
+    /// Whoever is dead starts anew. Whether anybody was.
+    fn revive(&self) -> bool {
+        let mut somebody_died = false;
+        loop {
+            let mut started = Vec::new();
+            for (name, someone) in self.people.lock().unwrap().iter_mut() {
+                if someone.is_dead() {
+                    someone.all_deaths += 1;
+                    someone.deaths += 1;
+                    assert!(someone.deaths < MOST_DEATHS, "the {name} never gets through");
+                    someone.start(|| self.new_teller(name));
+                    started.push(*name);
+                }
+            }
+            if started.is_empty() {
+                return somebody_died;
+            }
+            somebody_died = true;
+            // What comes of this look is done before the story goes on; dead again, it fails.
+            started.into_iter().for_each(|name| drop(self.at(name).look()));
+        }
     }
 
     /// Starts somebody, or starts it again: then what it had in memory is gone.
-    pub fn start(&mut self, name: &'static str) {
-        self.stop(name);
+    pub fn start(&self, name: &'static str) {
+        self.people.lock().unwrap().entry(name).or_default().start(|| self.new_teller(name));
+        self.does(name, Teller::look).unwrap();
+    }
+
+    fn new_teller(&self, name: &str) -> Teller {
         let rate = FeeRate::from_sat_per_vb_u32;
         let default = Terms::default();
-        let paid =
-            seller::Terms { lifetime: (30, 1_000), margin: MARGIN, finality: FINALITY, ..default.paid };
+        let paid = seller::Terms {
+            lifetime: (30, 1_000),
+            margin: MARGIN,
+            finality: FINALITY,
+            most_unfunded: MOST_UNFUNDED,
+            time_to_fund: *self.time_to_fund.lock().unwrap(),
+            ..default.paid
+        };
         let terms =
             Terms { paid, delta: DELTA, fee: FEE, finality: FINALITY, most_onward: MOST_ONWARD, ..default };
         let interval = Duration::from_secs(3_600);
         let pace = Pace { interval, target_blocks: 3, fallback_fee_rate: rate(2) };
-        let teller = Teller::start(&self.home(name), self.chain.clone(), pace, terms).unwrap();
-        teller.look().unwrap();
-        self.on.insert(name, teller);
+        Teller::start(&self.home(name), self.chain.clone(), pace, terms).unwrap()
+    }
+
+    /// Starts whoever is on again: with no patience for fundings that do not come.
+    pub fn funding_takes_no_time(&self) {
+        *self.time_to_fund.lock().unwrap() = Duration::ZERO;
+        let names: Vec<&'static str> = self.people.lock().unwrap().keys().copied().collect();
+        names.into_iter().filter(|name| self.is_on(name)).for_each(|name| self.start(name));
     }
 
     pub fn is_on(&self, name: &str) -> bool {
-        self.on.contains_key(name)
+        self.people.lock().unwrap().get(name).is_some_and(|someone| someone.on.is_some())
     }
 
-    pub fn stop(&mut self, name: &str) {
-        drop(self.on.remove(name));
+    pub fn stop(&self, name: &str) {
+        self.people.lock().unwrap().get_mut(name).unwrap().on = None;
     }
 
     pub fn mine(&self, blocks: u32) {
@@ -106,8 +247,11 @@ impl Carriers {
 
     /// Whoever is on takes in everything up to the tip, the others' doing included.
     pub fn look(&self) {
+        let names: Vec<&str> = self.people.lock().unwrap().keys().copied().collect();
         for _ in 0..2 {
-            self.on.values().for_each(|teller| teller.look().unwrap());
+            for name in names.iter().filter(|name| self.is_on(name)) {
+                self.does(name, Teller::look).unwrap();
+            }
         }
     }
 
@@ -120,31 +264,50 @@ impl Carriers {
 
     /// Opens a channel, to expire so many blocks from now, and makes its funding deep.
     pub fn open(&self, payer: &'static str, payee: &'static str, kind: Kind, lifetime: u32) -> ChannelId {
-        let (offer, key) = self.at(payee).offer();
-        let plan = Plan {
-            capacity: Amount::from_sat(CAPACITY),
-            expiry: self.chain.tip().unwrap().height + lifetime,
-            kind,
-            peer: Some(payee.to_owned()),
-        };
-        let (id, opening) = self.at(payer).propose(&offer, plan).unwrap();
-        let (accepted, signature) =
-            self.at(payee).accept(&offer, key, opening, Some(payer.to_owned())).unwrap();
-        assert_eq!(accepted, id);
-        self.at(payer).accepted(id, signature).unwrap();
-        self.at(payer).look().unwrap();
+        let known = self.funded(payer);
+        let opened = self.survive(|| {
+            // Whoever has died in the middle looks what came of it.
+            if let Some(new) = self.funded(payer).into_iter().find(|id| !known.contains(id)) {
+                return Ok(new);
+            }
+            let (offer, key) = self.at(payee).offer();
+            let plan = Plan {
+                capacity: Amount::from_sat(CAPACITY),
+                expiry: self.chain.tip().unwrap().height + lifetime,
+                kind,
+                peer: Some(payee.to_owned()),
+            };
+            let (id, opening) = self.at(payer).propose(&offer, plan)?;
+            let accepted = self.at(payee).accept(&offer, key, opening, Some(payer.to_owned()));
+            let (accepted, signature) = accepted?;
+            assert_eq!(accepted, id);
+            self.at(payer).accepted(id, signature)?;
+            Ok::<_, OpenError>(id)
+        });
+        self.does(payer, Teller::look).unwrap();
         self.mine(1);
-        id
+        opened.unwrap()
+    }
+
+    /// The channels in which somebody pays, and whose funding was broadcast.
+    fn funded(&self, payer: &str) -> Vec<ChannelId> {
+        let entries = self.survive(|| self.at(payer).channels()).unwrap();
+        let is_funded = |state: &Side| state.is_live() && state.drawer().is_some();
+        entries.iter().filter(|entry| is_funded(&entry.state)).map(|entry| entry.id).collect()
     }
 
     /// The payer sends its update and hears the answer, until it has nothing new to say.
     pub fn sync(&self, payer: &str, payee: &str, id: ChannelId) {
+        let mut said = None;
         for _ in 0..8 {
-            let Some(update) = self.at(payer).update(id).unwrap() else { return };
-            let answer = self.at(payee).take(id, update, Msat::ZERO).unwrap();
-            if !self.at(payer).hear(id, &answer).unwrap() {
+            let update = self.does(payer, |payer| payer.update(id)).unwrap();
+            if update == said {
                 return;
             }
+            let Some(newest) = update.clone() else { return };
+            let answer = self.does(payee, |payee| payee.take(id, newest.clone(), Msat::ZERO)).unwrap();
+            self.does(payer, |payer| payer.hear(id, &answer)).unwrap();
+            said = update;
         }
         panic!("{payer} and {payee} come to no end");
     }
@@ -152,7 +315,36 @@ impl Carriers {
     /// A cheque of so many satoshi, which the agent takes.
     pub fn write(&self, id: ChannelId, amount: u64, hops: u64) -> Issued {
         let prekey = self.at("payee").issue_prekeys(1).unwrap()[0];
-        self.at("writer").write_cheque(self.order(id, prekey, amount, hops)).unwrap()
+        self.write_order(&self.order(id, prekey, amount, hops))
+    }
+
+    pub fn write_order(&self, order: &Order) -> Issued {
+        self.try_to_write(order).unwrap()
+    }
+
+    /// Whoever has died in the middle looks whether the cheque is written.
+    pub fn try_to_write(&self, order: &Order) -> Result<Issued, WriteError> {
+        let written = |writer: &Teller| {
+            let papers = writer.papers().unwrap().into_iter();
+            papers.filter_map(|paper| match paper {
+                Paper::Written(issued) => Some(issued),
+                Paper::Got(_) | Paper::Bought(_) | Paper::Sold(_) => None,
+            })
+        };
+        let before: Vec<Issued> = written(&self.at("writer")).collect();
+        self.does("writer", |writer| match written(writer).find(|issued| !before.contains(issued)) {
+            Some(issued) => Ok(issued),
+            None => writer.write_cheque(order.clone()),
+        })
+    }
+
+    /// The agent's signed word that a cheque is taken back, for its writer to keep.
+    pub fn give_up(&self, issued: &Issued, behind: ChannelId) -> Cancellation {
+        let point = issued.written.point;
+        let word =
+            self.does("agent", |agent| agent.give_up(behind, &point)).unwrap().expect("the agent's word");
+        self.does("writer", |writer| writer.given_up(&point, word.clone())).unwrap();
+        word
     }
 
     /// What the writer decides about a cheque.
@@ -173,17 +365,31 @@ impl Carriers {
     /// The payee asks, whoever is on the way locks, the payee cashes, and the secrets go back as far as somebody is on.
     pub fn cash_directly(&self, issued: &Issued, towards: ChannelId) -> Msat {
         self.lock_directly(issued, towards);
-        let paid = self.at("payee").cash(&issued.written.point).unwrap();
+        let paid = self.cash(issued);
         self.sync("agent", "payee", towards);
         paid
+    }
+
+    /// The payee cashes its lock, and says nothing of it.
+    pub fn cash(&self, issued: &Issued) -> Msat {
+        self.try_to_cash(&issued.written.point).unwrap()
+    }
+
+    pub fn try_to_cash(&self, point: &AdaptorPoint) -> Result<Msat, CashError> {
+        self.does("payee", |payee| payee.cash(point))
     }
 
     /// Up to the lock, which the payee holds then.
     pub fn lock_directly(&self, issued: &Issued, towards: ChannelId) {
         let (_, locked) = self.ask_directly(&issued.written.cheque, towards);
         assert_eq!(locked.unwrap(), towards);
-        let update = self.at("agent").update(towards).unwrap().unwrap();
-        self.at("payee").take(towards, update, Msat::ZERO).unwrap();
+        self.take_lock("agent", towards);
+    }
+
+    /// The payee takes its payer's newest update.
+    pub fn take_lock(&self, payer: &str, towards: ChannelId) {
+        let update = self.does(payer, |payer| payer.update(towards)).unwrap().unwrap();
+        self.does("payee", |payee| payee.take(towards, update.clone(), Msat::ZERO)).unwrap();
     }
 
     /// A cheque as the payee takes it in, and what the agent says when it is asked for a lock.
@@ -192,54 +398,51 @@ impl Carriers {
         cheque: &Cheque,
         towards: ChannelId,
     ) -> (Presented, Result<ChannelId, LockError>) {
-        let payee = self.at("payee");
-        let presented = payee.receive(cheque.clone(), "agent".to_owned()).unwrap();
-        let (presented, route) = payee.plan_sale(&presented.point, towards, None).unwrap();
-        let hop = route.hops[0].clone();
-        let ask = Ask {
-            held: presented.point,
-            point: hop.point,
-            tweak: hop.tweak,
-            amount: presented.cheque.terms.amount,
-            towards: Towards::Channel(towards),
-        };
-        let asked = self.at("agent").lock(&ask);
+        let (presented, route) = self.plan(cheque, towards, &[]);
+        let ask = ask_for(&presented, &route, 0, presented.cheque.terms.amount, Towards::Channel(towards));
+        let asked = self.does("agent", |agent| agent.lock(&ask));
         (presented, asked)
+    }
+
+    /// The payee takes a cheque in, and thinks of a way to cash it.
+    pub fn plan(&self, cheque: &Cheque, towards: ChannelId, via: &[&str]) -> (Presented, Route) {
+        let receive = |payee: &Teller| payee.receive(cheque.clone(), "agent".to_owned());
+        let presented = self.does("payee", receive).unwrap();
+        let via: Vec<String> = via.iter().map(ToString::to_string).collect();
+        self.does("payee", |payee| payee.plan_sale(&presented.point, towards, via.clone())).unwrap()
     }
 
     /// The payee hands its secrets over, and hears nothing: its payer does not pay plainly.
     pub fn hand_over(&self, payee: &str, payer: &str, id: ChannelId) {
-        let secrets = self.at(payee).secrets(id).unwrap();
+        let secrets = self.does(payee, |payee| payee.secrets(id)).unwrap();
         assert!(!secrets.is_empty(), "the {payee} has nothing to hand over");
-        self.at(payer).hear(id, &Answer { secrets, ..Answer::default() }).unwrap();
+        let answer = Answer { secrets, ..Answer::default() };
+        self.does(payer, |payer| payer.hear(id, &answer)).unwrap();
     }
 
-    /// Through the node.
-    pub fn lock_through(&self, issued: &Issued, middle: ChannelId, last: ChannelId) {
-        let payee = self.at("payee");
-        let presented = payee.receive(issued.written.cheque.clone(), "agent".to_owned()).unwrap();
-        let (_, route) = payee.plan_sale(&presented.point, last, Some("node".to_owned())).unwrap();
+    /// Through nodes, each with the channel to it; and the last one's to the payee. Gives the points that were locked under.
+    pub fn lock_through(
+        &self,
+        issued: &Issued,
+        nodes: &[(&'static str, ChannelId)],
+        last: ChannelId,
+    ) -> Vec<AdaptorPoint> {
+        let names: Vec<&str> = nodes.iter().map(|(name, _)| *name).collect();
+        let (presented, route) = self.plan(&issued.written.cheque, last, &names);
         let amount = presented.cheque.terms.amount;
-        let [first, second] = <[_; 2]>::try_from(route.hops).unwrap();
-        let ask = Ask {
-            held: presented.point,
-            point: first.point,
-            tweak: first.tweak,
-            amount: amount.saturating_add(FEE),
-            towards: Towards::Node("node".to_owned()),
-        };
-        assert_eq!(self.at("agent").lock(&ask).unwrap(), middle);
-        self.sync("agent", "node", middle);
-        let ask = Ask {
-            held: first.point,
-            point: second.point,
-            tweak: second.tweak,
-            amount,
-            towards: Towards::Channel(last),
-        };
-        assert_eq!(self.at("node").lock(&ask).unwrap(), last);
-        let update = self.at("node").update(last).unwrap().unwrap();
-        payee.take(last, update, Msat::ZERO).unwrap();
+        let mut at = "agent";
+        for (index, (next, channel)) in nodes.iter().enumerate() {
+            let fees = FEE.get() * (nodes.len() - index) as u64;
+            let towards = Towards::Node((*next).to_owned());
+            let ask = ask_for(&presented, &route, index, amount.saturating_add(Msat::new(fees)), towards);
+            assert_eq!(self.does(at, |at| at.lock(&ask)).unwrap(), *channel);
+            self.sync(at, next, *channel);
+            at = next;
+        }
+        let ask = ask_for(&presented, &route, nodes.len(), amount, Towards::Channel(last));
+        assert_eq!(self.does(at, |at| at.lock(&ask)).unwrap(), last);
+        self.take_lock(at, last);
+        route.hops.iter().map(|hop| hop.point).collect()
     }
 
     /// What became of a cheque, as its writer knows.
@@ -287,4 +490,11 @@ impl Carriers {
         let paid_to = |party: &Party| Channel::paid_to(by, party).to_sat();
         (channel.spend_kind(by).unwrap(), paid_to(&params.payer), paid_to(&params.payee))
     }
+}
+
+/// What a payee asks for at the hop of that index.
+fn ask_for(presented: &Presented, route: &Route, index: usize, amount: Msat, towards: Towards) -> Ask {
+    let hop = &route.hops[index];
+    let held = index.checked_sub(1).map_or(presented.point, |before| route.hops[before].point);
+    Ask { held, point: hop.point, tweak: hop.tweak.clone(), amount, towards }
 }

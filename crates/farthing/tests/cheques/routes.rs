@@ -1,0 +1,121 @@
+//! The honest ways: sold directly and through nodes, while the writer is off, over restarts.
+
+use super::carriers::{Carriers, FEE, sat};
+use farthing_node::cheques::paper::Fate;
+use farthing_protocol::channel::SpendKind;
+use farthing_protocol::cheque::drawn::Kind;
+
+#[test]
+fn a_cheque_is_cashed_while_its_writer_is_off_and_the_receipt_waits_for_it() {
+    let story = Carriers::begin(&["writer", "agent", "payee"]);
+    let behind = story.open("writer", "agent", Kind::Cheques, 200);
+    let towards = story.open("agent", "payee", Kind::Lock, 100);
+    let issued = story.write(behind, 2_000, 1);
+    story.sync("writer", "agent", behind);
+    story.stop("writer");
+
+    assert_eq!(story.cash_directly(&issued, towards), sat(2_000));
+    assert_eq!(story.totals("payee", towards), (2_000, 2_000), "paid plainly by now");
+    assert_eq!(
+        story.totals("agent", behind),
+        (2_001, 2_001),
+        "the agent can claim what it paid, and its fee"
+    );
+
+    // Everybody forgets what it had in memory.
+    story.start("agent");
+    story.start("payee");
+    story.start("writer");
+    assert_eq!(story.fate(&issued.written.point), Fate::Pending);
+    story.sync("writer", "agent", behind);
+    let receipt = story.receipt(&issued);
+    assert_eq!((receipt.terms.amount, receipt.terms.memo.as_str()), (sat(2_000), "a coffee"));
+    assert_eq!(receipt.terms.payee, issued.written.cheque.terms.payee);
+    assert_eq!(story.totals("writer", behind), (2_001, 2_001));
+
+    // And on the chain.
+    for (name, id, expected) in [("payee", towards, 2_000), ("agent", behind, 2_001)] {
+        story.does(name, |side| side.close(id)).unwrap();
+        story.look();
+        story.mine(7);
+        let ending = story.ending(name, id).unwrap();
+        assert_eq!((ending.kind, ending.received.to_sat() <= expected), (SpendKind::Commitment, true));
+    }
+}
+
+#[test]
+fn a_cheque_is_cashed_through_a_node() {
+    let story = Carriers::begin(&["writer", "agent", "node", "payee"]);
+    let behind = story.open("writer", "agent", Kind::Cheques, 200);
+    let middle = story.open("agent", "node", Kind::Lock, 150);
+    let last = story.open("node", "payee", Kind::Lock, 100);
+    let issued = story.write(behind, 2_000, 2);
+    story.sync("writer", "agent", behind);
+    story.stop("writer");
+
+    story.lock_through(&issued, &[("node", middle)], last);
+    assert_eq!(story.cash(&issued), sat(2_000));
+    story.sync("node", "payee", last);
+    assert_eq!(story.totals("node", middle), (2_001, 2_001), "the node has its price");
+    story.sync("agent", "node", middle);
+    assert_eq!(story.totals("agent", behind), (2_002, 2_002), "and the agent its own");
+    story.start("writer");
+    story.sync("writer", "agent", behind);
+    story.receipt(&issued);
+    assert_eq!(FEE, sat(1));
+}
+
+/// Each knows the one before and the one after it: no point is seen twice on the way.
+#[test]
+fn a_cheque_is_cashed_through_two_nodes_and_each_has_its_fee() {
+    let story = Carriers::begin(&["writer", "agent", "node", "other", "payee"]);
+    let behind = story.open("writer", "agent", Kind::Cheques, 200);
+    let first = story.open("agent", "node", Kind::Lock, 170);
+    let second = story.open("node", "other", Kind::Lock, 140);
+    let last = story.open("other", "payee", Kind::Lock, 100);
+    let issued = story.write(behind, 2_000, 3);
+    story.sync("writer", "agent", behind);
+    story.stop("writer");
+
+    let mut points = story.lock_through(&issued, &[("node", first), ("other", second)], last);
+    points.push(issued.written.point);
+    points.sort_unstable();
+    points.dedup();
+    assert_eq!(points.len(), 4);
+    assert_eq!(story.cash(&issued), sat(2_000));
+    for (payer, payee, channel, paid) in
+        [("other", "payee", last, 2_000), ("node", "other", second, 2_001), ("agent", "node", first, 2_002)]
+    {
+        story.sync(payer, payee, channel);
+        assert_eq!(story.totals(payee, channel), (paid, paid), "{payee}");
+    }
+    assert_eq!(story.totals("agent", behind), (2_003, 2_003));
+    story.start("writer");
+    story.sync("writer", "agent", behind);
+    story.receipt(&issued);
+}
+
+#[test]
+fn a_payee_that_stays_silent_holds_one_channel_to_the_node_and_not_the_others() {
+    let story = Carriers::begin(&["writer", "agent", "node", "payee"]);
+    let behind = story.open("writer", "agent", Kind::Cheques, 200);
+    let held = story.open("agent", "node", Kind::Lock, 150);
+    let silent = story.open("node", "payee", Kind::Lock, 100);
+    let trunk = || story.at("agent").trunk("node").unwrap();
+    assert_eq!(trunk(), [false]);
+    let first = story.write(behind, 2_000, 2);
+    let second = story.write(behind, 1_500, 2);
+    story.sync("writer", "agent", behind);
+
+    story.lock_through(&first, &[("node", held)], silent);
+    assert_eq!(trunk(), [true], "time to open another");
+    let free = story.open("agent", "node", Kind::Lock, 150);
+    assert_eq!(trunk().into_iter().filter(|is_held| *is_held).count(), 1);
+    let last = story.open("node", "payee", Kind::Lock, 100);
+    story.lock_through(&second, &[("node", free)], last);
+    assert_eq!(story.cash(&second), sat(1_500));
+    story.sync("node", "payee", last);
+    story.sync("agent", "node", free);
+    assert_eq!(trunk().into_iter().filter(|is_held| *is_held).count(), 1, "only the first is held still");
+    assert_eq!(story.totals("node", free), (1_501, 1_501));
+}
