@@ -8,6 +8,8 @@
 //! | `POST …/cheques/requests` | a payee | 201 with a channel that is proposed to it ([`ProposalBody`]) |
 //! | `POST …/cheques/channels/ID/accepted` | its payee | 204: the funding is broadcast |
 //! | `POST …/cheques/channels/ID/answer` | its payee | the newest update, after what the payee says was heard ([`UpdateBody`]) |
+//! | `POST …/cheques/channels/ID/cancelled` | its payer | the agent's signature that it holds a promise no more ([`CancellationBody`]) |
+//! | `POST …/cheques/ways` | a payee, before it asks for anything | when the channel expires in which a lock would be made ([`WayBody`]) |
 //! | `POST …/cheques/asks` | a payee | 204 once the lock is made ([`AskBody`]) |
 //! | `POST …/cheques/sales` | a payer that a payee has authorised ([`SaleBody`]) | the agent's signature, open but for a secret ([`OfferBody`]) |
 //!
@@ -30,6 +32,6 @@ mod wire;
 pub use self::client::{CarryError, Client};
 pub use self::server::Counter;
 pub use self::wire::{
-    AcceptanceBody, AnswerBody, AskBody, BadAnswer, OfferBody, OpenBody, ProposalBody, RequestBody, SaleBody,
-    TermsBody, TowardsBody, UpdateBody,
+    AcceptanceBody, AnswerBody, AskBody, BadAnswer, CancellationBody, CancelledBody, FoundWayBody, OfferBody,
+    OpenBody, ProposalBody, RequestBody, SaleBody, TermsBody, TowardsBody, UpdateBody, WayBody,
 };

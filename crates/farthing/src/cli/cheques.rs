@@ -43,6 +43,10 @@ pub struct WriteArguments {
     /// How many nodes may want their fee, the agent among them: one more than the payee will name with `cheque cash --via`.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=8))]
     pub hops: u32,
+    /// The most that all of them together may want, beside the amount. The payee names them later, and what it does not use stays with the
+    /// agent.
+    #[arg(long, default_value = "100sat", value_name = "AMOUNT")]
+    pub max_fee: AmountArgument,
     /// For how many blocks a new channel to the agent lives at most [default: as long as both allow].
     #[arg(long, value_name = "BLOCKS")]
     pub lifetime: Option<u32>,

@@ -86,14 +86,15 @@ async fn tend(client: Client, mut trunks: Vec<Trunk>, capacity: Amount, pace: Du
 /// Opens a channel to a node where one is missing.
 async fn extend(client: &Client, trunk: &mut Trunk, capacity: Amount) -> anyhow::Result<()> {
     let (teller, node) = (client.teller().clone(), trunk.node().to_owned());
-    let held = blocking(move || Ok(teller.trunk(&node)?)).await?;
-    if !trunk.wants_another(&held, Instant::now()) {
+    let (there_is, height) = blocking(move || Ok((teller.trunk(&node)?, teller.height()?))).await?;
+    if !trunk.wants_another(&there_is.held, there_is.live, Instant::now()) {
         return Ok(());
     }
-    // So much earlier than the longest channel of a writer that a lock in it ends in time.
+    // So much earlier than the longest channel of a writer that a lock in it ends in time, and in time for the cheques that wait.
     let terms = client.teller().terms();
     let longest = terms.paid.lifetime.1.min(terms.paying.most_lifetime).saturating_sub(terms.delta);
     let theirs = client.terms(trunk.node()).await?.offer.offer.lifetime.1;
-    client.open(trunk.node(), capacity, Kind::Lock, Some(longest.min(theirs))).await?;
+    let lifetime = longest.min(theirs).min(there_is.latest.saturating_sub(height));
+    client.open(trunk.node(), capacity, Kind::Lock, Some(lifetime)).await?;
     Ok(())
 }

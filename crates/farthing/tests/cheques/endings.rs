@@ -1,15 +1,16 @@
 //! How cheques end when somebody goes away or cheats: each on a real bitcoind, through the driver.
 
 use super::carriers::{
-    CAPACITY, COMMITMENT_FEE, Carriers, DELTA, FEE, FINALITY, MARGIN, MOST_ONWARD, MOST_UNFUNDED, PURSE,
-    REFUND_FEE, sat,
+    CAPACITY, COMMITMENT_FEE, Carriers, DELTA, FEE, FINALITY, MARGIN, MOST_ONWARD, PURSE, REFUND_FEE, sat,
 };
+use std::time::Duration;
+
 use bitcoin::Amount;
 use farthing_node::books::OrderError;
 use farthing_node::cheques::Teller;
 use farthing_node::cheques::cashing::CashError;
 use farthing_node::cheques::opening::{Direction, OpenError, Plan};
-use farthing_node::cheques::paper::Fate;
+use farthing_node::cheques::paper::{Fate, Issued};
 use farthing_node::cheques::selling::{Ask, LockError, Towards};
 use farthing_node::cheques::writing::WriteError;
 use farthing_protocol::channel::SpendKind;
@@ -19,10 +20,10 @@ use farthing_protocol::cheque::point::AdaptorSecret;
 use farthing_protocol::cheque::promises::{BadUpdate, Update};
 use farthing_protocol::cheque::side::Reject;
 use farthing_protocol::cheque::{drawer, holder};
-use farthing_protocol::{ChannelId, Msat};
+use farthing_protocol::{Channel, ChannelId, Msat};
 
 /// Writer, agent and payee, with a channel each, and a cheque that the agent has.
-fn sale() -> (Carriers, ChannelId, ChannelId, farthing_node::cheques::paper::Issued) {
+fn sale() -> (Carriers, ChannelId, ChannelId, Issued) {
     let story = Carriers::begin(&["writer", "agent", "payee"]);
     let behind = story.open("writer", "agent", Kind::Cheques, 200);
     let towards = story.open("agent", "payee", Kind::Lock, 100);
@@ -129,7 +130,7 @@ fn an_agent_that_goes_away_in_the_middle_finds_the_secret_on_the_chain_and_claim
     story.start("agent");
     story.look();
     assert_eq!(story.totals("agent", behind), (5_001, 5_001));
-    story.mine_to(story.at("agent").params(behind).unwrap().expiry.height() - MARGIN);
+    story.mine_to(expiry(&story, "agent", behind) - MARGIN);
     story.mine(FINALITY + 1);
     let ending = story.ending("agent", behind).unwrap();
     assert_eq!(ending.kind, SpendKind::Commitment);
@@ -207,6 +208,89 @@ fn an_agent_that_goes_away_for_good_after_the_sale_has_paid_it_out_of_its_own_po
     story.start("agent");
     let ending = story.ending("agent", behind).unwrap();
     assert_eq!((ending.kind, ending.received), (SpendKind::Refund, Amount::ZERO));
+}
+
+/// Two cheques of one channel, cashed one after the other while the writer is off. Both are with the agent.
+fn two_sales() -> (Carriers, ChannelId, [Issued; 2]) {
+    let (story, behind, towards, first) = sale();
+    let second = story.write(behind, 6_000, 1);
+    story.sync("writer", "agent", behind);
+    story.stop("writer");
+    assert_eq!(story.cash_directly(&first, towards), sat(5_000));
+    (story, behind, [first, second])
+}
+
+/// On the chain they are paid by one signature; whose secret is whose, the agent still says.
+#[test]
+fn an_agent_that_closes_over_two_cheques_hands_each_receipt_over_afterwards() {
+    let (story, behind, [first, second]) = two_sales();
+    let another = story.open("agent", "payee", Kind::Lock, 100);
+    assert_eq!(story.cash_directly(&second, another), sat(6_000));
+    story.does("agent", |agent| agent.close(behind)).unwrap();
+    story.mine(FINALITY + 1);
+    assert_eq!(story.ending("agent", behind).unwrap().kind, SpendKind::Commitment);
+
+    story.start("writer");
+    for issued in [&first, &second] {
+        let fate = story.fate(&issued.written.point);
+        assert!(matches!(fate, Fate::PaidJointly(..)), "{fate:?}");
+    }
+    assert_eq!(
+        story.at("writer").awaiting_word().unwrap(),
+        [behind],
+        "the agent is asked, though all is over"
+    );
+    story.sync("writer", "agent", behind);
+    story.receipt(&first);
+    story.receipt(&second);
+    assert!(story.at("writer").awaiting_word().unwrap().is_empty());
+}
+
+/// It publishes what was signed for both, though the writer has paid for one of them since.
+#[test]
+fn a_receipt_is_found_in_a_state_that_pays_another_cheque_too_which_was_settled_since() {
+    let (story, behind, [first, second]) = two_sales();
+    story.start("writer");
+    // The writer hears of the first, and dies before its next update is sent.
+    story.hand_over("agent", "writer", behind);
+    story.receipt(&first);
+    story.stop("writer");
+    let another = story.open("agent", "payee", Kind::Lock, 100);
+    assert_eq!(story.cash_directly(&second, another), sat(6_000));
+    story.does("agent", |agent| agent.close(behind)).unwrap();
+    story.mine(FINALITY + 1);
+    let both = (SpendKind::Commitment, CAPACITY - 11_002 - COMMITMENT_FEE, 11_002);
+    assert_eq!(story.shares("agent", behind), both);
+
+    story.stop("agent");
+    story.start("writer");
+    story.receipt(&second);
+    story.receipt(&first);
+}
+
+/// The agent goes back to a copy of its folder from before: the signatures that it has there open with the payee's secret all the same.
+#[test]
+fn an_agent_that_signed_a_cancellation_and_cashes_all_the_same_leaves_proof_of_both() {
+    let (story, behind, towards, issued) = sale();
+    let copy = story.copy("agent");
+    story.does("writer", |writer| writer.cancel(&issued.written.point)).unwrap();
+    story.sync("writer", "agent", behind);
+    let word = story.give_up(&issued, behind);
+    story.stop("writer");
+
+    story.restore("agent", &copy);
+    assert_eq!(story.cash_directly(&issued, towards), sat(5_000));
+    story.does("agent", |agent| agent.close(behind)).unwrap();
+    story.look();
+    story.start("writer");
+    story.look();
+    let Fate::PaidAllTheSame(receipt, kept) = story.fate(&issued.written.point) else {
+        panic!("{:?}", story.fate(&issued.written.point))
+    };
+    receipt.verify().unwrap();
+    assert_eq!((receipt.terms, &kept), (issued.written.cheque.terms, &word));
+    let channel = Channel::new(story.at("writer").params(behind).unwrap()).unwrap();
+    assert_eq!(kept.check(&channel, &issued.written.point), Ok(()));
 }
 
 #[test]
@@ -427,7 +511,8 @@ fn a_lock_is_not_lost_when_its_payee_has_thought_of_another_way_since() {
 #[test]
 fn openings_that_nobody_funds_give_way_to_the_next_and_leave_nothing() {
     let story = Carriers::begin(&["writer", "agent"]);
-    let most = MOST_UNFUNDED;
+    let most = 3;
+    story.make_room(most, Duration::from_secs(600));
     let open = |story: &Carriers| {
         let (offer, key) = story.at("agent").offer();
         let expiry = story.chain.tip().unwrap().height + 200;
@@ -445,7 +530,30 @@ fn openings_that_nobody_funds_give_way_to_the_next_and_leave_nothing() {
     assert_eq!(story.at("agent").channels().unwrap().len(), most);
 
     // As one that has waited long enough, the first gives up its place.
-    story.funding_takes_no_time();
+    story.make_room(most, Duration::ZERO);
     open(&story).unwrap();
     assert_eq!(story.at("agent").channels().unwrap().len(), most);
+}
+
+/// The payee has accepted a channel, and its word never came to the agent, which gave the proposal up.
+#[test]
+fn a_payee_forgets_a_channel_that_its_agent_has_given_up_and_none_that_holds_anything() {
+    let story = Carriers::begin(&["agent", "payee"]);
+    let (offer, key) = story.at("payee").offer();
+    let expiry = story.chain.tip().unwrap().height + 100;
+    let plan = Plan { capacity: Amount::from_sat(CAPACITY), expiry, kind: Kind::Lock, peer: None };
+    let (id, opening) = story.in_peace(|| story.at("agent").propose(&offer, plan)).unwrap();
+    let accept = |payee: &Teller| payee.accept(&offer, key, opening.clone(), Some("agent".to_owned()));
+    let (_, signature) = story.does("payee", accept).unwrap();
+    story.in_peace(|| story.at("agent").refused(id)).unwrap();
+    let late = story.does("agent", |agent| agent.accepted(id, signature)).unwrap_err();
+    assert!(matches!(late, OrderError::NoChannel(_)), "{late}");
+    assert_eq!(story.at("payee").cashing_channels("agent").unwrap().len(), 1);
+    // Whoever has died right after it had deleted the channel finds nothing to delete.
+    story.does("payee", |payee| payee.forget_unfunded(id)).unwrap();
+    assert!(story.at("payee").cashing_channels("agent").unwrap().is_empty());
+
+    let funded = story.open("agent", "payee", Kind::Lock, 100);
+    assert!(!story.does("payee", |payee| payee.forget_unfunded(funded)).unwrap());
+    assert_eq!(story.at("payee").cashing_channels("agent").unwrap().len(), 1);
 }

@@ -18,6 +18,7 @@ use farthing_protocol::cheque::reverse::purchase::{self, State};
 use farthing_protocol::cheque::reverse::sale;
 use farthing_protocol::cheque::side::Reject;
 use farthing_protocol::cheque::{held, holder};
+use farthing_protocol::keys::{KeyId, Seed};
 use farthing_protocol::{Channel, ChannelId, Msat, commitment};
 
 const AMOUNT: u64 = 5_000;
@@ -88,11 +89,7 @@ impl Story {
             offer,
             "and the same again"
         );
-        let (digest, payee, most) = (authorisation.digest(), authorisation.payee, sat(AMOUNT + 1));
-        let bought = self
-            .stage
-            .does("payer", |payer| payer.buy_signature(&digest, self.behind, offer.clone(), payee, most))
-            .unwrap();
+        let bought = self.buy(&offer, authorisation).unwrap();
         self.step();
         bought
     }
@@ -109,6 +106,19 @@ impl Story {
         let before = earned();
         self.stage.does("payee", |payee| payee.collect(channel, delivery.clone())).unwrap();
         earned().saturating_sub(before)
+    }
+
+    /// The payer buys for that price at most. If it has died in the middle it looks whether it has promised.
+    fn buy(&self, offer: &purchase::Offer, authorisation: &Authorisation) -> Result<Bought, BuyError> {
+        let (digest, payee, most) = (authorisation.digest(), authorisation.payee, sat(AMOUNT + 1));
+        self.stage.does("payer", |payer| {
+            let purchases = payer.purchases()?;
+            let is_it = |bought: &&Bought| bought.purchase.authorisation().digest() == digest;
+            match purchases.iter().find(is_it) {
+                Some(bought) if matches!(bought.purchase.state(), State::Promised(_)) => Ok(bought.clone()),
+                Some(_) | None => payer.buy_signature(&digest, self.behind, offer.clone(), payee, most),
+            }
+        })
     }
 
     /// What the payer knows of its purchase.
@@ -324,9 +334,14 @@ fn what_could_lose_somebody_money_is_refused_by_name() {
     let mut other = offer.clone();
     other.update.signed.terms.number += 1;
     assert!(matches!(buy(story.behind, &other, most), purchase::Reject::BadUpdate(_)));
-    // A payer that was not authorised, and a stranger's authorisation.
-    let forged = story.stage.does("agent", |agent| agent.authorise(story.permit())).unwrap_err();
-    assert!(matches!(forged, CashError::Order(OrderError::NoChannel(_))), "{forged}");
+    // Somebody else's signatures under the payee's terms are worth nothing to the agent.
+    let forged = {
+        let seed = Seed::new([9; 64], bitcoin::Network::Regtest);
+        let (identity, channel) = (seed.cheque_keys(), seed.channel_keys(KeyId::from_u64(1)));
+        Authorisation::sign(authorisation.terms.clone(), &identity, &channel)
+    };
+    let refused = story.stage.does("agent", |agent| agent.offer_signature(&forged)).unwrap_err();
+    assert!(refused.to_string().contains("not signed"), "{refused}");
     // What the agent tells the payee by itself is not taken.
     story.stage.start("payee");
     let update = story.stage.at("agent").update(story.towards).unwrap().unwrap();
@@ -334,10 +349,20 @@ fn what_could_lose_somebody_money_is_refused_by_name() {
         story.stage.does("payee", |payee| payee.take(story.towards, update.clone(), Msat::ZERO)).unwrap();
     assert_eq!(answer.taken, None);
     assert_eq!(story.stage.totals("payee", story.towards), (0, 0));
-    // An authorisation that the payee could not claim in time.
-    let expiry = story.expiry("payee", story.towards);
-    let long = Permit { until: Some(Until::height(expiry)), amount: sat(1), ..story.permit() };
-    assert!(story.stage.does("payee", |payee| payee.authorise(long.clone())).is_err());
+    // An authorisation that the payee could not claim in time, in a channel that is free.
+    let free = story.stage.open("agent", "payee", Kind::Lock, 300);
+    let until = Some(Until::height(story.expiry("payee", free)));
+    let long = Permit { channel: free, until, ..story.permit() };
+    let refused = story.stage.does("payee", |payee| payee.authorise(long.clone())).unwrap_err();
+    let too_long = |error: &CashError| match error {
+        CashError::Order(OrderError::Rejected(Reject::Holder(holder::Reject::Promises(reject)))) => {
+            matches!(reject, held::Reject::TooLong { .. })
+        }
+        _other => false,
+    };
+    assert!(too_long(&refused), "{refused}");
+    let good = Permit { until: None, ..long };
+    story.stage.does("payee", |payee| payee.authorise(good.clone())).unwrap();
 }
 
 /// A channel that a reorganisation took away, or that the payee and its agent have closed, is worth nothing to the payer.
@@ -347,11 +372,7 @@ fn a_payer_promises_nothing_for_a_channel_that_is_not_in_the_chain() {
     let authorisation = story.authorise();
     story.begin_purchase(&authorisation);
     let offer = story.stage.does("agent", |agent| agent.offer_signature(&authorisation)).unwrap();
-    let buy = || {
-        let (digest, payee, most) = (authorisation.digest(), authorisation.payee, sat(AMOUNT + 1));
-        let buy = |payer: &Teller| payer.buy_signature(&digest, story.behind, offer.clone(), payee, most);
-        story.stage.does("payer", buy)
-    };
+    let buy = || story.buy(&offer, &authorisation);
     // The payee's channel was funded a block before the payer's.
     let funded = story.stage.chain.tip().unwrap().height - 1;
     let block = story.stage.chain.block_hash(funded).unwrap().unwrap();

@@ -2,6 +2,7 @@
 
 use super::carriers::{Carriers, FEE, sat};
 use farthing_node::cheques::paper::Fate;
+use farthing_node::cheques::selling::Trunk;
 use farthing_protocol::channel::SpendKind;
 use farthing_protocol::cheque::drawn::Kind;
 
@@ -101,7 +102,7 @@ fn a_payee_that_stays_silent_holds_one_channel_to_the_node_and_not_the_others() 
     let behind = story.open("writer", "agent", Kind::Cheques, 200);
     let held = story.open("agent", "node", Kind::Lock, 150);
     let silent = story.open("node", "payee", Kind::Lock, 100);
-    let trunk = || story.at("agent").trunk("node").unwrap();
+    let trunk = || story.at("agent").trunk("node").unwrap().held;
     assert_eq!(trunk(), [false]);
     let first = story.write(behind, 2_000, 2);
     let second = story.write(behind, 1_500, 2);
@@ -118,4 +119,30 @@ fn a_payee_that_stays_silent_holds_one_channel_to_the_node_and_not_the_others() 
     story.sync("agent", "node", free);
     assert_eq!(trunk().into_iter().filter(|is_held| *is_held).count(), 1, "only the first is held still");
     assert_eq!(story.totals("node", free), (1_501, 1_501));
+}
+
+/// A writer's channel that is older than the agent's to the node ends too early for it. The agent is told how long the next may live.
+#[test]
+fn a_channel_to_a_node_that_ends_too_late_for_a_cheque_that_waits_is_passed_over() {
+    let story = Carriers::begin(&["writer", "agent", "node", "payee"]);
+    let behind = story.open("writer", "agent", Kind::Cheques, 200);
+    let late = story.open("agent", "node", Kind::Lock, 199);
+    let amount = sat(2_001);
+    let trunk = || story.at("agent").trunk("node").unwrap();
+    let way = |latest| story.at("agent").way("node", amount, latest).unwrap();
+    assert_eq!((trunk().held, trunk().latest), (vec![false], u32::MAX), "nothing waits");
+    let issued = story.write(behind, 2_000, 2);
+    story.sync("writer", "agent", behind);
+    let latest = issued.written.cheque.latest.height();
+    let expected = Trunk { held: Vec::new(), live: 1, latest };
+    assert_eq!((trunk(), way(latest)), (expected, None));
+
+    let height = story.chain.tip().unwrap().height;
+    let good = story.open("agent", "node", Kind::Lock, latest - height);
+    assert_eq!(trunk(), Trunk { held: vec![false], live: 2, latest });
+    assert_eq!((way(latest), way(u32::MAX)), (Some(latest), Some(height + 198)));
+    let last = story.open("node", "payee", Kind::Lock, 100);
+    story.lock_through(&issued, &[("node", good)], last);
+    assert_eq!(story.cash(&issued), sat(2_000));
+    assert_ne!(good, late);
 }

@@ -19,8 +19,8 @@ use reqwest::{Response, Url};
 use serde::Serialize;
 
 use super::wire::{
-    self, AcceptanceBody, AnswerBody, AskBody, BadAnswer, CancellationBody, CancelledBody, OfferBody,
-    OpenBody, ProposalBody, RequestBody, SaleBody, TermsBody, UpdateBody,
+    self, AcceptanceBody, AnswerBody, AskBody, BadAnswer, CancellationBody, CancelledBody, FoundWayBody,
+    OfferBody, OpenBody, ProposalBody, RequestBody, SaleBody, TermsBody, UpdateBody, WayBody,
 };
 use crate::client::{self, ClientError};
 use crate::wire::AcceptedBody;
@@ -150,25 +150,28 @@ impl Client {
         }
     }
 
-    /// Brings the newest update of a channel to its payee and hears what it says, until neither has anything new to say.
+    /// Brings the newest update of a channel to its payee and hears what it says, until neither has anything new to say. Whether the
+    /// newest update counts: not when the channel is closing.
     ///
     /// # Errors
     /// When the payee cannot be reached or refuses the update.
-    pub async fn sync(&self, id: ChannelId) -> Result<(), CarryError> {
+    pub async fn sync(&self, id: ChannelId) -> Result<bool, CarryError> {
         let at = self.peer(id).await?;
         let key = self.teller.call_key(id).ok_or(OrderError::NoChannel(id))?;
         for _ in 0..ROUNDS {
             let teller = self.teller.clone();
-            let Some(update) = blocking(move || Ok(teller.update(id)?)).await? else { return Ok(()) };
+            let Some(update) = blocking(move || Ok(teller.update(id)?)).await? else { return Ok(true) };
+            let number = update.signed.terms.number;
             let body = UpdateBody { update: Some(update) };
             let response = self.post(&at, &wire::below(id, "update"), &body).await?;
             let answer = client::json::<AnswerBody>(response).await?.read(id, &key)?;
             // An update that counts already may come again without what it settled: then it is older than nothing, and stays.
             let (teller, is_left_out) = (self.teller.clone(), answer.still_held.is_some());
+            let counts = answer.taken == Some(number);
             let is_newer = blocking(move || Ok(teller.hear(id, &answer)?)).await?;
             match (is_newer, is_left_out) {
                 (true, _) => {}
-                (false, false) => return Ok(()),
+                (false, false) => return Ok(counts),
                 (false, true) => return Err(CarryError::NotTaken(id)),
             }
         }
@@ -239,6 +242,16 @@ impl Client {
         let Some(signature) = self.teller.acceptance(id) else { return Ok(()) };
         self.post(&at, &wire::below(id, "accepted"), &AcceptanceBody { signature }).await?;
         Ok(())
+    }
+
+    /// Asks when the channel expires in which a lock of that amount would be made there, towards a node.
+    ///
+    /// # Errors
+    /// When there is none that expires at `latest` at the latest.
+    pub async fn way(&self, at: &str, node: &str, amount: Msat, latest: u32) -> Result<u32, ClientError> {
+        let body = WayBody { node: node.to_owned(), amount_msat: amount.get(), latest };
+        let response = self.post(at, &wire::ways_path(), &body).await?;
+        Ok(client::json::<FoundWayBody>(response).await?.expiry)
     }
 
     /// Asks for a lock. The same again is the same.

@@ -20,8 +20,8 @@ use farthing_protocol::{ChannelId, Msat};
 
 use super::client::Client;
 use super::wire::{
-    self, AcceptanceBody, AnswerBody, AskBody, Bound, CancellationBody, CancelledBody, OfferBody, OpenBody,
-    ProposalBody, RequestBody, SaleBody, TermsBody, UpdateBody,
+    self, AcceptanceBody, AnswerBody, AskBody, Bound, CancellationBody, CancelledBody, FoundWayBody,
+    OfferBody, OpenBody, ProposalBody, RequestBody, SaleBody, TermsBody, UpdateBody, WayBody,
 };
 use crate::problem::{Kind, Problem};
 use crate::till::{blocking, channel, read};
@@ -51,6 +51,7 @@ impl Counter {
             .route(wire::ROOT, get(terms))
             .route(&wire::channels_path(), post(open))
             .route(&wire::requests_path(), post(request))
+            .route(&wire::ways_path(), post(way))
             .route(&wire::asks_path(), post(ask))
             .route(&wire::sales_path(), post(sale))
             .route(&wire::below("{id}", "update"), post(update))
@@ -158,6 +159,20 @@ async fn answer(
         teller.update(id)
     });
     Ok(Json(UpdateBody { update: update.await?.map_err(problem)? }))
+}
+
+/// `POST …/ways`.
+async fn way(
+    State(counter): Asked,
+    body: Result<Json<WayBody>, JsonRejection>,
+) -> Result<Json<FoundWayBody>, Problem> {
+    let WayBody { node, amount_msat, latest } = read(body)?;
+    let teller = counter.teller.clone();
+    let way = blocking(move || teller.way(&node, Msat::new(amount_msat), latest)).await?.map_err(problem)?;
+    match way {
+        Some(expiry) => Ok(Json(FoundWayBody { expiry })),
+        None => Err(Problem::new(Kind::ChequeRefused, LockError::NoWay).retry_after(5)),
+    }
 }
 
 /// `POST …/asks`.

@@ -32,6 +32,10 @@ pub(super) fn asks_path() -> String {
     format!("{ROOT}/asks")
 }
 
+pub(super) fn ways_path() -> String {
+    format!("{ROOT}/ways")
+}
+
 pub(super) fn sales_path() -> String {
     format!("{ROOT}/sales")
 }
@@ -116,6 +120,25 @@ pub struct AnswerBody {
     /// Under the channel's key.
     #[serde(with = "hex_array")]
     pub mac: [u8; 32],
+}
+
+/// Asks when the channel expires in which a lock towards a node would be made.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WayBody {
+    /// The node's address.
+    pub node: String,
+    /// What the lock is to pay.
+    pub amount_msat: u64,
+    /// When the channel must expire at the latest.
+    pub latest: u32,
+}
+
+/// When it does.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FoundWayBody {
+    /// A block's height.
+    pub expiry: u32,
 }
 
 /// Asks an agent to sign that it holds a promise no more.

@@ -137,11 +137,15 @@ impl Machine for ChequeChannel {
         Input::Sighted(sighting)
     }
 
-    /// A proposal that was given up, or an opening that nobody funded and in which nothing is paid or promised.
+    /// A proposal that was given up, or an opening that nobody funded, in which nothing was paid, and for whose promises nothing was
+    /// given.
     fn is_worthless(state: &Side) -> bool {
         match state {
             Side::Drawer(drawer) => matches!(drawer.life(), payer::State::Abandoned),
-            Side::Holder(holder) => Payee::is_worthless(holder.life()) && holder.held().is_empty(),
+            Side::Holder(holder) => {
+                let held = holder.held();
+                Payee::is_worthless(holder.life()) && held.may_close().is_ok() && !held.owes_secrets()
+            }
         }
     }
 }

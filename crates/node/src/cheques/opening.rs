@@ -320,6 +320,17 @@ impl Teller {
         self.forget(id)
     }
 
+    /// Forgets a channel that its payer has given up before it funded it. Whether it did: not one that holds anything. Blocks.
+    ///
+    /// # Errors
+    /// When it could not be stored.
+    pub fn forget_unfunded(&self, id: ChannelId) -> Result<bool, Failed> {
+        let state = self.books.state_blocking(id)?;
+        let is_unfunded =
+            state.as_ref().and_then(Side::holder).is_some_and(|holder| holder.life().is_unfunded());
+        if is_unfunded { self.books.forget_blocking(id) } else { Ok(false) }
+    }
+
     /// Forgets a proposal that was given up: anybody may ask an agent for channels that it never accepts. First its coins are released:
     /// what the wallet has paid, and no channel is known for, is broadcast again.
     fn forget(&self, id: ChannelId) -> Result<(), Failed> {

@@ -52,6 +52,8 @@ pub(super) struct Router {
 struct Places {
     /// The channels that hold a promise under a point: whoever knows a point may promise something under it.
     held: HashMap<AdaptorPoint, Vec<ChannelId>>,
+    /// The same by channel: what its newest update promises. Whoever sends updates fills no memory.
+    of: HashMap<ChannelId, Vec<AdaptorPoint>>,
     /// The channel whose promise a lock depends on.
     behind: HashMap<(ChannelId, AdaptorPoint), ChannelId>,
 }
@@ -121,18 +123,24 @@ impl Router {
         Ok(outcome.effects)
     }
 
-    /// A channel holds promises under these points.
+    /// A channel holds promises under these points, and no others.
     pub(super) fn hold(&self, id: ChannelId, points: Vec<AdaptorPoint>) {
         let mut places = self.places();
-        for point in points {
-            let holders = places.held.entry(point).or_default();
-            if !holders.contains(&id) {
-                holders.push(id);
+        let before = places.of.insert(id, points.clone()).unwrap_or_default();
+        for point in before.iter().filter(|point| !points.contains(point)) {
+            if let Some(holders) = places.held.get_mut(point) {
+                holders.retain(|holder| *holder != id);
+                if holders.is_empty() {
+                    places.held.remove(point);
+                }
             }
+        }
+        for point in points.into_iter().filter(|point| !before.contains(point)) {
+            places.held.entry(point).or_default().push(id);
         }
     }
 
-    /// Which channels hold, or held, a promise under that point, the first one first.
+    /// Which channels hold a promise under that point, the first one first.
     pub(super) fn holders_of(&self, point: &AdaptorPoint) -> Vec<ChannelId> {
         self.places().held.get(point).cloned().unwrap_or_default()
     }

@@ -52,6 +52,17 @@ pub enum Towards {
     Node(String),
 }
 
+/// The channels to one node that are made for locks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trunk {
+    /// Of each that can serve: whether a lock holds it. It has room, is not ending, and ends in time for what waits here.
+    pub held: Vec<bool>,
+    /// How many there are, whatever they can.
+    pub live: usize,
+    /// The latest height at which a channel may expire to serve every cheque that waits here.
+    pub latest: u32,
+}
+
 /// Why no lock was made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -60,7 +71,9 @@ pub enum LockError {
     #[error("no promise is held here under that point")]
     Unknown,
     /// No such channel, or none that is free.
-    #[error("there is no open channel from here to there without a lock: try again later")]
+    #[error(
+        "there is no open channel from here to there without a lock, with room, that ends in time: try again later"
+    )]
     NoWay,
     /// The machine refused, or it could not be stored.
     #[error(transparent)]
@@ -92,13 +105,13 @@ impl Teller {
     /// # Errors
     /// When the update is not one to take, or could not be stored. One that is too old, that leaves out what must stay, that
     /// does not pay for what was cashed, or that comes while a payer is authorised to something else, is no error: the answer says
-    /// so.
+    /// so. Nor is one that comes when the channel is closing, or over, as long as there are secrets to hand over.
     pub fn take(&self, id: ChannelId, update: Box<Update>, cost: Msat) -> Result<Answer, Failed> {
         use held::Reject as Held;
 
         let points: Vec<AdaptorPoint> =
             update.signed.terms.promises.iter().map(|promise| promise.point).collect();
-        let mut answer = Answer::default();
+        let mut answer = Answer { secrets: self.secrets(id)?, ..Answer::default() };
         match self.books.handle_blocking(id, held(held::Input::Take { update, cost })) {
             Ok(outcome) => {
                 self.router.hold(id, points.clone());
@@ -110,6 +123,8 @@ impl Teller {
                 Held::Stale { .. } | Held::ClaimFalls { .. } | Held::Unsettled(_) | Held::Authorised(_) => {}
                 other => return Err(OrderError::Rejected(holder::Reject::Promises(other).into())),
             },
+            Err(OrderError::Rejected(Reject::Holder(holder::Reject::Channel(_))))
+                if !answer.secrets.is_empty() => {}
             Err(error) => return Err(error),
         }
         answer.secrets = self.secrets(id)?;
@@ -181,7 +196,11 @@ impl Teller {
         let channel = match (&ask.towards, locked) {
             (Towards::Channel(channel), _) => *channel,
             (Towards::Node(_), Some(locked)) => locked.channel,
-            (Towards::Node(node), None) => self.free_channel_to(node, ask.amount)?.ok_or(LockError::NoWay)?,
+            (Towards::Node(node), None) => {
+                let behind = self.books.setup(&id).ok_or(LockError::Unknown)?;
+                let latest = behind.channel().params().expiry.height().saturating_sub(self.terms.delta);
+                self.free_channel_to(node, ask.amount, latest)?.ok_or(LockError::NoWay)?.0
+            }
         };
         let onward = self.books.state_blocking(channel)?.ok_or(LockError::NoWay)?;
         let drawer = onward.drawer().filter(|drawer| drawer.drawn().kind() == Kind::Lock);
@@ -219,32 +238,69 @@ impl Teller {
     /// When the program is ending.
     pub fn awaiting_word(&self) -> Result<Vec<ChannelId>, Failed> {
         let waits = |state: &Side| {
-            state.is_live() && state.drawer().is_some_and(|drawer| drawer.drawn().awaits_word())
+            state
+                .drawer()
+                .map(drawer::Drawer::drawn)
+                .is_some_and(|drawn| drawn.lacks_secrets() || (state.is_live() && drawn.awaits_word()))
         };
         let entries = self.books.list_blocking()?;
         let waiting = entries.iter().filter(|entry| entry.record.peer().is_some() && waits(&entry.state));
         Ok(waiting.map(|entry| entry.id).collect())
     }
 
-    /// The channels to a node that are made for locks, have room for some, and are not ending: of each, whether a lock holds it. Blocks.
+    /// When the channel expires in which a lock of that amount towards a node would be made, if it must expire at `latest` at the latest; `None`
+    /// when there is none. A payee asks that of everybody on its way before it has anything locked. Blocks.
     ///
     /// # Errors
     /// When the program is ending.
-    pub fn trunk(&self, node: &str) -> Result<Vec<bool>, Failed> {
-        let entries = self.books.list_blocking()?;
-        let to_node = entries.iter().filter(|entry| entry.record.peer() == Some(node));
-        let is_held = |entry: &Entry<ChequeChannel>| {
-            let drawer = entry.state.drawer().filter(|drawer| drawer.drawn().kind() == Kind::Lock)?;
-            let is_ready = matches!(drawer.life(), payer::State::AwaitingFunding(_) | payer::State::Open(_));
-            let most = self.books.setup(&entry.id)?.channel().max_total();
-            let has_room = self.room(entry)? >= Msat::new(most.get() / USED_UP);
-            (is_ready && has_room).then(|| drawer.drawn().is_open())
-        };
-        Ok(to_node.filter_map(is_held).collect())
+    pub fn way(&self, node: &str, amount: Msat, latest: u32) -> Result<Option<u32>, Failed> {
+        Ok(self.free_channel_to(node, amount, latest)?.map(|(_, expiry)| expiry))
     }
 
-    /// A channel to a node with no lock in it, and room for one of that amount.
-    fn free_channel_to(&self, node: &str, amount: Msat) -> Result<Option<ChannelId>, Failed> {
+    /// The channels to a node that are made for locks. Blocks.
+    ///
+    /// # Errors
+    /// When the program is ending, or the node cannot be asked for the height.
+    pub fn trunk(&self, node: &str) -> Result<Trunk, LockError> {
+        let entries = self.books.list_blocking()?;
+        // A lock in a channel that expires before this leaves a payee no time.
+        let least_life = self.terms.paid.lifetime.0.saturating_add(self.terms.delta);
+        let soonest = self.chain.tip()?.height.saturating_add(least_life);
+        let waits = |entry: &&Entry<ChequeChannel>| {
+            let holder = entry.state.holder().filter(|_| entry.state.is_live());
+            holder.is_some_and(|holder| holder.held().promises().any(|(_, is_locked)| !is_locked))
+        };
+        let must_end = |entry: &Entry<ChequeChannel>| {
+            entry.record.params().expiry.height().saturating_sub(self.terms.delta)
+        };
+        let waiting = entries.iter().filter(waits).map(must_end);
+        let latest = waiting.filter(|latest| *latest >= soonest).min().unwrap_or(u32::MAX);
+        let mut trunk = Trunk { held: Vec::new(), live: 0, latest };
+        for entry in entries.iter().filter(|entry| entry.record.peer() == Some(node)) {
+            let Some(drawer) = entry.state.drawer().filter(|drawer| drawer.drawn().kind() == Kind::Lock)
+            else {
+                continue;
+            };
+            let is_ready = matches!(drawer.life(), payer::State::AwaitingFunding(_) | payer::State::Open(_));
+            trunk.live += usize::from(is_ready);
+            let most = self.books.setup(&entry.id).map_or(Msat::ZERO, |setup| setup.channel().max_total());
+            let has_room = self.room(entry) >= Some(Msat::new(most.get() / USED_UP));
+            let expiry = entry.record.params().expiry.height();
+            if is_ready && has_room && (soonest..=latest).contains(&expiry) {
+                trunk.held.push(drawer.drawn().is_open());
+            }
+        }
+        Ok(trunk)
+    }
+
+    /// A channel to a node with no lock in it, and room for one of that amount: of those that expire at `latest` at the latest, the one that expires
+    /// last; and when it does.
+    fn free_channel_to(
+        &self,
+        node: &str,
+        amount: Msat,
+        latest: u32,
+    ) -> Result<Option<(ChannelId, u32)>, Failed> {
         let is_free = |entry: &&Entry<ChequeChannel>| {
             entry.record.peer() == Some(node)
                 && entry.state.name() == "open"
@@ -255,7 +311,9 @@ impl Teller {
                 && self.room(entry).is_some_and(|room| amount <= room)
         };
         let entries = self.books.list_blocking()?;
-        Ok(entries.iter().find(is_free).map(|entry| entry.id))
+        let free =
+            entries.iter().filter(is_free).map(|entry| (entry.id, entry.record.params().expiry.height()));
+        Ok(free.filter(|(_, expiry)| *expiry <= latest).max_by_key(|(_, expiry)| *expiry))
     }
 
     /// What a channel in which this side pays can still pay.

@@ -18,24 +18,27 @@
 //! pays it, or when a spend that does not pay it is deep in the chain. To sign such a total is not enough: a payee that did
 //! not get it would publish the promise at the same total, and have sold its secret for what was meant to buy something else.
 //!
-//! A writer may have four cheques open, and writes another while one is loose: what it risks is
-//! [`Drawn::most_signed`]. An agent has one lock in a channel, a loose one included, and locks nothing before it ended.
+//! A writer may have four cheques open, and writes another while one is loose ([`Drawn::most_signed`]). An agent has one lock
+//! in a channel, a loose one included.
 //!
 //! **A secret counts only from where the promise is**: the message of this channel's payee, or this channel's funding being
-//! spent. It is stored before anything follows from it.
+//! spent. It is stored before anything follows from it. The chain may pay what was signed together, also when some of it was settled since:
+//! the secret of the only other one is worked out; of several, the payee may still hand over each.
 //!
 //! **Replay.** The same update may be sent any number of times, and is by `resume`. An outcome is reported again until it was
 //! noted by whoever waits for it.
 
 mod refusal;
+mod together;
 
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
 pub use self::refusal::Reject;
+use self::together::Together;
 use super::point::{AdaptorPoint, AdaptorSecret};
-use super::promises::{BadUpdate, MOST_OPEN, Promise, Terms, Update};
+use super::promises::{self, BadUpdate, MOST_OPEN, Promise, Terms, Update};
 use crate::amount::Msat;
 use crate::channel::{Channel, SpendKind};
 use crate::commitment;
@@ -48,7 +51,7 @@ use crate::transition::Transition;
 /// The most withdrawn promises that are not dead: beyond it the payer pays plainly first.
 pub const MOST_LOOSE: usize = 64;
 
-/// Instead of the number of an update: the payee has taken it. No update has this number.
+/// Instead of an update's number, which it never is: the payee has taken it.
 const TAKEN: u64 = 0;
 
 /// What the promises of a channel are for.
@@ -72,13 +75,17 @@ pub struct Drawn {
     spent: Msat,
     open: Vec<Owed>,
     loose: Vec<Loose>,
-    /// Points whose secrets came out, for the payee to know what the base pays; the newest of them, each with the number of the
-    /// update that settled it, until the first update after that was taken.
+    /// Points whose secrets came out, newest last, for the payee to know what the base pays: each with the number of the update that
+    /// settled it, until the first update after that was taken.
     settled: Vec<(u64, AdaptorPoint)>,
     /// What was not noted yet.
     outcomes: Vec<Outcome>,
     /// Points whose secrets came out: whoever knows them would be paid again at once.
     paid: BTreeSet<AdaptorPoint>,
+    /// What was signed together: the chain may show the joint secret of any two or more of them.
+    together: Together,
+    /// Points that the chain has paid together, and whose single secrets are not known.
+    joint: Vec<AdaptorPoint>,
 }
 
 /// A promise, and the highest total that was signed under its point, alone or with others.
@@ -161,6 +168,8 @@ impl Drawn {
             settled: Vec::new(),
             outcomes: Vec::new(),
             paid: BTreeSet::new(),
+            together: Together::default(),
+            joint: Vec::new(),
         }
     }
 
@@ -198,7 +207,12 @@ impl Drawn {
 
     /// Whether the payee has something to say to the newest update, or may have: a secret, or that the update counts.
     pub fn awaits_word(&self) -> bool {
-        self.is_open() || self.settled.iter().any(|(since, _)| *since != TAKEN)
+        self.is_open() || self.settled.iter().any(|(since, _)| *since != TAKEN) || self.lacks_secrets()
+    }
+
+    /// Whether the chain has paid several promises together, and the payee could still say which secret is whose: also when all is over.
+    pub fn lacks_secrets(&self) -> bool {
+        !self.joint.is_empty()
     }
 
     /// Decides what an input does.
@@ -242,6 +256,7 @@ impl Drawn {
                 next.outcomes.push(outcome.clone());
                 // Nobody is asked to take an update without it, and another promise under the point is never made.
                 next.paid.insert(point);
+                next.forget_what_is_over();
                 next.number += 1;
                 Ok(Transition::to(next).then(Effect::Report(outcome)))
             }
@@ -323,7 +338,15 @@ impl Drawn {
     ) -> Result<Transition<Self, Effect>, Reject> {
         let point = secret.point();
         let mut next = self.clone();
+        if let Some(index) = self.joint.iter().position(|other| *other == point) {
+            next.joint.remove(index);
+            let outcome = Outcome::Paid(secret);
+            next.outcomes.push(outcome.clone());
+            return Ok(Transition::to(next).then(Effect::Report(outcome)));
+        }
         let owed = next.take_out(&point).ok_or(Reject::Unknown)?;
+        next.together.learn(secret.clone());
+        next.forget_what_is_over();
         let outcome = Outcome::Paid(secret);
         next.outcomes.push(outcome.clone());
         next.settle(point);
@@ -356,16 +379,20 @@ impl Drawn {
         let mut next = self.clone();
         let mut outcomes = Vec::new();
         if channel.spend_kind(by) == Some(SpendKind::Commitment)
-            && let Some((points, secret)) = self.given_away(channel, keys, by)
+            && let Some((points, secret)) =
+                promises::given_away(channel, keys, by, self.together.choices(&self.unresolved()))
         {
             for point in &points {
-                let paid = next.take_out(point);
+                let Some(owed) = next.take_out(point) else { continue };
                 next.settle(*point);
-                next.spent = next.spent.saturating_add(paid.map_or(Msat::ZERO, |owed| owed.promise.amount));
+                next.spent = next.spent.saturating_add(owed.promise.amount);
             }
-            outcomes.push(match points.as_slice() {
-                [_] => Outcome::Paid(secret),
-                _ => Outcome::PaidJointly(points, secret),
+            outcomes.push(match self.together.single(&points, &secret) {
+                Some(single) => Outcome::Paid(single),
+                None => {
+                    next.joint = points.iter().filter(|point| !self.paid.contains(point)).copied().collect();
+                    Outcome::PaidJointly(points, secret)
+                }
             });
         }
         // What this spend does not pay is dead once no other can take its place.
@@ -374,21 +401,20 @@ impl Drawn {
             let dead = next.open.drain(..).chain(loose);
             outcomes.extend(dead.map(|owed| Outcome::Ended(owed.promise.point)));
         }
+        next.forget_what_is_over();
         next.outcomes.extend(outcomes.iter().cloned());
         outcomes.into_iter().map(Effect::Report).fold(Transition::to(next), Transition::then)
     }
 
-    /// Which promises a commitment pays: any of the open ones together, or one loose one.
-    fn given_away(
-        &self,
-        channel: &Channel,
-        keys: &ChannelKeys,
-        by: &bitcoin::Transaction,
-    ) -> Option<(Vec<AdaptorPoint>, AdaptorSecret)> {
-        let alone = |owed: &Owed| Terms { promises: vec![owed.promise], ..Terms::default() };
-        let candidates =
-            std::iter::once(self.terms()).chain(self.loose.iter().map(|loose| alone(&loose.owed)));
-        candidates.into_iter().find_map(|terms| terms.given_away(channel, keys, by))
+    /// Points that are neither paid nor dead.
+    fn unresolved(&self) -> Vec<AdaptorPoint> {
+        let loose = self.loose.iter().map(|loose| &loose.owed);
+        self.open.iter().chain(loose).map(|owed| owed.promise.point).collect()
+    }
+
+    fn forget_what_is_over(&mut self) {
+        let unresolved = self.unresolved();
+        self.together.keep(&unresolved);
     }
 
     fn take_out(&mut self, point: &AdaptorPoint) -> Option<Owed> {
@@ -425,9 +451,9 @@ impl Drawn {
         let (dead, loose) =
             self.loose.iter().partition(|loose| loose.buried_by.is_some_and(|by| by <= number));
         next.loose = loose;
+        next.forget_what_is_over();
         let dead: Vec<Loose> = dead;
-        let dead = dead.iter().map(|loose| Outcome::Ended(loose.owed.promise.point));
-        let dead: Vec<Outcome> = dead.collect();
+        let dead: Vec<Outcome> = dead.iter().map(|loose| Outcome::Ended(loose.owed.promise.point)).collect();
         next.outcomes.extend(dead.iter().cloned());
         dead.into_iter().map(Effect::Report).fold(Transition::to(next), Transition::then)
     }
@@ -458,6 +484,7 @@ impl Drawn {
                 loose.buried_by = loose.buried_by.or(Some(self.number));
             }
         }
+        self.together.note(self.open.iter().map(|owed| owed.promise.point).collect());
         let update = Box::new(terms.sign(channel, keys));
         Ok(Transition::to(self).then(Effect::Send(update)))
     }

@@ -9,6 +9,7 @@
 
 use std::fmt;
 
+use secp256k1::constants::CURVE_ORDER;
 use secp256k1::{PublicKey, SECP256K1, Scalar, SecretKey};
 use serde::{Deserialize, Serialize};
 
@@ -133,6 +134,23 @@ impl Coefficient {
         // A hash that is zero or not below the group's order comes up with odds of 2^-127.
         Self(SecretKey::from_slice(&hash).expect("a hash in the range of scalars").into())
     }
+
+    /// What it is multiplied by to give one: its power `n - 2`, *n* the group's order (Fermat). A coefficient is no secret.
+    fn inverse(&self) -> Self {
+        let mut exponent = CURVE_ORDER;
+        exponent[31] -= 2;
+        let base = SecretKey::from_slice(&self.0.to_be_bytes()).expect("it is not zero");
+        let times = |one: SecretKey, other: SecretKey| {
+            one.mul_tweak(&other.into()).expect("a product of two numbers that are not zero")
+        };
+        let bits = exponent.iter().flat_map(|byte| (0..8).rev().map(move |bit| byte >> bit & 1 == 1));
+        // The highest bit is set.
+        let power = bits.skip(1).fold(base, |power, is_set| {
+            let square = times(power, power);
+            if is_set { times(square, base) } else { square }
+        });
+        Self(power.into())
+    }
 }
 
 /// The joint point of several: `Σ a_i·T_i`, whatever order they are given in. One alone is itself.
@@ -163,6 +181,30 @@ pub fn joint_secret(secrets: &[&AdaptorSecret]) -> AdaptorSecret {
     sum.expect("at least one secret")
 }
 
+/// The one secret that is missing of several: from the secret of their joint point and all the others. `None` when it is not one that is
+/// missing, or they do not belong together.
+pub fn missing_secret(
+    points: &[AdaptorPoint],
+    joint: &AdaptorSecret,
+    known: &[AdaptorSecret],
+) -> Option<AdaptorSecret> {
+    let mut all = points.to_vec();
+    all.sort_unstable();
+    let mut left = joint.clone();
+    let mut missing = None;
+    for point in &all {
+        let factor = Coefficient::of(&all, point);
+        match known.iter().find(|secret| secret.point() == *point) {
+            Some(secret) => left = left.plus(&secret.times(&factor).negated())?,
+            None if missing.is_none() => missing = Some((*point, factor)),
+            None => return None,
+        }
+    }
+    let (point, factor) = missing?;
+    let secret = if all.len() == 1 { left } else { left.times(&factor.inverse()) };
+    (secret.point() == point).then_some(secret)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -191,6 +233,24 @@ mod tests {
             assert_eq!(joint_secret(&some).point(), joint_point(&turned), "{count} points");
         }
         assert_eq!(joint_point(&[secrets[0].point()]), secrets[0].point());
+    }
+
+    #[test]
+    fn the_one_missing_secret_comes_out_of_the_joint_one_and_nothing_of_two() {
+        let secrets = [secret(1), secret(2), secret(3), secret(4)];
+        for count in 1..=secrets.len() {
+            let some = &secrets[..count];
+            let joint = joint_secret(&some.iter().collect::<Vec<_>>());
+            let points: Vec<AdaptorPoint> = some.iter().rev().map(AdaptorSecret::point).collect();
+            for missing in some {
+                let known: Vec<AdaptorSecret> =
+                    secrets.iter().filter(|secret| *secret != missing).cloned().collect();
+                assert_eq!(missing_secret(&points, &joint, &known).as_ref(), Some(missing), "of {count}");
+            }
+            assert_eq!(missing_secret(&points, &joint, &[]).is_some(), count == 1);
+            assert_eq!(missing_secret(&points, &joint, &secrets), None, "none is missing");
+            assert_eq!(missing_secret(&points, &secret(9), &secrets[1..]), None, "another joint secret");
+        }
     }
 
     #[test]

@@ -199,28 +199,27 @@ impl Terms {
         let statement = keys.sign_statement(STATEMENT, &self.statement(channel, &signatures));
         Update { signed: Signed { terms: self.clone(), signatures }, statement }
     }
+}
 
-    /// The secret that a commitment on chain gives away, as its payer: the points of the promises that it pays, and the secret
-    /// of their joint point. Whatever the base was when it was signed, the same commitment under the same point was signed
-    /// alike, so it is signed again here and compared.
-    pub(super) fn given_away(
-        &self,
-        channel: &Channel,
-        keys: &ChannelKeys,
-        commitment: &Transaction,
-    ) -> Option<(Vec<AdaptorPoint>, AdaptorSecret)> {
-        let paid = Channel::paid_to(commitment, &channel.params().payee);
-        let digest = digest(channel, Msat::from_amount(paid)?);
-        let input =
-            commitment.input.iter().find(|input| input.previous_output == channel.params().funding)?;
-        let signature = schnorr::Signature::from_slice(input.witness.nth(1)?).ok()?;
-        self.subsets().find_map(|subset| {
-            let point = self.point(subset);
-            let encrypted = adaptor::sign(&keys.funding, &point, &digest);
-            let secret = adaptor::recover(&point, &encrypted, &signature)?;
-            Some((self.members(subset).map(|promise| promise.point).collect(), secret))
-        })
-    }
+/// The secret that a commitment on chain gives away, as its payer: which of these choices of points it pays, and the secret of
+/// their joint point. Whatever else was promised and whatever the base was when it was signed, the same commitment under the same point was
+/// signed alike, so it is signed again here and compared.
+pub(super) fn given_away(
+    channel: &Channel,
+    keys: &ChannelKeys,
+    commitment: &Transaction,
+    choices: impl IntoIterator<Item = Vec<AdaptorPoint>>,
+) -> Option<(Vec<AdaptorPoint>, AdaptorSecret)> {
+    let paid = Channel::paid_to(commitment, &channel.params().payee);
+    let digest = digest(channel, Msat::from_amount(paid)?);
+    let input = commitment.input.iter().find(|input| input.previous_output == channel.params().funding)?;
+    let signature = schnorr::Signature::from_slice(input.witness.nth(1)?).ok()?;
+    choices.into_iter().find_map(|points| {
+        let point = joint_point(&points);
+        let encrypted = adaptor::sign(&keys.funding, &point, &digest);
+        let secret = adaptor::recover(&point, &encrypted, &signature)?;
+        Some((points, secret))
+    })
 }
 
 impl Update {

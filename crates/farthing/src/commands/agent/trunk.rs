@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 /// An honest payee's lock holds its channel for seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The pauses after openings that failed: each twice as long as the one before. A proposal that was refused leaves a row.
+/// The pauses after openings that failed: each twice as long as the one before. A proposal that was refused costs both sides a few writes.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(60));
 
 /// What an agent knows of the channels to a node.
@@ -39,9 +39,10 @@ impl Trunk {
         self.pause = (self.pause * 2).min(PAUSES.1);
     }
 
-    /// Whether another channel is to be opened now: of each of those there are, `held` says whether a lock holds it.
-    pub(super) fn wants_another(&mut self, held: &[bool], now: Instant) -> bool {
-        if self.next_try.is_some_and(|next| now < next) {
+    /// Whether another channel is to be opened now: of each of those that can serve, `held` says whether a lock holds it; `live` is the number
+    /// of all.
+    pub(super) fn wants_another(&mut self, held: &[bool], live: usize, now: Instant) -> bool {
+        if live >= self.most || self.next_try.is_some_and(|next| now < next) {
             return false;
         }
         if held.is_empty() {
@@ -52,7 +53,7 @@ impl Trunk {
             return false;
         }
         let since = *self.held_since.get_or_insert(now);
-        held.len() < self.most && now.saturating_duration_since(since) >= PATIENCE
+        now.saturating_duration_since(since) >= PATIENCE
     }
 }
 
@@ -65,16 +66,16 @@ mod tests {
         let mut trunk = Trunk::new(String::new(), 2);
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        assert!(trunk.wants_another(&[], at(0)), "there is none");
-        assert!(!trunk.wants_another(&[false], at(0)));
-        assert!(!trunk.wants_another(&[true], at(1)));
-        assert!(!trunk.wants_another(&[true], at(60)));
-        assert!(!trunk.wants_another(&[false], at(61)), "the lock was cashed");
-        assert!(!trunk.wants_another(&[true], at(62)), "another has only begun");
-        assert!(trunk.wants_another(&[true], at(122)));
-        assert!(!trunk.wants_another(&[true, false], at(123)), "the new one is free");
-        assert!(!trunk.wants_another(&[true, true], at(124)));
-        assert!(!trunk.wants_another(&[true, true], at(1_000)), "no more than the most");
+        assert!(trunk.wants_another(&[], 0, at(0)), "there is none");
+        assert!(!trunk.wants_another(&[false], 1, at(0)));
+        assert!(!trunk.wants_another(&[true], 1, at(1)));
+        assert!(!trunk.wants_another(&[true], 1, at(60)));
+        assert!(!trunk.wants_another(&[false], 1, at(61)), "the lock was cashed");
+        assert!(!trunk.wants_another(&[true], 1, at(62)), "another has only begun");
+        assert!(trunk.wants_another(&[true], 1, at(122)));
+        assert!(!trunk.wants_another(&[true, false], 2, at(123)), "the new one is free");
+        assert!(!trunk.wants_another(&[true, true], 2, at(124)));
+        assert!(!trunk.wants_another(&[true, true], 2, at(1_000)), "no more than the most");
     }
 
     #[test]
@@ -82,14 +83,14 @@ mod tests {
         let mut trunk = Trunk::new(String::new(), 2);
         let mut now = Instant::now();
         for pause in [200, 400, 800, 1_600, 3_200, 6_400, 12_800, 25_600, 51_200, 60_000, 60_000] {
-            assert!(trunk.wants_another(&[], now));
+            assert!(trunk.wants_another(&[], 0, now));
             trunk.failed(now);
             now += Duration::from_millis(pause - 1);
-            assert!(!trunk.wants_another(&[], now), "{pause} ms have not gone by");
+            assert!(!trunk.wants_another(&[], 0, now), "{pause} ms have not gone by");
             now += Duration::from_millis(1);
         }
-        assert!(!trunk.wants_another(&[false], now), "there is one");
+        assert!(!trunk.wants_another(&[false], 1, now), "there is one");
         trunk.failed(now);
-        assert!(trunk.wants_another(&[], now + PAUSES.0), "it begins anew");
+        assert!(trunk.wants_another(&[], 0, now + PAUSES.0), "it begins anew");
     }
 }

@@ -1,6 +1,6 @@
 //! `farthing cheque authorise`, and `farthing cheque payer`: the payee invites a payer before it goes offline.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use farthing_http::cheques::Client;
@@ -40,8 +40,9 @@ pub async fn run(context: &Context, arguments: AuthoriseArguments) -> anyhow::Re
 
     let client = cheque::start(context, arguments.allow_http).await?;
     let agent = client.origin(context.agent(arguments.agent.as_deref())?)?;
-    let channel = channel(&client, &agent, &arguments, &memo).await?;
-    cash::open(&client, channel, Duration::from_secs(arguments.wait)).await?;
+    let until = Instant::now() + Duration::from_secs(arguments.wait);
+    let pick = async || channel(&client, &agent, &arguments, &memo).await;
+    let channel = cash::opened(&client, until, pick).await?;
     // What the agent has paid meanwhile belongs to the total that the payer adds to.
     client.answer(channel).await?;
     let teller = client.teller().clone();

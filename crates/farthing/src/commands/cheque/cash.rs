@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use farthing_http::cheques::Client;
+use farthing_http::cheques::{CarryError, Client};
 use farthing_http::client::ClientError;
 use farthing_http::mailbox::{self, Owner};
 use farthing_http::problem::Kind;
@@ -55,6 +55,9 @@ pub async fn run(context: &Context, arguments: CashArguments) -> anyhow::Result<
     }
     rows.extend(paid_plainly(&client).await?);
     let via = arguments.via.iter().map(|node| client.origin(node)).collect::<Result<Vec<String>, _>>()?;
+    // For all of them together, or one that names an agent which funds nothing would keep the others waiting. What was asked for meanwhile
+    // is there the next time.
+    let until = Instant::now() + Duration::from_secs(arguments.wait);
     let teller = client.teller().clone();
     for paper in blocking(move || Ok(teller.papers()?)).await? {
         let Paper::Got(presented) = paper else { continue };
@@ -62,8 +65,7 @@ pub async fn run(context: &Context, arguments: CashArguments) -> anyhow::Result<
         if is_handed_over {
             continue;
         }
-        let wait = Duration::from_secs(arguments.wait);
-        let outcome = sell(&client, &presented, &via, wait).await;
+        let outcome = sell(&client, &presented, &via, until).await;
         rows.push(row(&presented, outcome));
     }
     cheque::end(client).await?;
@@ -286,24 +288,25 @@ async fn sell(
     client: &Client,
     presented: &Presented,
     via: &[String],
-    wait: Duration,
+    until: Instant,
 ) -> anyhow::Result<Msat> {
     let amount = presented.cheque.terms.amount;
     if let (true, Some(sale)) = (presented.cashed, &presented.sale) {
         hand_over(client, sale.channel).await;
         return Ok(amount);
     }
+    let teller = client.teller().clone();
+    let (latest, height) = (presented.cheque.latest.height(), blocking(move || Ok(teller.height()?)).await?);
+    if height >= latest {
+        bail!("it could be cashed up to block {latest}, and this is block {height}");
+    }
     let payer = via.last().unwrap_or(&presented.agent);
-    let channel = channel(client, presented, payer).await?;
-    open(client, channel, wait).await?;
+    let (fees, latest) = way(client, presented, via).await?;
+    let pick = async || channel(client, presented, payer, latest).await;
+    let channel = opened(client, until, pick).await?;
+    is_enforceable(client, channel, amount).await?;
     let (teller, point, through) = (client.teller().clone(), presented.point, via.to_vec());
     let (_, route) = blocking(move || Ok(teller.plan_sale(&point, channel, through)?)).await?;
-    let until = Instant::now() + wait;
-    let mut fees = Vec::new();
-    for node in via {
-        let terms = client.terms(node).await.with_context(|| format!("{node} tells no terms"))?;
-        fees.push(Msat::new(terms.fee_msat));
-    }
     let mut held = point;
     let whom = std::iter::once(&presented.agent).chain(via);
     for (index, (at, hop)) in whom.zip(&route.hops).enumerate() {
@@ -322,6 +325,39 @@ async fn sell(
     let paid = blocking(move || Ok(teller.cash(&point)?)).await?;
     hand_over(client, channel).await;
     Ok(paid)
+}
+
+/// What each node on the way wants, and when the payee's own channel must expire at the latest. A lock that was made cannot be given back,
+/// so everybody is asked before anybody locks.
+async fn way(client: &Client, presented: &Presented, via: &[String]) -> anyhow::Result<(Vec<Msat>, u32)> {
+    let (mut fees, mut deltas) = (Vec::new(), Vec::new());
+    for node in via {
+        let terms = client.terms(node).await.with_context(|| format!("{node} tells no terms"))?;
+        fees.push(Msat::new(terms.fee_msat));
+        deltas.push(terms.delta);
+    }
+    let mut latest = presented.cheque.latest.height();
+    let whom = std::iter::once(&presented.agent).chain(via);
+    for (index, (at, (node, delta))) in whom.zip(via.iter().zip(deltas)).enumerate() {
+        let behind: Msat = fees.iter().skip(index).copied().sum();
+        let amount = presented.cheque.terms.amount.saturating_add(behind);
+        let expiry = client.way(at, node, amount, latest).await;
+        latest = expiry.with_context(|| format!("{at} has no way to {node}"))?.saturating_sub(delta);
+    }
+    Ok((fees, latest))
+}
+
+/// Whether the channel's total is worth its closing with so much more. Else nobody would lock anything in it, or only those before.
+async fn is_enforceable(client: &Client, channel: ChannelId, amount: Msat) -> anyhow::Result<()> {
+    let teller = client.teller().clone();
+    let (params, paid) = blocking(move || Ok((teller.params(channel), teller.earned(channel)?))).await?;
+    let least = params.map_or(0, |params| params.prepaid.to_sat());
+    if paid.saturating_add(amount).floor().to_sat() < least {
+        bail!(
+            "the first cheque in a new channel must be over {least} sat, or it could not be claimed on the chain"
+        );
+    }
+    Ok(())
 }
 
 /// Has a lock made. A cheque that was written a moment ago waits for its channel's funding, like a lock does.
@@ -344,8 +380,13 @@ async fn hand_over(client: &Client, channel: ChannelId) {
 }
 
 /// A channel in which a cheque can be cashed: the one that was planned, another that fits, or a new one.
-async fn channel(client: &Client, presented: &Presented, payer: &str) -> anyhow::Result<ChannelId> {
-    let (teller, at, latest) = (client.teller().clone(), payer.to_owned(), presented.cheque.latest);
+async fn channel(
+    client: &Client,
+    presented: &Presented,
+    payer: &str,
+    latest: u32,
+) -> anyhow::Result<ChannelId> {
+    let (teller, at) = (client.teller().clone(), payer.to_owned());
     let planned = presented.sale.as_ref().map(|sale| sale.channel);
     let amount = presented.cheque.terms.amount;
     let known = blocking(move || {
@@ -357,10 +398,10 @@ async fn channel(client: &Client, presented: &Presented, payer: &str) -> anyhow:
             // A channel in which a payer is authorised takes no lock.
             let is_free = state.holder().is_some_and(|holder| holder.held().authorised().is_none());
             let left = params.capacity.to_sat().saturating_sub(state.ledger().paid().ceil().to_sat());
-            let expiry = params.expiry;
+            let expiry = params.expiry.height();
             is_free
                 && expiry <= latest
-                && height.saturating_add(margin) < expiry.height()
+                && height.saturating_add(margin) < expiry
                 && left > amount.ceil().to_sat() + commitment_fee(&params)
         });
         let ids: Vec<ChannelId> = fitting.into_iter().map(|(id, _)| id).collect();
@@ -371,7 +412,7 @@ async fn channel(client: &Client, presented: &Presented, payer: &str) -> anyhow:
         None => {
             let least = amount.saturating_add(BESIDE);
             Ok(client
-                .request(payer, least, latest.height(), Direction::Cheques)
+                .request(payer, least, latest, Direction::Cheques)
                 .await
                 .context("there is no channel to be paid in")?)
         }
@@ -385,9 +426,33 @@ pub(super) fn commitment_fee(params: &farthing_protocol::Params) -> u64 {
         .map_or(u64::MAX / 2, bitcoin::Amount::to_sat)
 }
 
+/// The channel that is picked, open. If its payer has given up the proposal that it was, it is forgotten, and another is picked.
+pub(super) async fn opened(
+    client: &Client,
+    until: Instant,
+    pick: impl AsyncFn() -> anyhow::Result<ChannelId>,
+) -> anyhow::Result<ChannelId> {
+    let first = pick().await?;
+    match open(client, first, until).await {
+        Ok(()) => return Ok(first),
+        Err(error) => match error.downcast_ref::<CarryError>() {
+            Some(CarryError::Client(ClientError::Refused { .. })) => {
+                let teller = client.teller().clone();
+                let is_gone = blocking(move || Ok(teller.forget_unfunded(first)?)).await?;
+                if !is_gone {
+                    return Err(error);
+                }
+            }
+            Some(_) | None => return Err(error),
+        },
+    }
+    let second = pick().await?;
+    open(client, second, until).await?;
+    Ok(second)
+}
+
 /// Waits until a channel's funding is deep enough.
-pub(super) async fn open(client: &Client, channel: ChannelId, wait: Duration) -> anyhow::Result<()> {
-    let until = Instant::now() + wait;
+async fn open(client: &Client, channel: ChannelId, until: Instant) -> anyhow::Result<()> {
     let mut said_again = false;
     loop {
         let teller = client.teller().clone();

@@ -178,7 +178,7 @@ async fn await_answer(
         let is_waiting = matches!(now.purchase.state(), State::Promised(_));
         if is_waiting && Instant::now() >= until {
             let why = match heard {
-                Ok(()) => "the agent has not taken the price yet: run `farthing cheque pay` again".to_owned(),
+                Ok(_) => "the agent has not taken the price yet: run `farthing cheque pay` again".to_owned(),
                 Err(error) => format!("{error:#}: run `farthing cheque pay` again"),
             };
             return Ok((now, Some(why)));

@@ -34,17 +34,28 @@ pub async fn run(context: &Context, arguments: WriteArguments) -> anyhow::Result
     let memo = Memo::new(arguments.memo.clone())?;
     // Before a prekey is used up for it.
     let agent = context.agent(arguments.agent.as_deref())?;
+    let client = cheque::start(context, arguments.spending.allow_http).await?;
+    let agent = client.origin(agent)?;
+    let terms = client.terms(&agent).await;
+    cheque::end(client).await?;
+    let terms = terms.context("the agent tells no terms")?;
+    let fees = Msat::new(terms.fee_msat.saturating_mul(arguments.hops.into()));
+    ensure!(
+        fees <= arguments.max_fee.0,
+        "the agent wants {} from each of {} nodes, together more than --max-fee ({}): nothing was promised",
+        Msat::new(terms.fee_msat),
+        arguments.hops,
+        arguments.max_fee.0
+    );
     let prekey = post::prekey(context, &arguments.spending, &to).await?;
 
     let client = cheque::start(context, arguments.spending.allow_http).await?;
-    let agent = client.origin(agent)?;
-    let terms = client.terms(&agent).await.context("the agent tells no terms")?;
     let order = |channel: ChannelId| Order {
         identity: to.identity,
         to: arguments.to.clone(),
         prekey,
         amount: arguments.amount.0,
-        fees: Msat::new(terms.fee_msat.saturating_mul(arguments.hops.into())),
+        fees,
         memo: memo.clone(),
         channel,
         agent: agent.clone(),
@@ -76,11 +87,12 @@ pub async fn run(context: &Context, arguments: WriteArguments) -> anyhow::Result
         "agent": issued.agent,
     });
     let line = format!(
-        "Cheque {} over {} is with the agent, and on its way to the payee. It can be cashed in a channel that expires up to block \
-         {}. You may switch off.\nNext: `farthing cheque list` shows the receipt once it was cashed; `farthing cheque cancel` takes \
+        "Cheque {} over {} is with the agent, and on its way to the payee: with the fees of the nodes on its way, {} are promised. It can be \
+         cashed in a channel that expires up to block {}. You may switch off.\nNext: `farthing cheque list` shows the receipt once it was cashed; `farthing cheque cancel` takes \
          it back until then.",
         &name(&issued.written.point)[..16],
         cheque.terms.amount,
+        issued.promised,
         cheque.latest.height(),
     );
     context.output.say(&value, &line)
@@ -117,7 +129,9 @@ async fn promise(
             blocking(move || Ok(teller.write_cheque(order))).await?.map_err(explained)?
         }
     };
-    client.sync(issued.channel).await.context("the cheque is written, but the agent has not taken it")?;
+    let not_taken =
+        "the cheque is written, but the agent has not taken it: take it back with `farthing cheque cancel`";
+    ensure!(client.sync(issued.channel).await.context(not_taken)?, not_taken);
     Ok(issued)
 }
 

@@ -13,12 +13,13 @@ use std::time::Duration;
 
 use bitcoin::{Amount, FeeRate, Network};
 use farthing_chain::{Chain, RegtestNode};
+use farthing_node::books::OrderError;
 use farthing_node::cheques::cashing::CashError;
 use farthing_node::cheques::opening::{OpenError, Plan};
 use farthing_node::cheques::paper::{Fate, Issued, Paper, Presented};
 use farthing_node::cheques::selling::{Answer, Ask, LockError, Towards};
 use farthing_node::cheques::writing::{Order, WriteError};
-use farthing_node::cheques::{Teller, Terms};
+use farthing_node::cheques::{Failed, Teller, Terms};
 use farthing_node::crash::Fuse;
 use farthing_node::home::Home;
 use farthing_node::seller;
@@ -32,6 +33,7 @@ use farthing_protocol::cheque::prekey::SignedPrekey;
 use farthing_protocol::cheque::receipt::{Memo, Receipt};
 use farthing_protocol::cheque::route::Route;
 use farthing_protocol::cheque::side::Side;
+use farthing_protocol::opening::{Offer, Opening};
 use farthing_protocol::{Channel, ChannelId, Msat, Party};
 use farthing_testkit::accounts::Accounts;
 use tempfile::TempDir;
@@ -42,8 +44,6 @@ pub const FINALITY: u32 = 6;
 pub const FEE: Msat = Msat::new(1_000);
 /// What an agent locks at most in channels that payees ask for.
 pub const MOST_ONWARD: Amount = Amount::from_sat(50_000);
-/// How many openings may wait for a funding that nobody has seen.
-pub const MOST_UNFUNDED: usize = 3;
 pub const PURSE: Amount = Amount::from_sat(1_000_000);
 /// What every channel locks, in satoshi.
 pub const CAPACITY: u64 = 100_000;
@@ -96,7 +96,8 @@ pub struct Carriers {
     pub node: RegtestNode,
     pub chain: Chain,
     people: Mutex<BTreeMap<&'static str, Someone>>,
-    time_to_fund: Mutex<Duration>,
+    /// How many openings may wait for a funding, and for how long.
+    room: Mutex<(usize, Duration)>,
     folder: TempDir,
 }
 
@@ -117,8 +118,8 @@ impl Carriers {
         let node = RegtestNode::start().unwrap();
         let memory = Path::new("/dev/shm");
         let folder = if memory.is_dir() { TempDir::new_in(memory) } else { TempDir::new() }.unwrap();
-        let time_to_fund = Mutex::new(Duration::from_secs(600));
-        let story = Self { chain: node.chain(), node, people: Mutex::default(), time_to_fund, folder };
+        let room = Mutex::new((100, Duration::from_secs(600)));
+        let story = Self { chain: node.chain(), node, people: Mutex::default(), room, folder };
         for name in people {
             Home::init(&story.folder.path().join(name), Network::Regtest).unwrap();
             story.start(name);
@@ -171,6 +172,12 @@ impl Carriers {
         done
     }
 
+    /// Somebody does not die of what comes next.
+    fn spare(&self, name: &str) {
+        let people = self.people.lock().unwrap();
+        people[name].fuse.iter().for_each(|fuse| fuse.renew(u64::MAX));
+    }
+
     fn renew_fuses(&self, point: u64) {
         for someone in self.people.lock().unwrap().values_mut() {
             someone.deaths = 0;
@@ -210,12 +217,13 @@ impl Carriers {
     fn new_teller(&self, name: &str) -> Teller {
         let rate = FeeRate::from_sat_per_vb_u32;
         let default = Terms::default();
+        let (most_unfunded, time_to_fund) = *self.room.lock().unwrap();
         let paid = seller::Terms {
             lifetime: (30, 1_000),
             margin: MARGIN,
             finality: FINALITY,
-            most_unfunded: MOST_UNFUNDED,
-            time_to_fund: *self.time_to_fund.lock().unwrap(),
+            most_unfunded,
+            time_to_fund,
             ..default.paid
         };
         let terms =
@@ -225,9 +233,28 @@ impl Carriers {
         Teller::start(&self.home(name), self.chain.clone(), pace, terms).unwrap()
     }
 
-    /// Starts whoever is on again: with no patience for fundings that do not come.
-    pub fn funding_takes_no_time(&self) {
-        *self.time_to_fund.lock().unwrap() = Duration::ZERO;
+    /// A copy of somebody's folder, as it is now.
+    pub fn copy(&self, name: &'static str) -> TempDir {
+        self.stop(name);
+        let copy = TempDir::new_in(self.folder.path()).unwrap();
+        copy_folder(&self.folder.path().join(name), copy.path());
+        self.start(name);
+        copy
+    }
+
+    /// Somebody goes back to a copy of its folder.
+    pub fn restore(&self, name: &'static str, copy: &TempDir) {
+        self.stop(name);
+        let folder = self.folder.path().join(name);
+        std::fs::remove_dir_all(&folder).unwrap();
+        std::fs::create_dir(&folder).unwrap();
+        copy_folder(copy.path(), &folder);
+        self.start(name);
+    }
+
+    /// Starts whoever is on again: so many openings may wait for a funding, for so long.
+    pub fn make_room(&self, most_unfunded: usize, time_to_fund: Duration) {
+        *self.room.lock().unwrap() = (most_unfunded, time_to_fund);
         let names: Vec<&'static str> = self.people.lock().unwrap().keys().copied().collect();
         names.into_iter().filter(|name| self.is_on(name)).for_each(|name| self.start(name));
     }
@@ -264,12 +291,8 @@ impl Carriers {
 
     /// Opens a channel, to expire so many blocks from now, and makes its funding deep.
     pub fn open(&self, payer: &'static str, payee: &'static str, kind: Kind, lifetime: u32) -> ChannelId {
-        let known = self.funded(payer);
-        let opened = self.survive(|| {
-            // Whoever has died in the middle looks what came of it.
-            if let Some(new) = self.funded(payer).into_iter().find(|id| !known.contains(id)) {
-                return Ok(new);
-            }
+        let known = self.funded(payer).unwrap();
+        let propose = || -> Result<_, OpenError> {
             let (offer, key) = self.at(payee).offer();
             let plan = Plan {
                 capacity: Amount::from_sat(CAPACITY),
@@ -277,12 +300,30 @@ impl Carriers {
                 kind,
                 peer: Some(payee.to_owned()),
             };
-            let (id, opening) = self.at(payer).propose(&offer, plan)?;
-            let accepted = self.at(payee).accept(&offer, key, opening, Some(payer.to_owned()));
-            let (accepted, signature) = accepted?;
-            assert_eq!(accepted, id);
-            self.at(payer).accepted(id, signature)?;
-            Ok::<_, OpenError>(id)
+            Ok((offer.clone(), key, self.at(payer).propose(&offer, plan)?))
+        };
+        let accept = |offer: &Offer, key, opening: &Opening| {
+            self.at(payee).accept(offer, key, opening.clone(), Some(payer.to_owned()))
+        };
+        let (offer, key, (id, opening)) = self.survive(propose).unwrap();
+        let (accepted, signature) = self.survive(|| accept(&offer, key, &opening)).unwrap();
+        assert_eq!(accepted, id);
+        // It accepts each proposal that its payer gives up, and has more to look at after each of its own deaths.
+        self.spare(payee);
+        let opened = self.survive(|| {
+            // A payer that has died before it stored the acceptance has given the proposal up; after that, it has funded the channel.
+            if let Some(new) = self.funded(payer)?.into_iter().find(|id| !known.contains(id)) {
+                return Ok(new);
+            }
+            match self.at(payer).accepted(id, signature) {
+                Err(OrderError::NoChannel(_)) => {}
+                done => return done.map(|()| id).map_err(OpenError::from),
+            }
+            let (offer, key, (id, opening)) = propose()?;
+            let again =
+                || self.at(payer).accepted(id, accept(&offer, key, &opening)?.1).map_err(OpenError::from);
+            // As a client does that gets no answer.
+            again().map(|()| id).inspect_err(|_| drop(self.at(payer).refused(id)))
         });
         self.does(payer, Teller::look).unwrap();
         self.mine(1);
@@ -290,10 +331,10 @@ impl Carriers {
     }
 
     /// The channels in which somebody pays, and whose funding was broadcast.
-    fn funded(&self, payer: &str) -> Vec<ChannelId> {
-        let entries = self.survive(|| self.at(payer).channels()).unwrap();
+    fn funded(&self, payer: &str) -> Result<Vec<ChannelId>, Failed> {
+        let entries = self.at(payer).channels()?;
         let is_funded = |state: &Side| state.is_live() && state.drawer().is_some();
-        entries.iter().filter(|entry| is_funded(&entry.state)).map(|entry| entry.id).collect()
+        Ok(entries.iter().filter(|entry| is_funded(&entry.state)).map(|entry| entry.id).collect())
     }
 
     /// The payer sends its update and hears the answer, until it has nothing new to say.
@@ -489,6 +530,19 @@ impl Carriers {
         let by = accounts.spender(&params.funding).unwrap();
         let paid_to = |party: &Party| Channel::paid_to(by, party).to_sat();
         (channel.spend_kind(by).unwrap(), paid_to(&params.payer), paid_to(&params.payee))
+    }
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            std::fs::create_dir(&target).unwrap();
+            copy_folder(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), &target).unwrap();
+        }
     }
 }
 

@@ -30,7 +30,12 @@ pub(in crate::cheques) struct Counter {
     offered: HashSet<AdaptorPoint>,
     /// The newest sale of each payee's channel.
     newest: HashMap<ChannelId, (u64, AdaptorPoint)>,
+    /// How many sales of each were dropped: each stays in the database.
+    dropped: HashMap<ChannelId, u32>,
 }
+
+/// Whoever authorises and gives back for nothing does so so often in a channel. It locks money of this agent's each time it asks for another.
+const MOST_DROPPED: u32 = 100;
 
 /// Why nothing is offered.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +44,11 @@ pub enum SaleError {
     /// No such channel.
     #[error("no payee is paid from here in that channel")]
     NoChannel,
+    /// Too often for nothing.
+    #[error(
+        "{MOST_DROPPED} authorisations in this channel came to nothing: the payee has to ask for another channel"
+    )]
+    TooManyDropped,
     /// The rules forbid it.
     #[error(transparent)]
     Rejected(#[from] sale::Reject),
@@ -69,9 +79,13 @@ impl Counter {
     fn note(&mut self, sale: &Sale) {
         let (terms, point) = (&sale.authorisation().terms, sale.point());
         match sale.status() {
-            Status::Offered => self.offered.insert(point),
-            Status::Collected(_) | Status::Dropped => self.offered.remove(&point),
-        };
+            Status::Offered => drop(self.offered.insert(point)),
+            Status::Collected(_) => drop(self.offered.remove(&point)),
+            Status::Dropped => {
+                self.offered.remove(&point);
+                *self.dropped.entry(terms.channel).or_default() += 1;
+            }
+        }
         let newest = self.newest.entry(terms.channel).or_insert((terms.serial, point));
         if newest.0 <= terms.serial {
             *newest = (terms.serial, point);
@@ -105,6 +119,9 @@ impl Teller {
             if status == Status::Offered {
                 self.drop_sale(&mut counter, sold, sale::Input::Replaced(Box::new(authorisation.clone())))?;
             }
+        }
+        if counter.dropped.get(&id).is_some_and(|dropped| *dropped >= MOST_DROPPED) {
+            return Err(SaleError::TooManyDropped);
         }
         let state = self.books.state_blocking(id)?.ok_or(SaleError::NoChannel)?;
         let drawer = state.drawer().filter(|drawer| drawer.drawn().kind() == Kind::Lock);

@@ -178,6 +178,49 @@ fn several_cheques_published_together_give_a_joint_secret() {
     assert_eq!(*points, [secret(1).point(), secret(2).point()]);
     assert_eq!(joint.point(), crate::cheque::point::joint_point(points));
     assert_eq!(drawn.ledger().spent, sat(3_000));
+    // The payee says which secret is whose, after the fact.
+    assert!(drawn.lacks_secrets() && drawn.awaits_word());
+    let (drawn, effects) = handle(&drawn, Input::Secret(secret(2))).unwrap();
+    assert_eq!(effects, [Effect::Report(Outcome::Paid(secret(2)))]);
+    assert_eq!(handle(&drawn, Input::Secret(secret(2))), Err(Reject::Unknown), "once");
+    let (drawn, effects) = handle(&drawn, Input::Secret(secret(1))).unwrap();
+    assert_eq!((effects.len(), drawn.lacks_secrets(), drawn.ledger().spent), (1, false, sat(3_000)));
+}
+
+/// What was signed for two together stands when one of them was settled since: the agent may publish that state, and the writer's receipt of
+/// the other is in it.
+#[test]
+fn a_secret_is_found_in_a_state_that_pays_it_together_with_what_was_settled_since() {
+    let channel = testing::channel();
+    let (both, effects) = handle(&after(cheques(), [promise(1, 1_000)]), promise(2, 2_000)).unwrap();
+    let update = sent(&effects);
+    let payment = update.signed.open(&channel, &[Some(secret(1)), Some(secret(2))]).unwrap();
+    let published = commitment::complete(&channel, &testing::payee_keys(), &payment);
+    let settled = after(both.clone(), [Input::Secret(secret(2))]);
+    let taken_back = after(settled.clone(), [Input::Withdraw(secret(1).point())]);
+    // Others were promised and settled with it meanwhile.
+    let later = after(settled.clone(), [promise(3, 500), Input::Secret(secret(3)), promise(4, 700)]);
+    for (drawn, spent) in [(settled, 3_000), (taken_back, 3_000), (later, 3_500)] {
+        let (drawn, effects) = handle(&drawn, sighted(&published, 0)).unwrap();
+        assert_eq!(effects, [Effect::Report(Outcome::Paid(secret(1)))]);
+        assert_eq!((drawn.ledger().spent, drawn.lacks_secrets()), (sat(spent), false));
+    }
+    // One that was taken back, and one that is open.
+    let loose = after(both, [Input::Withdraw(secret(2).point())]);
+    let (drawn, effects) = handle(&loose, sighted(&published, 0)).unwrap();
+    let [Effect::Report(Outcome::PaidJointly(points, _))] = effects.as_slice() else { panic!("{effects:?}") };
+    assert_eq!((points.len(), drawn.is_open(), drawn.lacks_secrets()), (2, false, true));
+}
+
+/// What nobody needs any more takes no room.
+#[test]
+fn sets_that_were_signed_together_are_kept_until_all_of_them_are_over() {
+    let drawn = after(cheques(), [promise(1, 1_000), promise(2, 2_000), promise(3, 700)]);
+    assert_eq!(drawn.together.size(), (1, 0), "the larger set has the smaller ones in it");
+    let drawn = after(drawn, [Input::Secret(secret(1)), Input::Secret(secret(2))]);
+    assert_eq!(drawn.together.size(), (1, 2));
+    let drawn = after(drawn, [Input::Secret(secret(3))]);
+    assert_eq!(drawn.together.size(), (0, 0));
 }
 
 #[test]

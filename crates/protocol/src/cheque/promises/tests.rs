@@ -66,7 +66,8 @@ proptest! {
         prop_assert_eq!(Channel::paid_to(&transaction, &channel.params().payee), Msat::new(paid).floor());
 
         let points: Vec<AdaptorPoint> = known.iter().map(|index| terms.promises[*index].point).collect();
-        let given_away = terms.given_away(&channel, &payer, &transaction);
+        let choice = |subset| terms.members(subset).map(|promise| promise.point).collect();
+        let given_away = given_away(&channel, &payer, &transaction, terms.subsets().map(choice));
         match points.as_slice() {
             [] => prop_assert_eq!(given_away, None),
             points => {
