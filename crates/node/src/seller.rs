@@ -426,8 +426,7 @@ impl Watchable for Payee {
     fn on_chain(setup: &Arc<payee::Setup>, effect: Effect) -> Option<OnChain> {
         match effect {
             Effect::Publish(publication) => {
-                let payee::Publication { commitment, fee, rung } = *publication;
-                Some(OnChain::Publish(Publication { commitment, fee, rung, setup: setup.clone() }))
+                Some(OnChain::Publish(Publication { what: publication, setup: setup.clone() }))
             }
             Effect::Spread { batch, fee_rate } => {
                 Some(OnChain::Spread(Spreading { batch, fee_rate, setup: setup.clone() }))

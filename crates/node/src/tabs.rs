@@ -380,7 +380,7 @@ impl Tabs {
         Some(Standing {
             spent: live.tab.spent(),
             paid: live.tab.paid(),
-            uncovered: live.tab.uncovered(),
+            uncovered: live.tab.uncovered(&setup.channel),
             exposure: live.tab.exposure(&setup.channel),
         })
     }
