@@ -226,6 +226,13 @@ impl Tabs {
         Ok(spent)
     }
 
+    /// How many outputs the present batch of a channel has: none without a batch. `None` when its tab is not in memory.
+    pub fn outputs(&self, channel: ChannelId) -> Option<u32> {
+        let session = self.session(channel)?;
+        let live = session.live();
+        Some(live.tab.batch().map_or(0, |batch| batch.terms().terms.outputs))
+    }
+
     /// What a served call was charged; `None` when it was all that it stated.
     pub fn other_cost(&self, channel: ChannelId, number: CallNumber) -> Option<Msat> {
         self.session(channel)?.live().tab.numbers().other_cost(number)

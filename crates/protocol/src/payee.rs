@@ -345,8 +345,8 @@ impl State {
         }
     }
 
-    /// The best that this side can publish.
-    fn claim(&self) -> Option<Claim> {
+    /// The most that this side can publish; `None` when nothing was paid, or the channel is over.
+    pub fn claim(&self) -> Option<Claim> {
         match self {
             Self::AwaitingDepth(AwaitingDepth { account, .. })
             | Self::Open(Open { account })
