@@ -222,7 +222,10 @@ impl Tabs {
     /// When the channel pays for no calls.
     pub fn reconcile(&self, channel: ChannelId, last: CallNumber) -> Result<Option<Msat>, CallError> {
         let session = self.session(channel).ok_or(CallError::Unknown(channel))?;
-        let spent = session.live().tab.reconcile(last);
+        let mut live = session.live();
+        let spent = live.tab.reconcile(last);
+        // How far the numbers have come is stored, so that none of these is served after it has left the memory.
+        self.changed(&mut live, channel);
         Ok(spent)
     }
 
@@ -249,6 +252,7 @@ impl Tabs {
         self.changed(&mut live, channel);
         let was_served = charged.is_some();
         let charged = live.tab.end(number, charged);
+        live.weigh();
         if live.is_draining() {
             session.ended.notify_waiters();
         }
@@ -266,6 +270,7 @@ impl Tabs {
         if let Some(session) = self.session(channel) {
             let mut live = session.live();
             live.tab.settle(number, so_far);
+            live.weigh();
             self.changed(&mut live, channel);
         }
     }

@@ -7,8 +7,8 @@ mod common;
 use common::calls::*;
 use common::*;
 use farthing_node::tabs::{AnnounceError, Announced, CallError};
-use farthing_protocol::lightspeed::Call;
 use farthing_protocol::lightspeed::tab::Refused;
+use farthing_protocol::lightspeed::{Call, CallNumber};
 use farthing_protocol::{ChannelId, Msat};
 
 /// What all accounts may take: two with a chain of as many rungs as there can be, and not three.
@@ -29,6 +29,9 @@ fn accounts_that_leave_the_memory_lose_nothing_and_serve_nothing_that_was_refuse
     let (call, mac) = Call::from_bytes(&refused.bytes).unwrap();
     wait(story.seller().refuse(&call, &TARGET, &mac)).unwrap();
     wait(story.buyer().answered(&refused, None, call.cost)).unwrap();
+    // Another is on its way while its payer asks what is spent: it is not served after that.
+    let delayed = wait(story.buyer().call(first, Msat::new(10_000), &TARGET)).unwrap();
+    story.reconcile(first).unwrap();
     let alone = story.seller().resident();
     assert!(alone > MOST / 3, "{alone} bytes");
 
@@ -43,10 +46,30 @@ fn accounts_that_leave_the_memory_lose_nothing_and_serve_nothing_that_was_refuse
     assert!(resident <= MOST, "{resident} bytes");
     let late = wait(story.seller().admit(&call, &TARGET, &mac));
     assert!(matches!(late, Err(CallError::Refused(Refused::Void { .. }))), "{late:?}");
+    let (call, mac) = Call::from_bytes(&delayed.bytes).unwrap();
+    let late = wait(story.seller().admit(&call, &TARGET, &mac));
+    assert!(matches!(late, Err(CallError::Refused(Refused::Void { .. }))), "{late:?}");
     assert_eq!(spent(&story, first), (Msat::new(10_000), Msat::new(10_000)));
     story.call(first, 10).unwrap();
     assert_eq!(spent(&story, first), (Msat::new(20_000), Msat::new(20_000)));
     assert_eq!(spent(&story, others[3]).0, Msat::new(7_000));
+}
+
+/// Each of them has a receipt of its own, which takes memory.
+#[test]
+fn calls_that_cost_less_than_they_stated_count_as_memory() {
+    let story = Story::begin();
+    let id = story.open_for_calls(rungs(1, 50));
+    let before = story.seller().resident();
+    for _ in 0..100 {
+        let prepared = wait(story.buyer().call(id, Msat::new(1), &TARGET)).unwrap();
+        let (call, mac) = Call::from_bytes(&prepared.bytes).unwrap();
+        let admission = wait(story.seller().admit(&call, &TARGET, &mac)).unwrap();
+        wait(story.seller().end(admission, Some(Msat::ZERO)).stored()).unwrap();
+        wait(story.buyer().answered(&prepared, Some(Msat::ZERO), call.cost)).unwrap();
+    }
+    let more = story.seller().resident() - before;
+    assert!(more >= 100 * size_of::<(CallNumber, Msat)>(), "{more} bytes");
 }
 
 #[test]
