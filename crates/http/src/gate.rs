@@ -434,8 +434,11 @@ impl Running {
     fn charge_and_keep(self, parts: ResponseParts, body: Bytes) -> (Ended, Response) {
         let (shared, Admitted { channel, number, mac, .. }) = (self.shared.clone(), self.admitted);
         let (ended, parts) = self.charge(parts);
-        let answer = Answer { mac: &mac, status: parts.status, headers: &parts.headers, body: &body };
-        shared.answers.keep(channel, number, answer);
+        // One that cost nothing can be asked for again without end, and would take the place of those that were paid.
+        if ended.charged > Msat::ZERO {
+            let answer = Answer { mac: &mac, status: parts.status, headers: &parts.headers, body: &body };
+            shared.answers.keep(channel, number, answer);
+        }
         (ended, Response::from_parts(parts, Body::from(body)))
     }
 }
