@@ -94,6 +94,33 @@ fn a_service_that_stalls_in_the_middle_of_its_answer_is_given_up_and_costs_nothi
     assert!(drained.is_some(), "nothing is left running");
 }
 
+/// A service that states no length, and whose answer is all there.
+#[test]
+fn a_short_answer_without_a_stated_length_is_kept_and_free_when_it_breaks_off() {
+    for breaks_off in [false, true] {
+        let story = Story::begin();
+        let id = story.open_for_calls(rungs(1, 50));
+        let gate = Gate::new(story.seller().clone(), Tariff::per_call(PRICE));
+        let service = gate.layer(service_fn(move |_: Request| async move {
+            let end = if breaks_off { Err(std::io::Error::other("gone")) } else { Ok("done") };
+            let parts = futures_util::stream::iter([Ok("nearly "), end]);
+            Ok::<_, Infallible>(Response::new(Body::from_stream(parts)))
+        }));
+        let bytes = wait(story.buyer().call(id, PRICE, &TARGET)).unwrap().bytes;
+        let answer = run(service.clone().oneshot(request(&bytes))).unwrap();
+        if breaks_off {
+            assert_eq!((answer.status().as_u16(), header(&answer, "lightspeed")), (503, Some("free")));
+            assert_eq!(spent(&story, id), Msat::ZERO);
+            continue;
+        }
+        for answer in [answer, run(service.oneshot(request(&bytes))).unwrap()] {
+            assert_eq!(answer.status(), 200);
+            assert_eq!(run(answer.into_body().collect()).unwrap().to_bytes(), "nearly done");
+        }
+        assert_eq!(spent(&story, id), PRICE);
+    }
+}
+
 /// In these stories a seller looks at the chain when it is told to.
 #[test]
 fn a_seller_that_cannot_see_the_chain_sells_nothing() {
