@@ -9,12 +9,12 @@ use farthing_protocol::channel::Expiry;
 use farthing_protocol::flat::{self, BatchTerms, Explanation};
 use farthing_protocol::lightspeed::call::Target;
 use farthing_protocol::lightspeed::tab::Claim;
-use farthing_protocol::lightspeed::{Call, CallNumber};
-use farthing_protocol::payee::Reject;
+use farthing_protocol::lightspeed::{Call, CallNumber, Tab};
+use farthing_protocol::payee::{self, Reject};
 use farthing_protocol::{ChannelId, Msat, Payment};
 
 use super::Seller;
-use crate::books::{Books, OrderError};
+use crate::books::{Books, Entry, OrderError};
 use crate::explain::{ExplainError, explain};
 use crate::machine::Payee;
 use crate::seller::fees::{Fees, Short};
@@ -201,11 +201,9 @@ impl Seller {
     /// What publishing the outputs of all stored batches costs.
     async fn stored_fees(&self) -> Result<Fees, AnnounceError> {
         let stored = self.books.list().await?;
-        let batches = stored.iter().filter_map(|entry| match entry.state.claim() {
-            Some(Claim::Batch(batch)) => Some((entry.id, batch.terms().terms.outputs)),
-            Some(Claim::Plain(_) | Claim::Rung(_)) | None => None,
-        });
-        Ok(Fees::of(batches.filter_map(|(id, outputs)| Some((id, self.cost_of_batch(id, outputs)?)))))
+        let fee =
+            |entry: &Entry<Payee>| Some((entry.id, self.cost_of_batch(entry.id, outputs(&entry.state)?)?));
+        Ok(Fees::of(stored.iter().filter_map(fee)))
     }
 
     /// What publishing so many outputs of a channel's batch costs; `None` when the channel is not there any more.
@@ -261,6 +259,16 @@ impl Seller {
     pub fn most_exposure(&self) -> Msat {
         self.terms.most_exposure
     }
+}
+
+/// How many outputs of a channel this side may have to publish. While it is open, calls may reveal more of them: also a batch of
+/// which nothing is revealed counts.
+fn outputs(state: &payee::State) -> Option<u32> {
+    let open = state.tab().and_then(Tab::batch).map(|batch| batch.terms().terms.outputs);
+    open.or_else(|| match state.claim()? {
+        Claim::Batch(batch) => Some(batch.terms().terms.outputs),
+        Claim::Plain(_) | Claim::Rung(_) => None,
+    })
 }
 
 /// Stores, again and again, the tabs of calls whose answers have left already.
