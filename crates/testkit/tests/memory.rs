@@ -4,9 +4,11 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::calls::*;
 use common::*;
-use farthing_node::tabs::{AnnounceError, Announced, CallError};
+use farthing_node::tabs::{AnnounceError, Announced, CallError, Durability};
 use farthing_protocol::lightspeed::tab::Refused;
 use farthing_protocol::lightspeed::{Call, CallNumber};
 use farthing_protocol::{ChannelId, Msat};
@@ -29,9 +31,6 @@ fn accounts_that_leave_the_memory_lose_nothing_and_serve_nothing_that_was_refuse
     let (call, mac) = Call::from_bytes(&refused.bytes).unwrap();
     wait(story.seller().refuse(&call, &TARGET, &mac)).unwrap();
     wait(story.buyer().answered(&refused, None, call.cost)).unwrap();
-    // Another is on its way while its payer asks what is spent: it is not served after that.
-    let delayed = wait(story.buyer().call(first, Msat::new(10_000), &TARGET)).unwrap();
-    story.reconcile(first).unwrap();
     let alone = story.seller().resident();
     assert!(alone > MOST / 3, "{alone} bytes");
 
@@ -46,13 +45,32 @@ fn accounts_that_leave_the_memory_lose_nothing_and_serve_nothing_that_was_refuse
     assert!(resident <= MOST, "{resident} bytes");
     let late = wait(story.seller().admit(&call, &TARGET, &mac));
     assert!(matches!(late, Err(CallError::Refused(Refused::Void { .. }))), "{late:?}");
-    let (call, mac) = Call::from_bytes(&delayed.bytes).unwrap();
-    let late = wait(story.seller().admit(&call, &TARGET, &mac));
-    assert!(matches!(late, Err(CallError::Refused(Refused::Void { .. }))), "{late:?}");
     assert_eq!(spent(&story, first), (Msat::new(10_000), Msat::new(10_000)));
     story.call(first, 10).unwrap();
     assert_eq!(spent(&story, first), (Msat::new(20_000), Msat::new(20_000)));
     assert_eq!(spent(&story, others[3]).0, Msat::new(7_000));
+}
+
+/// Calls are stored with each block here, and an answer about the standing does not wait for it.
+#[test]
+fn a_call_that_its_payer_gave_up_is_not_served_after_its_account_left_the_memory() {
+    let story = Story::set(|setting| {
+        setting.terms.most_resident = MOST;
+        setting.terms.durability = Durability::Batch(Duration::from_secs(3_600));
+    });
+    let open = || story.open_for_calls(rungs(1, 4_096));
+    let id = open();
+    story.call(id, 10).unwrap();
+    let delayed = wait(story.buyer().call(id, Msat::new(10_000), &TARGET)).unwrap();
+    story.mine(1);
+    story.reconcile(id).unwrap();
+    for _ in 0..4 {
+        open();
+    }
+
+    let (call, mac) = Call::from_bytes(&delayed.bytes).unwrap();
+    let late = wait(story.seller().admit(&call, &TARGET, &mac));
+    assert!(matches!(late, Err(CallError::Refused(Refused::Void { .. }))), "{late:?}");
 }
 
 /// Each of them has a receipt of its own, which takes memory.
