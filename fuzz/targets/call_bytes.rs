@@ -141,7 +141,7 @@ impl Table {
         let taken = tab.spent().saturating_add(tab.numbers().pending());
         assert!(taken <= tab.paid(), "serves what was not paid for");
         assert!(tab.paid() <= self.revealed, "counts words that were not sent");
-        assert!(tab.uncovered() <= tab.exposure(channel), "more at stake than was said");
+        assert!(tab.uncovered(channel) <= tab.exposure(channel), "more at stake than was said");
         let claim = match tab.claim() {
             Claim::Plain(payment) => {
                 assert!(commitment::verify(channel, &payment).is_ok());

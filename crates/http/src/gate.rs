@@ -10,6 +10,7 @@
 //! left, and its answer is kept for the retry.
 
 mod admission;
+mod gathering;
 
 use std::convert::Infallible;
 use std::fmt;
@@ -18,7 +19,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::body::{self, Body, HttpBody as _};
+use axum::body::{self, Body};
 use axum::extract::Request;
 use axum::http::request::Parts;
 use axum::http::response::Parts as ResponseParts;
@@ -38,6 +39,7 @@ use tower::{Layer, Service, ServiceExt as _};
 use crate::answers::{Answer, Answers};
 use crate::clock::Clock;
 use crate::credential::Receipt;
+use crate::gate::gathering::{Broken, Gathered, gather};
 use crate::meter::{Meter, Meters};
 use crate::outlive::{Outlive, Panicked};
 use crate::problem::{Kind, Problem};
@@ -405,19 +407,16 @@ impl Running {
         }
         let (parts, body) = response.into_parts();
         let most = self.shared.manner.most_answer;
-        let is_short = body.size_hint().upper().is_some_and(|size| size <= most as u64);
-        // A short answer is read to its end before anything is charged for it, and kept.
-        let (ended, response) = if is_short {
-            match tokio::time::timeout_at(until, body::to_bytes(body, most)).await {
-                Ok(Ok(bytes)) => self.charge_and_keep(parts, bytes),
-                Ok(Err(error)) => {
-                    return self.failed(Problem::new(Kind::Unavailable, error).into_response());
-                }
-                Err(_elapsed) => return self.failed(too_slow()),
+        let (ended, response) = match gather(body, most, until).await {
+            Ok(Gathered::Whole(bytes)) => self.charge_and_keep(parts, bytes),
+            Ok(Gathered::Begun(body)) => {
+                let (ended, parts) = self.charge(parts);
+                (ended, Response::from_parts(parts, body))
             }
-        } else {
-            let (ended, parts) = self.charge(parts);
-            (ended, Response::from_parts(parts, body))
+            Err(Broken::Off(error)) => {
+                return self.failed(Problem::new(Kind::Unavailable, error).into_response());
+            }
+            Err(Broken::TooSlow) => return self.failed(too_slow()),
         };
         once_stored(ended, response).await
     }
@@ -434,8 +433,11 @@ impl Running {
     fn charge_and_keep(self, parts: ResponseParts, body: Bytes) -> (Ended, Response) {
         let (shared, Admitted { channel, number, mac, .. }) = (self.shared.clone(), self.admitted);
         let (ended, parts) = self.charge(parts);
-        let answer = Answer { mac: &mac, status: parts.status, headers: &parts.headers, body: &body };
-        shared.answers.keep(channel, number, answer);
+        // One that cost nothing can be asked for again without end, and would take the place of those that were paid.
+        if ended.charged > Msat::ZERO {
+            let answer = Answer { mac: &mac, status: parts.status, headers: &parts.headers, body: &body };
+            shared.answers.keep(channel, number, answer);
+        }
         (ended, Response::from_parts(parts, Body::from(body)))
     }
 }

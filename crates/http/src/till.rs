@@ -9,11 +9,14 @@
 //! | `POST …/channels/ID/close` | the seller's half of a cooperative close |
 //! | `POST …/channels/ID/closed` | takes the finished closing |
 
+mod bodies;
+
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{DefaultBodyLimit, FromRequest as _, Path as UrlPath, Request, State};
+use axum::extract::{FromRequest as _, Path as UrlPath, Request, State};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
@@ -31,6 +34,7 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 
 use crate::problem::{Kind, Problem};
+pub(crate) use crate::till::bodies::Bodies;
 use crate::wire::{
     self, AcceptedBody, BatchBody, ChainBody, ChainTaken, CloseBody, ClosedBody, ClosingBody, OpenBody,
     StandingAnswer, StandingBody,
@@ -51,13 +55,14 @@ const DRAIN: Duration = Duration::from_secs(20);
 pub struct Till {
     seller: Arc<Seller>,
     secret: [u8; 32],
+    bodies: Bodies,
 }
 
 impl Till {
     /// The till of a seller.
     pub fn new(seller: Arc<Seller>) -> Self {
         let secret = seller.challenge_secret();
-        Self { seller, secret }
+        Self { seller, secret, bodies: Bodies::default() }
     }
 
     /// The seller.
@@ -68,6 +73,11 @@ impl Till {
     /// What binds its challenges.
     pub fn secret(&self) -> &[u8; 32] {
         &self.secret
+    }
+
+    /// The places for large bodies, whatever is sold.
+    pub(crate) fn bodies(&self) -> &Bodies {
+        &self.bodies
     }
 
     /// Whether it sells, in the words of draft-inadarei-api-health-check: `pass`, or `fail` with status 503.
@@ -84,27 +94,39 @@ impl Till {
     /// The routes.
     pub fn routes(self: Arc<Self>) -> Router {
         let below = |last: &str| format!("{}/{{id}}/{last}", wire::CHANNELS);
-        let chains = post(chain).layer(DefaultBodyLimit::max(MOST_CHAIN));
-        let batches = post(batch).layer(DefaultBodyLimit::max(MOST_CHAIN));
         Router::new()
+            .route(wire::CHANNELS, post(open))
             .route(&below("standing"), post(standing))
             .route(&below("close"), post(close))
-            .layer(DefaultBodyLimit::max(MOST_REQUEST))
-            .route(wire::CHANNELS, post(open).layer(DefaultBodyLimit::max(MOST_OPENING)))
-            .route(&below("closed"), post(closed).layer(DefaultBodyLimit::max(MOST_OPENING)))
-            .route(&below("chains"), chains)
-            .route(&below("batches"), batches)
+            .route(&below("closed"), post(closed))
+            .route(&below("chains"), post(chain))
+            .route(&below("batches"), post(batch))
             .with_state(self)
     }
 
-    /// The body of a request to a channel. Nobody has a body read who has no channel here: the largest are read before a MAC
-    /// over all of them can be checked.
-    async fn read<T: DeserializeOwned>(&self, id: &str, request: Request) -> Result<(ChannelId, T), Problem> {
+    /// The body of a request to a channel. Nobody has a body read who has no channel here.
+    async fn read<T: DeserializeOwned>(
+        &self,
+        id: &str,
+        request: Request,
+        most: usize,
+    ) -> Result<(ChannelId, T), Problem> {
         let id = channel(id)?;
         if !self.seller.has(id) {
             return Err(not_open());
         }
-        Ok((id, in_time(request).await?))
+        Ok((id, in_time(&self.bodies, request, most).await?))
+    }
+
+    /// The body of an announcement. It is large and read before the MAC over all of it can be checked, so nobody has it read who
+    /// has locked nothing: a channel without a funding costs its opener nothing.
+    async fn read_announcement<T: DeserializeOwned>(
+        &self,
+        id: &str,
+        request: Request,
+    ) -> Result<(ChannelId, T), Problem> {
+        self.seller.check_funded(channel(id)?).await.map_err(not_taken)?;
+        self.read(id, request, MOST_CHAIN).await
     }
 
     fn verify(&self, id: ChannelId, mac: &[u8; 32], call: &Call<'_>) -> Result<CallKey, Problem> {
@@ -116,7 +138,7 @@ impl Till {
 
 /// `POST …/channels`.
 async fn open(State(till): State<Arc<Till>>, request: Request) -> Result<Response, Problem> {
-    let OpenBody { challenge, opening } = in_time(request).await?;
+    let OpenBody { challenge, opening } = in_time(&till.bodies, request, MOST_OPENING).await?;
     let request = challenge
         .check(&till.secret, Timestamp::now())
         .map_err(|error| Problem::new(Kind::InvalidChallenge, error))?;
@@ -141,7 +163,7 @@ async fn chain(
     headers: HeaderMap,
     request: Request,
 ) -> Result<Json<ChainTaken>, Problem> {
-    let (id, body): (_, ChainBody) = till.read(&id, request).await?;
+    let (id, body): (_, ChainBody) = till.read_announcement(&id, request).await?;
     // Before anything is looked at: whoever could announce for another would take its numbers away.
     till.verify(id, &body.mac, &body.call(id, authority(&headers, &uri), uri.path()))?;
     let (rungs, payment) = body.read().map_err(|error| Problem::new(Kind::BadRequest, error))?;
@@ -156,7 +178,7 @@ async fn batch(
     headers: HeaderMap,
     request: Request,
 ) -> Result<Json<ChainTaken>, Problem> {
-    let (id, body): (_, BatchBody) = till.read(&id, request).await?;
+    let (id, body): (_, BatchBody) = till.read_announcement(&id, request).await?;
     till.verify(id, &body.mac, &body.call(id, authority(&headers, &uri), uri.path()))?;
     let (signed, payment) = body.read().map_err(|error| Problem::new(Kind::BadRequest, error))?;
     take(&till, id, Announced::Batch(body.batch, signed), payment).await
@@ -168,8 +190,12 @@ async fn take(
     announced: Announced,
     payment: Payment,
 ) -> Result<Json<ChainTaken>, Problem> {
-    let taken = till.seller.announce(id, announced, payment).await;
-    let epoch = taken.map_err(|error| match &error {
+    let epoch = till.seller.announce(id, announced, payment).await.map_err(not_taken)?;
+    Ok(Json(ChainTaken { epoch }))
+}
+
+fn not_taken(error: AnnounceError) -> Problem {
+    match &error {
         AnnounceError::BadPay(BadPay::Waiting(_)) => Problem::new(Kind::Unavailable, error).retry_after(1),
         AnnounceError::Unfunded => Problem::new(Kind::FundingNotDeep, error).retry_after(1),
         AnnounceError::Order(OrderError::Store(_) | OrderError::Ended) => {
@@ -177,8 +203,7 @@ async fn take(
         }
         AnnounceError::Order(OrderError::NoChannel(_)) | AnnounceError::Unknown(_) => not_open(),
         _theirs => Problem::new(Kind::BadRequest, error),
-    })?;
-    Ok(Json(ChainTaken { epoch }))
+    }
 }
 
 /// `POST …/channels/ID/standing`.
@@ -189,7 +214,7 @@ async fn standing(
     headers: HeaderMap,
     request: Request,
 ) -> Result<Json<StandingAnswer>, Problem> {
-    let (id, body): (_, StandingBody) = till.read(&id, request).await?;
+    let (id, body): (_, StandingBody) = till.read(&id, request, MOST_REQUEST).await?;
     till.verify(id, &body.mac, &body.call(id, authority(&headers, &uri), uri.path()))?;
     let spent = till.seller.reconcile(id, body.last).await;
     let spent = spent.map_err(|error| match &error {
@@ -207,7 +232,7 @@ async fn close(
     headers: HeaderMap,
     request: Request,
 ) -> Result<Json<ClosingBody>, Problem> {
-    let (id, body): (_, CloseBody) = till.read(&id, request).await?;
+    let (id, body): (_, CloseBody) = till.read(&id, request, MOST_REQUEST).await?;
     let mut scratch = String::new();
     till.verify(id, &body.mac, &body.call(id, authority(&headers, &uri), uri.path(), &mut scratch))?;
     let Some(_drained) = till.seller.drain(id, DRAIN).await else {
@@ -232,7 +257,7 @@ async fn closed(
     UrlPath(id): UrlPath<String>,
     request: Request,
 ) -> Result<StatusCode, Problem> {
-    let (id, body): (_, ClosedBody) = till.read(&id, request).await?;
+    let (id, body): (_, ClosedBody) = till.read(&id, request, MOST_OPENING).await?;
     let transaction: Transaction =
         deserialize_hex(&body.transaction).map_err(|error| Problem::new(Kind::BadRequest, error))?;
     till.seller.settled(id, transaction).await.map_err(|error| Problem::new(Kind::BadRequest, error))?;
@@ -261,9 +286,14 @@ pub(crate) fn authority<'a>(headers: &'a HeaderMap, uri: &'a Uri) -> &'a str {
 }
 
 /// A body that has to arrive in time, or a peer that sends it byte by byte would have its seat for as long as it wants.
-async fn in_time<T: DeserializeOwned>(request: Request) -> Result<T, Problem> {
-    match tokio::time::timeout(BODY_PATIENCE, Json::from_request(request, &())).await {
-        Ok(body) => read(body),
+async fn in_time<T: DeserializeOwned>(bodies: &Bodies, request: Request, most: usize) -> Result<T, Problem> {
+    let (parts, body) = request.into_parts();
+    match tokio::time::timeout(BODY_PATIENCE, bodies.read(body, most)).await {
+        Ok(Ok(held)) => {
+            let request = Request::from_parts(parts, Body::from(held.bytes.clone()));
+            read(Json::from_request(request, &()).await)
+        }
+        Ok(Err(unread)) => Err(Problem::new(Kind::BadRequest, unread)),
         Err(_elapsed) => {
             let detail = format!("the body was not there after {} s: send it again", BODY_PATIENCE.as_secs());
             // Not for good: a payer that announces a chain would drop it, though an earlier request may have brought it.
@@ -300,8 +330,10 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(5)).await;
             Ok::<_, std::io::Error>(byte)
         });
-        let refused = in_time::<ClosedBody>(posts(Body::from_stream(drips))).await;
+        let bodies = Bodies::default();
+        let refused = in_time::<ClosedBody>(&bodies, posts(Body::from_stream(drips)), 1_000).await;
         assert_eq!(refused.map(drop).unwrap_err().into_response().status(), StatusCode::SERVICE_UNAVAILABLE);
-        assert!(in_time::<ClosedBody>(posts(Body::from(r#"{"transaction":""}"#))).await.is_ok());
+        let ends = posts(Body::from(r#"{"transaction":""}"#));
+        assert!(in_time::<ClosedBody>(&bodies, ends, 1_000).await.is_ok());
     }
 }

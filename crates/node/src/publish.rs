@@ -4,6 +4,9 @@
 //! that spends the payee's own output pays for both (CPFP). Commitment and child are version 3 (BIP431), so they relay
 //! as a package even when the commitment alone would not, and a child of the payer's that came first is replaced
 //! (sibling eviction). All of it may be repeated: each step looks at the mempool first.
+//!
+//! A rung comes with the plain commitment that may take its place. The one that brings more is published. From then on it stays
+//! with that one for as long as the mempool or the chain has it, so this side never works against itself.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,7 +14,7 @@ use std::sync::Arc;
 use bitcoin::{Amount, FeeRate, OutPoint, ScriptBuf, Transaction};
 use farthing_chain::{BroadcastError, Chain, ChainError, MempoolEntry, OutputStatus};
 use farthing_protocol::lightspeed::RungClaim;
-use farthing_protocol::payee::Setup;
+use farthing_protocol::payee::{self, Setup};
 use farthing_protocol::{child, hashlock};
 
 use crate::wallet::{Wallet, WalletError};
@@ -22,12 +25,8 @@ pub(crate) const INCREMENT: FeeRate = FeeRate::BROADCAST_MIN;
 /// A commitment to be published, with the keys that claim its output where that takes a word.
 #[derive(Clone)]
 pub struct Publication {
-    /// The commitment.
-    pub commitment: Transaction,
-    /// What it pays itself.
-    pub fee: Amount,
-    /// How its first output is claimed, if the wallet cannot spend it.
-    pub rung: Option<RungClaim>,
+    /// The commitment, and what may take its place.
+    pub what: Box<payee::Publication>,
     /// Whose it is.
     pub setup: Arc<Setup>,
 }
@@ -35,7 +34,7 @@ pub struct Publication {
 impl fmt::Debug for Publication {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Publication")
-            .field("commitment", &self.commitment.compute_txid())
+            .field("commitment", &self.what.commitment.compute_txid())
             .finish_non_exhaustive()
     }
 }
@@ -74,13 +73,51 @@ pub fn publish(
     publication: &Publication,
     target: FeeRate,
 ) -> Result<(), PublishError> {
-    let Publication { commitment, fee, rung, setup } = publication;
-    if let Some(rung) = rung {
-        return publish_rung(chain, publication, rung, target);
+    let Publication { what, setup } = publication;
+    let chosen = choose(chain, what, target)?;
+    match &chosen.rung {
+        Some(rung) => match publish_rung(chain, setup, chosen, rung, target)? {
+            Rung::Published => Ok(()),
+            Rung::NotWorthIt => match &chosen.plain {
+                Some(plain) => publish_plain(chain, wallet, setup, plain, target),
+                None => Ok(()),
+            },
+        },
+        None => publish_plain(chain, wallet, setup, chosen, target),
     }
+}
+
+/// The commitment that the mempool or a block has already, else the one that brings more.
+fn choose<'a>(
+    chain: &Chain,
+    what: &'a payee::Publication,
+    target: FeeRate,
+) -> Result<&'a payee::Publication, ChainError> {
+    let Some(plain) = &what.plain else { return Ok(what) };
+    if chain.mempool_entry(&plain.commitment.compute_txid())?.is_some() {
+        return Ok(plain);
+    }
+    let is_out = chain.mempool_entry(&what.commitment.compute_txid())?.is_some()
+        || chain.output(&funding(&what.commitment))? == OutputStatus::Absent;
+    // If the plain one is in a block, nothing is left to do for either.
+    Ok(if is_out { what } else { what.best(target) })
+}
+
+fn funding(commitment: &Transaction) -> OutPoint {
+    commitment.input.first().map(|input| input.previous_output).unwrap_or_default()
+}
+
+fn publish_plain(
+    chain: &Chain,
+    wallet: &Wallet,
+    setup: &Setup,
+    publication: &payee::Publication,
+    target: FeeRate,
+) -> Result<(), PublishError> {
+    let payee::Publication { commitment, fee, .. } = publication;
     let script = &setup.channel.params().payee.output;
     let present = chain.mempool_entry(&commitment.compute_txid())?;
-    let funding = commitment.input.first().map(|input| input.previous_output).unwrap_or_default();
+    let funding = funding(commitment);
     if present.is_none() && chain.output(&funding)? == OutputStatus::Absent {
         // A block holds this transaction or another that spends the funding: a child would only cost. Or the funding
         // is gone, and the payer's to bring back.
@@ -116,70 +153,77 @@ pub fn publish(
     }
 }
 
+/// What became of a rung.
+enum Rung {
+    /// It is published, or nothing needs to be.
+    Published,
+    /// It is not in the mempool, and its claim would cost more than it brings.
+    NotWorthIt,
+}
+
 /// Publishes a rung with its claim, which pays for both. Once the commitment is in a block, the claim alone.
 fn publish_rung(
     chain: &Chain,
-    publication: &Publication,
+    setup: &Setup,
+    publication: &payee::Publication,
     rung: &RungClaim,
     target: FeeRate,
-) -> Result<(), PublishError> {
-    let Publication { commitment, fee, setup, .. } = publication;
+) -> Result<Rung, PublishError> {
+    let payee::Publication { commitment, fee, .. } = publication;
     let present = chain.mempool_entry(&commitment.compute_txid())?;
     let claim = |fee| rung.claim(&setup.channel, &setup.keys, commitment, fee);
-    let alone = cost(target);
-    let funding = commitment.input.first().map(|input| input.previous_output).unwrap_or_default();
+    let alone = RungClaim::cost(target);
+    let funding = funding(commitment);
     if present.is_none() && chain.output(&funding)? == OutputStatus::Absent {
         let locked = OutPoint { txid: commitment.compute_txid(), vout: 0 };
         let least = match chain.output(&locked)? {
             // Another transaction spends the funding, or the claim is in a block.
-            OutputStatus::Absent => return Ok(()),
+            OutputStatus::Absent => return Ok(Rung::Published),
             OutputStatus::SpentInMempool { .. } => match spender(chain, &locked)? {
-                Some(entry) if entry.fee >= alone => return Ok(()),
-                Some(entry) => entry.fee + cost(INCREMENT),
+                Some(entry) if entry.fee >= alone => return Ok(Rung::Published),
+                Some(entry) => entry.fee + RungClaim::cost(INCREMENT),
                 None => Amount::ZERO,
             },
             OutputStatus::Confirmed { .. } | OutputStatus::Unconfirmed { .. } => Amount::ZERO,
         };
-        return match claim(alone.max(least)) {
-            Ok(claim) => Ok(chain.broadcast(&claim)?),
+        match claim(alone.max(least)) {
+            Ok(claim) => chain.broadcast(&claim)?,
             Err(reason) => {
                 tracing::warn!(%reason, "the published output is left: to claim it costs more than it brings");
-                Ok(())
             }
-        };
+        }
+        return Ok(Rung::Published);
     }
-    let size = commitment.vsize() as u64 + claim_size();
+    let size = commitment.vsize() as u64 + hashlock::claim_weight(1).to_vbytes_ceil();
     let both = target.fee_vb(size).unwrap_or(Amount::MAX);
+    let is_present = present.is_some();
     let closing = match present {
         Some(_) => None,
         None => closing_instead(chain, &funding, &setup.channel.params().payee.output)?,
     };
     let least = match (present, closing) {
         (Some(entry), _) if entry.descendant_vsize > entry.vsize && entry.descendant_fee >= both => {
-            return Ok(());
+            return Ok(Rung::Published);
         }
         (Some(entry), _) => least_to_replace(&entry),
-        (None, Some(closing)) if closing_confirms(&closing, target) => return Ok(()),
+        (None, Some(closing)) if closing_confirms(&closing, target) => return Ok(Rung::Published),
         (None, Some(closing)) => least_to_displace(&closing, size).checked_sub(*fee).unwrap_or_default(),
         (None, None) => Amount::ZERO,
     };
-    let needed = both.checked_sub(*fee).unwrap_or_default().max(cost(FeeRate::BROADCAST_MIN)).max(least);
-    match claim(needed) {
-        Ok(claim) => Ok(chain.broadcast_package(commitment, &claim)?),
+    match claim(publication.claim_fee(target).max(least)) {
+        Ok(claim) => {
+            chain.broadcast_package(commitment, &claim)?;
+            Ok(Rung::Published)
+        }
+        Err(reason) if is_present => {
+            tracing::warn!(%reason, "the rung stays as it is: to raise its fee would cost more than it brings");
+            Ok(Rung::Published)
+        }
         Err(reason) => {
-            tracing::warn!(%reason, "nothing is published: to claim it would cost more than it brings");
-            Ok(())
+            tracing::warn!(%reason, "the rung is not published: to claim it would cost more than it brings");
+            Ok(Rung::NotWorthIt)
         }
     }
-}
-
-/// What a claim pays at that rate. Nodes count whole virtual bytes, so a fee by weight could be just below what they relay.
-fn cost(fee_rate: FeeRate) -> Amount {
-    fee_rate.fee_vb(claim_size()).unwrap_or(Amount::MAX)
-}
-
-fn claim_size() -> u64 {
-    hashlock::claim_weight(1).to_vbytes_ceil()
 }
 
 pub(crate) fn spender(chain: &Chain, outpoint: &OutPoint) -> Result<Option<MempoolEntry>, ChainError> {

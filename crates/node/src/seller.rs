@@ -1,6 +1,7 @@
 //! What a program that sells uses: offers, openings, charges, closings.
 
 mod calls;
+mod fees;
 mod terms;
 
 use std::sync::{Arc, Mutex};
@@ -17,6 +18,7 @@ use farthing_protocol::payee::{self, Effect, Input, Policy, Reject};
 use farthing_protocol::session::CallKey;
 use farthing_protocol::{Channel, ChannelId, Msat, Party, Payment};
 use secp256k1::schnorr;
+use tokio::sync::OnceCell;
 
 use crate::books::{Books, Entry, Item, OrderError};
 use crate::entropy;
@@ -24,6 +26,7 @@ use crate::home::{Home, Lock};
 use crate::machine::{Machine as _, Payee, PayeeRecord};
 use crate::publish::Publication;
 use crate::seller::calls::Batches;
+use crate::seller::fees::Fees;
 use crate::spread::Spreading;
 use crate::start::StartError;
 use crate::tabs::{Durability, Tabs};
@@ -146,6 +149,8 @@ pub struct Seller {
     seed: Arc<Seed>,
     terms: Terms,
     tabs: Arc<Tabs>,
+    /// Filled with the first batch that is announced to this process.
+    fees: OnceCell<Fees>,
     _batches: Option<Batches>,
     _lock: Lock,
 }
@@ -188,6 +193,7 @@ impl Seller {
             seed,
             terms,
             tabs,
+            fees: OnceCell::new(),
             _batches: batches,
             _lock: lock,
         })
@@ -426,8 +432,7 @@ impl Watchable for Payee {
     fn on_chain(setup: &Arc<payee::Setup>, effect: Effect) -> Option<OnChain> {
         match effect {
             Effect::Publish(publication) => {
-                let payee::Publication { commitment, fee, rung } = *publication;
-                Some(OnChain::Publish(Publication { commitment, fee, rung, setup: setup.clone() }))
+                Some(OnChain::Publish(Publication { what: publication, setup: setup.clone() }))
             }
             Effect::Spread { batch, fee_rate } => {
                 Some(OnChain::Spread(Spreading { batch, fee_rate, setup: setup.clone() }))

@@ -222,8 +222,18 @@ impl Tabs {
     /// When the channel pays for no calls.
     pub fn reconcile(&self, channel: ChannelId, last: CallNumber) -> Result<Option<Msat>, CallError> {
         let session = self.session(channel).ok_or(CallError::Unknown(channel))?;
-        let spent = session.live().tab.reconcile(last);
+        let mut live = session.live();
+        let spent = live.tab.reconcile(last);
+        // How far the numbers have come is stored, so that none of these is served after it has left the memory.
+        self.changed(&mut live, channel);
         Ok(spent)
+    }
+
+    /// How many outputs the present batch of a channel has: none without a batch. `None` when its tab is not in memory.
+    pub fn outputs(&self, channel: ChannelId) -> Option<u32> {
+        let session = self.session(channel)?;
+        let live = session.live();
+        Some(live.tab.batch().map_or(0, |batch| batch.terms().terms.outputs))
     }
 
     /// What a served call was charged; `None` when it was all that it stated.
@@ -242,6 +252,7 @@ impl Tabs {
         self.changed(&mut live, channel);
         let was_served = charged.is_some();
         let charged = live.tab.end(number, charged);
+        live.weigh();
         if live.is_draining() {
             session.ended.notify_waiters();
         }
@@ -259,6 +270,7 @@ impl Tabs {
         if let Some(session) = self.session(channel) {
             let mut live = session.live();
             live.tab.settle(number, so_far);
+            live.weigh();
             self.changed(&mut live, channel);
         }
     }
@@ -380,7 +392,7 @@ impl Tabs {
         Some(Standing {
             spent: live.tab.spent(),
             paid: live.tab.paid(),
-            uncovered: live.tab.uncovered(),
+            uncovered: live.tab.uncovered(&setup.channel),
             exposure: live.tab.exposure(&setup.channel),
         })
     }

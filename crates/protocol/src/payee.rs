@@ -109,7 +109,8 @@ pub struct ClosingTogether {
     publish_at: u32,
 }
 
-/// No payment is accepted any more; the commitment is being published.
+/// No payment is accepted any more; the commitment is being published. The ledger's newest payment takes a rung's place where
+/// that brings more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClosingAlone {
     ledger: Ledger,
@@ -266,7 +267,7 @@ impl State {
     /// What a restart must do again.
     pub fn resume(&self, setup: &Setup) -> Vec<Effect> {
         match self {
-            Self::ClosingAlone(state) => publication(setup, &state.claim),
+            Self::ClosingAlone(state) => publication(setup, &state.claim, state.ledger.newest.as_ref()),
             Self::ClosingTogether(ClosingTogether { transaction: Some(transaction), .. }) => {
                 vec![Effect::Broadcast(transaction.clone())]
             }
@@ -335,16 +336,17 @@ impl State {
     fn close_alone(&self, setup: &Setup) -> Transition<Self, Effect> {
         match self.claim() {
             Some(claim) => {
-                let effects = publication(setup, &claim);
-                let next = Self::ClosingAlone(ClosingAlone { ledger: self.ledger(), claim });
+                let ledger = self.ledger();
+                let effects = publication(setup, &claim, ledger.newest.as_ref());
+                let next = Self::ClosingAlone(ClosingAlone { ledger, claim });
                 effects.into_iter().fold(Transition::to(next), Transition::then)
             }
             None => self.close_without_claim(),
         }
     }
 
-    /// The best that this side can publish.
-    fn claim(&self) -> Option<Claim> {
+    /// The most that this side can publish; `None` when nothing was paid, or the channel is over.
+    pub fn claim(&self) -> Option<Claim> {
         match self {
             Self::AwaitingDepth(AwaitingDepth { account, .. })
             | Self::Open(Open { account })

@@ -39,8 +39,8 @@ fn preimages_pay_out_of_order_and_beside_each_other() {
         tab.end(number(7, counter), Some(UNIT));
     }
     assert_eq!((tab.spent(), tab.paid()), (sat(6_000), sat(6_600)));
-    assert_eq!(tab.uncovered(), sat(5_400), "few outputs are not worth their fees");
-    assert!(tab.uncovered() <= tab.exposure(&channel()));
+    assert_eq!(tab.uncovered(&channel()), sat(5_400), "few outputs are not worth their fees");
+    assert!(tab.uncovered(&channel()) <= tab.exposure(&channel()));
 }
 
 #[test]

@@ -138,7 +138,7 @@ proptest! {
             prop_assert!(taken <= tab.paid(), "serves what was not paid for");
             prop_assert!(tab.spent() >= before.0 && tab.paid() >= before.1, "an account went back");
             prop_assert!(tab.paid() <= channel().max_total());
-            prop_assert!(tab.uncovered() <= tab.exposure(&channel()));
+            prop_assert!(tab.uncovered(&channel()) <= tab.exposure(&channel()));
             // What it would publish pays plainly at least what it did.
             let base = match tab.batch() {
                 Some(batch) => {

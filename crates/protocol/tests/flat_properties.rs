@@ -320,7 +320,8 @@ impl World {
         assert!(taken <= tab.paid(), "serves what was not paid for");
         assert!(tab.paid() <= ledger.paid().max(PREPAID), "has preimages that were not sent");
         assert!(tab.spent() <= ledger.spent, "charged more than was sent");
-        assert!(tab.uncovered() <= tab.exposure(&self.payer.setup.channel), "more at stake than was said");
+        let channel = &self.payer.setup.channel;
+        assert!(tab.uncovered(channel) <= tab.exposure(channel), "more at stake than was said");
         assert!(ledger.paid() <= self.payer.setup.channel.max_total());
     }
 

@@ -3,11 +3,12 @@
 mod common;
 
 use common::call_story::*;
+use common::payee_story::Payee;
 use common::*;
-use farthing_protocol::Msat;
 use farthing_protocol::hashlock::Delay;
 use farthing_protocol::lightspeed::tab::Claim;
-use farthing_protocol::lightspeed::{Call, Ladder, Shape, Word, Words};
+use farthing_protocol::lightspeed::{Call, Ladder, Shape, Tab, Word, Words};
+use farthing_protocol::{Msat, payee};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -68,7 +69,7 @@ proptest! {
         let mut counter = Counter::of(shape);
         let mut liar =
             Liar { shape, chains: vec![(self::words(shape, 1), PREPAID)], revealed: PREPAID };
-        let mut claimed = Msat::ZERO;
+        let (mut claimed, mut alone) = (Msat::ZERO, Msat::ZERO);
         for attempt in attempts {
             let before = counter.tab.clone();
             match attempt {
@@ -131,7 +132,10 @@ proptest! {
             prop_assert!(taken <= tab.paid(), "serves what was not paid for");
             prop_assert!(tab.paid() <= liar.revealed, "counts words that were not sent");
             prop_assert!(tab.spent() >= before.spent() && tab.paid() >= before.paid());
-            prop_assert!(tab.uncovered() <= tab.exposure(&channel), "more at stake than was said");
+            prop_assert!(tab.uncovered(&channel) <= tab.exposure(&channel), "more at stake than was said");
+            prop_assert!(tab.net(&channel) >= alone, "what closing alone brings fell");
+            prop_assert!(tab.net(&channel) >= PREPAID, "a rung hides the plain payment");
+            alone = tab.net(&channel);
             let claim = match tab.claim() {
                 Claim::Batch(_) => panic!("this channel pays with words"),
                 Claim::Plain(payment) => payment.total,
@@ -140,10 +144,29 @@ proptest! {
             prop_assert!(claim >= claimed, "the claim fell");
             if claim > claimed {
                 judge(&channel, &tab.claim());
+                judge_net(tab);
             }
             claimed = claim;
         }
     }
+}
+
+/// What a payee of this tab publishes brings what the tab says at the agreed rate: never less than its plain payment.
+fn judge_net(tab: &Tab) {
+    let mut payee = Payee::with(PREPAID, Msat::ZERO);
+    payee.takes(payee::Input::Fold(Box::new(tab.clone())));
+    let effects = payee.takes(payee::Input::Close);
+    let [payee::Effect::Publish(publication)] = effects.as_slice() else {
+        panic!("a commitment: {effects:?}")
+    };
+    let agreed = payee.setup.channel.params().fee_rate;
+    let brings = publication.best(agreed).brings(agreed);
+    let plain = tab.ledger().newest.expect("it was signed").total;
+    assert!(brings >= plain.floor(), "closing alone brings {brings}, the plain payment {plain}");
+    assert!(
+        brings >= tab.net(&payee.setup.channel).floor(),
+        "closing alone brings {brings}, less than was said"
+    );
 }
 
 /// Whatever the payee relies on is valid by consensus, with the words that it has.

@@ -188,6 +188,38 @@ fn a_payee_that_closes_alone_publishes_its_best_rung_with_its_word() {
     }
 }
 
+/// The rung holds 800 sat and the first payment 600; the agreed rate is 2 sat/vB, and the rung's claim has 154 vB.
+#[test]
+fn a_rung_gives_way_to_the_first_payment_where_its_claim_costs_more_than_it_adds() {
+    let (claim, commitment) = published();
+    let mut payee = payee_of_calls();
+    let effects = payee.takes(payee::Input::Close);
+    let rung = publishes(&payee, &effects);
+    let plain = rung.plain.clone().expect("it comes with the rung");
+    assert_eq!((&rung.commitment, rung.rung), (&commitment, Some(claim)));
+    assert_eq!(*plain, common::payee_story::publication_of(PREPAID));
+    assert_valid(&payee.setup.channel, &plain.commitment);
+    for (fee_rate, by_rung, by_plain) in [(1, 646, 600), (2, 492, 600), (3, 0, 0)] {
+        let fee_rate = rate(fee_rate);
+        let brings = (rung.brings(fee_rate).to_sat(), plain.brings(fee_rate).to_sat());
+        assert_eq!(brings, (by_rung, by_plain), "{fee_rate}");
+        let best = rung.best(fee_rate);
+        assert_eq!(best.rung.is_some(), by_rung > by_plain, "{fee_rate}");
+        assert_eq!(plain.best(fee_rate), &*plain, "it has no other in its place");
+    }
+}
+
+#[test]
+fn the_end_with_the_first_payment_says_what_was_left_of_the_rung() {
+    let plain = commitment_to(PREPAID);
+    let mut payee = payee_of_calls();
+    payee.takes(payee::Input::Close);
+    payee.sees(TIP + POLICY.finality, spent(&plain, POLICY.finality));
+    let payee::State::Closed(closed) = &payee.state else { panic!("{:?}", payee.state) };
+    let left = Amount::from_sat(200);
+    assert_eq!(closed.ending, Some(Ending { left, ..ending(&plain, 600) }));
+}
+
 #[test]
 fn the_payee_is_done_when_its_claim_is_final_and_not_before() {
     let (claim, commitment) = published();

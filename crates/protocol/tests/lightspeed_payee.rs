@@ -165,10 +165,10 @@ fn a_rung_locked_with_another_word_is_found_out_at_that_rung() {
         let refused = counter.refuses(&counter.call(counter_number, 1, index, Msat::ZERO));
         assert!(matches!(refused, Refused::LyingRung { chain: 1, .. }));
     }
-    // The rung below is good, and what no rung covers is less than one stretch.
+    // The rung below is good. It holds 800 sat and its claim costs 308, so the first payment brings more.
     assert_eq!(claimable(&counter.tab), after(20));
-    assert_eq!(counter.tab.uncovered(), sat(90));
-    assert!(counter.tab.uncovered() < SHAPE.worth(SHAPE.stretch()));
+    assert_eq!(counter.tab.uncovered(&channel()), sat(290));
+    assert!(counter.tab.uncovered(&channel()) < counter.tab.exposure(&channel()));
 }
 
 #[test]

@@ -252,6 +252,35 @@ fn preimages_that_were_lost_are_the_payers_outputs() {
 
 // What the seller does not take.
 
+/// To publish 20 outputs costs 2,072 sat at 2 sat/vB. All payers may be gone at once.
+#[test]
+fn one_coin_covers_as_many_batches_as_it_could_publish_and_no_more() {
+    let mut story = Story::set(|setting| setting.terms.flat = Some(flat_terms()));
+    story.fund_seller(5_000);
+    let announce = |story: &Story, id| {
+        let told = story.survive(|| story.buyer().announce_batch(id, &flat_terms())).unwrap();
+        let announced = || Announced::Batch(told.batch, told.signed.clone());
+        let taken = story.survive(|| wait(story.seller().announce(id, announced(), told.payment)));
+        story.announced(id, told.batch.number, taken.as_ref().ok().copied());
+        taken
+    };
+    let ids = [story.fund(), story.fund(), story.fund()];
+    story.mine(1);
+    announce(&story, ids[0]).unwrap();
+    announce(&story, ids[1]).unwrap();
+
+    // Also by a seller that starts anew, and although nothing is revealed of the two.
+    story.start_seller();
+    let refused = announce(&story, ids[2]);
+    let Err(AnnounceError::NoCoins { got, needed }) = refused else { panic!("{refused:?}") };
+    assert_eq!((got, needed), (sat(5_000), sat(3 * 2 * MICROPAYMENT)));
+
+    // A channel that is over needs no coin any more.
+    story.close_together(ids[0]);
+    story.mine(FINALITY);
+    announce(&story, ids[2]).unwrap();
+}
+
 #[test]
 fn a_seller_without_a_coin_takes_no_batch_whose_outputs_it_could_not_publish() {
     let story = Story::set(|setting| setting.terms.flat = Some(flat_terms()));

@@ -18,7 +18,7 @@ use common::*;
 use farthing_http::credential::Receipt;
 use farthing_http::encoding;
 use farthing_http::gate::{Gate, Gated, Manner};
-use farthing_http::tariff::{CallPrice, Tariff};
+use farthing_http::tariff::{CallPrice, Rule, Tariff};
 use farthing_node::books::{Item, OrderError};
 use farthing_protocol::lightspeed::call::{MacKey, NO_BODY, Target};
 use farthing_protocol::lightspeed::numbers::WINDOW;
@@ -94,6 +94,33 @@ fn a_service_that_stalls_in_the_middle_of_its_answer_is_given_up_and_costs_nothi
     assert!(drained.is_some(), "nothing is left running");
 }
 
+/// A service that states no length, and whose answer is all there.
+#[test]
+fn a_short_answer_without_a_stated_length_is_kept_and_free_when_it_breaks_off() {
+    for breaks_off in [false, true] {
+        let story = Story::begin();
+        let id = story.open_for_calls(rungs(1, 50));
+        let gate = Gate::new(story.seller().clone(), Tariff::per_call(PRICE));
+        let service = gate.layer(service_fn(move |_: Request| async move {
+            let end = if breaks_off { Err(std::io::Error::other("gone")) } else { Ok("done") };
+            let parts = futures_util::stream::iter([Ok("nearly "), end]);
+            Ok::<_, Infallible>(Response::new(Body::from_stream(parts)))
+        }));
+        let bytes = wait(story.buyer().call(id, PRICE, &TARGET)).unwrap().bytes;
+        let answer = run(service.clone().oneshot(request(&bytes))).unwrap();
+        if breaks_off {
+            assert_eq!((answer.status().as_u16(), header(&answer, "lightspeed")), (503, Some("free")));
+            assert_eq!(spent(&story, id), Msat::ZERO);
+            continue;
+        }
+        for answer in [answer, run(service.oneshot(request(&bytes))).unwrap()] {
+            assert_eq!(answer.status(), 200);
+            assert_eq!(run(answer.into_body().collect()).unwrap().to_bytes(), "nearly done");
+        }
+        assert_eq!(spent(&story, id), PRICE);
+    }
+}
+
 /// In these stories a seller looks at the chain when it is told to.
 #[test]
 fn a_seller_that_cannot_see_the_chain_sells_nothing() {
@@ -164,6 +191,81 @@ fn a_body_is_read_for_a_channel_that_exists_and_only_for_so_long() {
     foreign[0] ^= 1;
     let unknown = run(service.oneshot(stalled(&foreign))).unwrap();
     assert_eq!((unknown.status().as_u16(), header(&unknown, "lightspeed")), (402, Some("closed")));
+}
+
+/// Whoever passes a request on can state any length: its payer must not hear that the call is free for good.
+#[test]
+fn a_stated_length_settles_no_call() {
+    let story = Story::begin();
+    let id = story.open_for_calls(rungs(1, 50));
+    let gate = Gate::new(story.seller().clone(), Tariff::per_call(PRICE));
+    let service =
+        gate.layer(service_fn(async |_: Request| Ok::<_, Infallible>(Response::new(Body::empty()))));
+    let call = wait(story.buyer().call(id, PRICE, &TARGET)).unwrap();
+    let mut damaged = request(&call.bytes).map(|_| Body::new(Stalled));
+    damaged.headers_mut().insert("content-length", (2 << 20).into());
+
+    let refused = run(service.clone().oneshot(damaged)).unwrap();
+    assert_eq!((refused.status().as_u16(), header(&refused, "lightspeed")), (400, None));
+
+    let served = run(service.oneshot(request(&call.bytes))).unwrap();
+    assert_eq!(served.status().as_u16(), 200);
+    assert_eq!(spent(&story, id), PRICE);
+}
+
+/// An opening costs nothing, and an announcement may be large.
+#[test]
+fn an_announcement_is_read_only_for_a_channel_that_is_funded() {
+    let story = Story::begin();
+    let (id, _) = story.propose();
+    let gate = Gate::new(story.seller().clone(), Tariff::per_call(PRICE));
+    let service =
+        gate.layer(service_fn(async |_: Request| Ok::<_, Infallible>(Response::new(Body::empty()))));
+    for what in ["chains", "batches"] {
+        let announces = Request::post(format!("/.well-known/farthing/channels/{id}/{what}"));
+        let announces =
+            announces.header("content-type", "application/json").body(Body::new(Stalled)).unwrap();
+        let refused = run(async {
+            let answer = service.clone().oneshot(announces);
+            tokio::time::timeout(Duration::from_secs(20), answer)
+                .await
+                .expect("it waits for no body")
+                .unwrap()
+        });
+        assert_eq!((refused.status().as_u16(), header(&refused, "retry-after")), (402, Some("1")), "{what}");
+    }
+}
+
+/// Answers of a free route are not kept: any number of them would take the place of those that were paid for.
+#[test]
+fn what_costs_nothing_takes_no_kept_answers_place() {
+    let story = Story::begin();
+    let id = story.open_for_calls(rungs(1, 50));
+    let free = CallPrice::default();
+    let rules = vec![Rule { method: None, path: "/free".to_owned(), price: free }];
+    let tariff = Tariff::list(rules, CallPrice { call: PRICE, ..free });
+    let manner = Manner { most_answers: 4_096, ..Manner::default() };
+    let gate = Gate::with_manner(story.seller().clone(), tariff, manner);
+    let service = gate.layer(service_fn(async |_: Request| {
+        Ok::<_, Infallible>(Response::new(Body::from(vec![b'x'; 1_024])))
+    }));
+    let paid = wait(story.buyer().call(id, PRICE, &TARGET)).unwrap().bytes;
+    assert_eq!(run(service.clone().oneshot(request(&paid))).unwrap().status(), 200);
+
+    let target = Target { uri: "/free", ..TARGET };
+    for _ in 0..8 {
+        let bytes = wait(story.buyer().call(id, Msat::new(1), &target)).unwrap().bytes;
+        let mut asked = request(&bytes);
+        *asked.uri_mut() = target.uri.parse().unwrap();
+        let answer = run(service.clone().oneshot(asked)).unwrap();
+        assert_eq!(answer.status(), 200);
+        let receipt = Receipt::from_header(header(&answer, "payment-receipt").unwrap()).unwrap();
+        assert_eq!(receipt.cost, Msat::ZERO);
+    }
+
+    let again = run(service.oneshot(request(&paid))).unwrap();
+    assert_eq!(again.status(), 200, "it is kept");
+    assert_eq!(spent(&story, id), PRICE);
 }
 
 /// Signs calls as no honest buyer would: any number of them, all with the same word.

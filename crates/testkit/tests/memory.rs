@@ -4,11 +4,13 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::calls::*;
 use common::*;
-use farthing_node::tabs::{AnnounceError, Announced, CallError};
-use farthing_protocol::lightspeed::Call;
+use farthing_node::tabs::{AnnounceError, Announced, CallError, Durability};
 use farthing_protocol::lightspeed::tab::Refused;
+use farthing_protocol::lightspeed::{Call, CallNumber};
 use farthing_protocol::{ChannelId, Msat};
 
 /// What all accounts may take: two with a chain of as many rungs as there can be, and not three.
@@ -47,6 +49,45 @@ fn accounts_that_leave_the_memory_lose_nothing_and_serve_nothing_that_was_refuse
     story.call(first, 10).unwrap();
     assert_eq!(spent(&story, first), (Msat::new(20_000), Msat::new(20_000)));
     assert_eq!(spent(&story, others[3]).0, Msat::new(7_000));
+}
+
+/// Calls are stored with each block here, and an answer about the standing does not wait for it.
+#[test]
+fn a_call_that_its_payer_gave_up_is_not_served_after_its_account_left_the_memory() {
+    let story = Story::set(|setting| {
+        setting.terms.most_resident = MOST;
+        setting.terms.durability = Durability::Batch(Duration::from_secs(3_600));
+    });
+    let open = || story.open_for_calls(rungs(1, 4_096));
+    let id = open();
+    story.call(id, 10).unwrap();
+    let delayed = wait(story.buyer().call(id, Msat::new(10_000), &TARGET)).unwrap();
+    story.mine(1);
+    story.reconcile(id).unwrap();
+    for _ in 0..4 {
+        open();
+    }
+
+    let (call, mac) = Call::from_bytes(&delayed.bytes).unwrap();
+    let late = wait(story.seller().admit(&call, &TARGET, &mac));
+    assert!(matches!(late, Err(CallError::Refused(Refused::Void { .. }))), "{late:?}");
+}
+
+/// Each of them has a receipt of its own, which takes memory.
+#[test]
+fn calls_that_cost_less_than_they_stated_count_as_memory() {
+    let story = Story::begin();
+    let id = story.open_for_calls(rungs(1, 50));
+    let before = story.seller().resident();
+    for _ in 0..100 {
+        let prepared = wait(story.buyer().call(id, Msat::new(1), &TARGET)).unwrap();
+        let (call, mac) = Call::from_bytes(&prepared.bytes).unwrap();
+        let admission = wait(story.seller().admit(&call, &TARGET, &mac)).unwrap();
+        wait(story.seller().end(admission, Some(Msat::ZERO)).stored()).unwrap();
+        wait(story.buyer().answered(&prepared, Some(Msat::ZERO), call.cost)).unwrap();
+    }
+    let more = story.seller().resident() - before;
+    assert!(more >= 100 * size_of::<(CallNumber, Msat)>(), "{more} bytes");
 }
 
 #[test]

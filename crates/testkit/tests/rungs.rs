@@ -1,4 +1,5 @@
-//! Channels that pay for calls, as they end on the chain: together, with a rung and its claim, and with a rung that is left.
+//! Channels that pay for calls, as they end on the chain: together, with a rung and its claim, with a rung that is left, and with
+//! the first payment in a rung's place.
 #![allow(clippy::unwrap_used, reason = "a test helper may panic like the test that calls it")]
 
 mod common;
@@ -172,7 +173,51 @@ fn a_rung_that_costs_more_than_it_brings_is_left_and_the_report_says_so() {
     story.mine(DELAY + FINALITY);
     assert_eq!(story.spender_of_rung(&commitment), None);
     assert_sellers_end(&story, id, &commitment, 0);
-    assert_eq!(story.buyers_end(id).received, sat(REST));
+    assert_eq!(story.sellers_end(id).unwrap().left, sat(PAID));
+    let ending = story.buyers_end(id);
+    assert_eq!((ending.received, ending.left), (sat(REST), sat(PAID)));
+}
+
+/// At 2 sat/vB the claim costs 308 sat. A rung of 20 sat above the first payment would bring nothing above dust, and one of 100 sat
+/// 344 sat in the place of 552.
+#[test]
+fn a_rung_that_brings_less_than_the_first_payment_gives_way_to_it() {
+    for unit in [20, 100] {
+        let story = Story::begin();
+        let id = story.open_for_calls(rungs(unit, 50));
+        story.call(id, PREPAID + unit).unwrap();
+        let (rung, commitment) = story.rung(id);
+        assert_eq!(rung.total.floor(), sat(PREPAID + unit));
+
+        story.close_alone(id);
+
+        assert!(!story.is_in_mempool(&commitment));
+        story.mine(FINALITY);
+        story.assert_ended(id, SpendKind::Commitment, PREPAID, 100_000 - PREPAID - 2 * COMMITMENT);
+        assert_eq!(story.seller().balance().confirmed, sat(PREPAID));
+        assert_eq!(story.sellers_end(id).unwrap().left, sat(unit), "what the rung holds above it");
+        assert_eq!(story.buyers_end(id).left, sat(0));
+    }
+}
+
+/// At 1 sat/vB the commitment pays for a part of the claim, so the rung brings 46 sat more. Once it is published it stays, also when
+/// the first payment would bring more.
+#[test]
+fn a_rung_that_was_published_does_not_give_way_any_more() {
+    let mut story = Story::begin();
+    let id = story.open_for_calls(rungs(200, 50));
+    story.call(id, PREPAID + 200).unwrap();
+    story.fees_become(1);
+    let (_, commitment) = story.rung(id);
+    story.close_alone(id);
+    assert!(story.is_in_mempool(&commitment));
+
+    story.fees_become(2);
+
+    assert!(story.is_in_mempool(&commitment));
+    story.mine(FINALITY);
+    assert_sellers_end(&story, id, &commitment, PREPAID + 200 - 2 * CLAIM);
+    assert_eq!(story.sellers_end(id).unwrap().left, sat(0));
 }
 
 #[test]

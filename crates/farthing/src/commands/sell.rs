@@ -77,7 +77,10 @@ async fn calls(
              their fees; the fee of publishing them comes from this wallet",
             terms.locked().unwrap_or_default().to_sat()
         ),
-        None => format!("what it called since its last rung, at most {exposure} (`most_exposure`)"),
+        None => format!(
+            "what it called since its last rung, at most {exposure} (`most_exposure`), and what a rung's claim costs, 154 vB at \
+             the agreed fee rate"
+        ),
     };
     let line = format!(
         "Calls to {upstream} cost {price} at\n\n    {url}\n\n\

@@ -1,6 +1,6 @@
 //! Whether a request is paid for, and what it gets when it is not.
 
-use axum::body::{self, Body, HttpBody as _};
+use axum::body::{Body, HttpBody as _};
 use axum::extract::{OriginalUri, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Uri, header};
@@ -72,8 +72,8 @@ impl Shared {
             return Err(Stop::Unheard(Problem::new(Kind::PaymentRequired, format!("this costs {price}"))));
         };
         let (call, mac) = read_call(&header).map_err(Stop::Unheard)?;
-        let body = if body.is_end_stream() {
-            bytes::Bytes::new()
+        let held = if body.is_end_stream() {
+            None
         } else {
             // Nobody has a body read who has no channel here.
             match self.till.seller().knows(call.channel).await {
@@ -87,18 +87,22 @@ impl Shared {
                 .get(header::CONTENT_LENGTH)
                 .and_then(|length| length.to_str().ok()?.parse().ok());
             if too_long.is_some_and(|length: usize| length > most) {
+                // Its MAC covers the body, so whoever passed it on may have stated that length: it is not free for good.
                 let detail = format!("the body of a paid request is at most {most} bytes");
-                return Err(Stop::Refused(Problem::new(Kind::BadRequest, detail)));
+                return Err(Stop::Unheard(Problem::new(Kind::BadRequest, detail)));
             }
             let unread = |why: &str| {
                 let detail = format!("the body was not read ({why}); the most is {most} bytes");
                 Stop::Unheard(Problem::new(Kind::BadRequest, detail))
             };
-            match tokio::time::timeout(self.manner.body_patience, body::to_bytes(body, most)).await {
-                Ok(body) => body.map_err(|error| unread(&error.to_string()))?,
+            let read = self.till.bodies().read(body, most);
+            match tokio::time::timeout(self.manner.body_patience, read).await {
+                Ok(held) => Some(held.map_err(|error| unread(&error.to_string()))?),
                 Err(_elapsed) => return Err(unread("it took too long")),
             }
         };
+        // Its place is free again as soon as it is known to be the payer's own, or refused.
+        let body = held.as_ref().map(|held| held.bytes.clone()).unwrap_or_default();
         let target = target(&parts, authority(&parts.headers, &parts.uri), digest(&body));
         let seller = self.till.seller();
         let least = price.least();

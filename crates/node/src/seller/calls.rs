@@ -4,17 +4,20 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use bitcoin::Amount;
 use farthing_protocol::channel::Expiry;
 use farthing_protocol::flat::{self, BatchTerms, Explanation};
 use farthing_protocol::lightspeed::call::Target;
-use farthing_protocol::lightspeed::{Call, CallNumber};
-use farthing_protocol::payee::Reject;
+use farthing_protocol::lightspeed::tab::Claim;
+use farthing_protocol::lightspeed::{Call, CallNumber, Tab};
+use farthing_protocol::payee::{self, Reject};
 use farthing_protocol::{ChannelId, Msat, Payment};
 
 use super::Seller;
-use crate::books::{Books, OrderError};
+use crate::books::{Books, Entry, OrderError};
 use crate::explain::{ExplainError, explain};
 use crate::machine::Payee;
+use crate::seller::fees::{Fees, Short};
 use crate::spread;
 use crate::tabs::{Admission, AnnounceError, Announced, CallError, Drained, Ended, Standing, Tabs};
 
@@ -135,20 +138,43 @@ impl Seller {
         announced: Announced,
         payment: Payment,
     ) -> Result<u32, AnnounceError> {
+        self.check_funded(id).await?;
         let fits = match (&announced, &self.terms.flat) {
             (Announced::Chain(..), None) => Ok(()),
-            (Announced::Batch(batch, _), Some(offered)) => self.check_batch(id, batch, offered),
+            (Announced::Batch(batch, _), Some(offered)) => self.check_batch(id, batch, offered).await,
             (Announced::Chain(..), Some(_)) => Err(AnnounceError::OtherMode("with preimages")),
             (Announced::Batch(..), None) => Err(AnnounceError::OtherMode("with words")),
         };
         let most = self.terms.most_exposure;
-        self.tabs.announce(&self.books, id, announced, payment, (fits, most)).await?;
+        let taken = self.tabs.announce(&self.books, id, announced, payment, (fits, most)).await;
+        // What counts is the batch that is there now, taken or not.
+        if let (Some(fees), Some(outputs)) = (self.fees.get(), self.tabs.outputs(id)) {
+            let fee = if outputs == 0 { Some(Amount::ZERO) } else { self.cost_of_batch(id, outputs) };
+            fees.is(id, fee.unwrap_or_default());
+        }
+        taken?;
         Ok(self.tabs.epoch())
     }
 
-    /// Whether the batch is of the terms that were offered, and its outputs could be published: the fee comes from this
-    /// side's wallet.
-    fn check_batch(
+    /// Whether somebody has locked something in a channel: before that, nothing large is read or worked out for it.
+    ///
+    /// # Errors
+    /// When there is no such channel, or its funding was never seen.
+    pub async fn check_funded(&self, id: ChannelId) -> Result<(), AnnounceError> {
+        // A tab is begun only after the funding was seen.
+        if self.tabs.load(&self.books, id).await? {
+            return Ok(());
+        }
+        match self.books.state(id).await? {
+            Some(state) if state.is_unfunded() => Err(AnnounceError::Unfunded),
+            Some(_) => Ok(()),
+            None => Err(AnnounceError::Unknown(id)),
+        }
+    }
+
+    /// Whether the batch is of the terms that were offered, and its outputs could be published: the fees of all batches come
+    /// from this side's wallet. Its fee is set aside then.
+    async fn check_batch(
         &self,
         id: ChannelId,
         batch: &BatchTerms,
@@ -158,14 +184,32 @@ impl Seller {
         if terms != *offered || batch.terms.outputs > offered.outputs {
             return Err(AnnounceError::OtherTerms);
         }
-        let setup = self.books.setup(&id).ok_or(AnnounceError::Unknown(id))?;
-        let needed = spread::cost(batch.terms.outputs, setup.channel.params().fee_rate);
-        let got = self.balance().total();
-        if got < needed {
-            tracing::warn!(%got, %needed, "a batch was refused: the wallet could not pay to publish its outputs");
-            return Err(AnnounceError::NoCoins { got, needed });
-        }
-        Ok(())
+        let needed = self.cost_of_batch(id, batch.terms.outputs).ok_or(AnnounceError::Unknown(id))?;
+        // The wallet is locked while the chain is looked at, which takes as long as the node does.
+        let wallet = self.wallet.clone();
+        let balance = tokio::task::spawn_blocking(move || {
+            wallet.lock().expect("no holder of this lock panics").balance().total()
+        });
+        let got = balance.await.map_err(|_| OrderError::Ended)?;
+        let fees = self.fees.get_or_try_init(|| self.stored_fees()).await?;
+        fees.set_aside(id, needed, got, |id| self.has(id)).map_err(|Short { needed }| {
+            tracing::warn!(%got, %needed, "a batch was refused: the wallet could not pay to publish all outputs");
+            AnnounceError::NoCoins { got, needed }
+        })
+    }
+
+    /// What publishing the outputs of all stored batches costs.
+    async fn stored_fees(&self) -> Result<Fees, AnnounceError> {
+        let stored = self.books.list().await?;
+        let fee =
+            |entry: &Entry<Payee>| Some((entry.id, self.cost_of_batch(entry.id, outputs(&entry.state)?)?));
+        Ok(Fees::of(stored.iter().filter_map(fee)))
+    }
+
+    /// What publishing so many outputs of a channel's batch costs; `None` when the channel is not there any more.
+    fn cost_of_batch(&self, id: ChannelId, outputs: u32) -> Option<Amount> {
+        let setup = self.books.setup(&id)?;
+        Some(spread::cost(outputs, setup.channel.params().fee_rate))
     }
 
     /// What the terms of flat mode mean in the largest channel that is accepted; `None` when calls are paid with words. Blocks.
@@ -215,6 +259,16 @@ impl Seller {
     pub fn most_exposure(&self) -> Msat {
         self.terms.most_exposure
     }
+}
+
+/// How many outputs of a channel this side may have to publish. While it is open, calls may reveal more of them: also a batch of
+/// which nothing is revealed counts.
+fn outputs(state: &payee::State) -> Option<u32> {
+    let open = state.tab().and_then(Tab::batch).map(|batch| batch.terms().terms.outputs);
+    open.or_else(|| match state.claim()? {
+        Claim::Batch(batch) => Some(batch.terms().terms.outputs),
+        Claim::Plain(_) | Claim::Rung(_) => None,
+    })
 }
 
 /// Stores, again and again, the tabs of calls whose answers have left already.

@@ -7,8 +7,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use farthing_protocol::ChannelId;
-use farthing_protocol::lightspeed::Rung;
+use farthing_protocol::lightspeed::{CallNumber, Rung};
+use farthing_protocol::{ChannelId, Msat};
 
 use super::{Live, Tabs};
 use crate::books::Books;
@@ -18,6 +18,8 @@ use crate::machine::Payee;
 const SESSION: usize = 5 * 1024;
 /// What an output of a batch takes: a signature and whether its preimage is known.
 const OUTPUT: usize = 128;
+/// What a call takes that cost something else than it stated: its number and cost, twice since the list has room to grow.
+const OTHER_COST: usize = 2 * size_of::<(CallNumber, Msat)>();
 
 /// What all tabs take.
 #[derive(Debug)]
@@ -50,6 +52,9 @@ pub(super) struct Share {
 
 impl Share {
     fn set(&mut self, own: usize) {
+        if own == self.own {
+            return; // after most calls: what all tabs share is not touched
+        }
         self.all.fetch_add(own, Ordering::Relaxed);
         self.all.fetch_sub(std::mem::replace(&mut self.own, own), Ordering::Relaxed);
     }
@@ -62,11 +67,12 @@ impl Drop for Share {
 }
 
 impl Live {
-    /// Takes note of how much memory this takes, whenever chains or batches come and go.
+    /// Takes note of how much memory this takes, whenever chains or batches come and go and when a call has ended.
     pub(super) fn weigh(&mut self) {
         let rungs: usize = self.ladders.iter().map(|ladder| ladder.terms().shape.rungs as usize).sum();
         let outputs = self.tab.batch().map_or(0, |batch| batch.terms().terms.outputs as usize);
-        self.share.set(SESSION + rungs * size_of::<Rung>() + outputs * OUTPUT);
+        let costs = self.tab.numbers().other_costs() * OTHER_COST;
+        self.share.set(SESSION + rungs * size_of::<Rung>() + outputs * OUTPUT + costs);
     }
 
     /// Whether the stored tab is all there is to know.

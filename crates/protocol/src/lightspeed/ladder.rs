@@ -3,7 +3,7 @@
 //! A rung is a commitment ([`crate::commitment`]) whose payee output is hash-locked ([`crate::hashlock`]). Version 3,
 //! 204 vB; its claim is its one child, pays for both, and weighs 154 vB.
 
-use bitcoin::{Amount, OutPoint, Transaction};
+use bitcoin::{Amount, FeeRate, OutPoint, Transaction};
 use secp256k1::{SECP256K1, schnorr};
 use serde::{Deserialize, Serialize};
 
@@ -213,6 +213,19 @@ impl RungClaim {
         let outpoint = OutPoint { txid: commitment.compute_txid(), vout: 0 };
         let locked = Locked { outpoint, value: self.total.floor(), scripts: &scripts };
         hashlock::claim(channel, keys, &[(locked, *self.word.as_bytes())], commitment.version, fee)
+    }
+
+    /// What the claim pays at that rate, when its commitment pays that rate itself. Nodes count whole virtual bytes, so a fee
+    /// by weight could be just below what they relay.
+    pub fn cost(fee_rate: FeeRate) -> Amount {
+        fee_rate.fee_vb(hashlock::claim_weight(1).to_vbytes_ceil()).unwrap_or(Amount::MAX)
+    }
+
+    /// What it pays, less the cost of a claim at that rate; `None` when there is no such claim.
+    pub fn net(&self, fee_rate: FeeRate) -> Option<Msat> {
+        let cost = Self::cost(fee_rate);
+        self.total.floor().checked_sub(cost).filter(|left| *left >= DUST)?;
+        Some(self.total.saturating_sub(Msat::from_amount(cost)?))
     }
 
     /// Whether the chain relays its locked output at all.

@@ -227,9 +227,11 @@ impl Numbers {
         self.present.mark(counter, false);
     }
 
-    /// No number up to this one is served any more that was not.
+    /// No number up to this one is served any more that was not. The floor is not stored, but how far the numbers have come is, so
+    /// it holds also after these numbers were taken up again.
     pub(crate) fn refuse_up_to(&mut self, number: CallNumber) {
         if number.epoch == self.present.epoch {
+            self.present.advance(number.counter);
             self.present.floor = self.present.floor.max(Some(number.counter));
         }
     }
@@ -296,6 +298,11 @@ impl Numbers {
             self.note_cost(number, total);
         }
         Some(Charged { total, more: total.saturating_sub(call.charged) })
+    }
+
+    /// How many receipts it keeps for calls that cost something else than they stated.
+    pub fn other_costs(&self) -> usize {
+        self.other_costs.len()
     }
 
     fn note_cost(&mut self, number: CallNumber, cost: Msat) {
@@ -512,6 +519,20 @@ mod tests {
         let standing: Vec<Standing> = (1..=5).map(|counter| again.standing(number(1, counter))).collect();
         let (served, void) = (Standing::Served, Standing::Void);
         assert_eq!(standing, [served, void, void, served, Standing::New]);
+    }
+
+    #[test]
+    fn numbers_that_are_taken_up_again_serve_nothing_up_to_what_was_reconciled() {
+        let mut numbers = Numbers::default();
+        numbers.begin(1);
+        serve(&mut numbers, 5);
+        numbers.refuse_up_to(number(1, 9));
+        let bytes = postcard::to_allocvec(&numbers).unwrap();
+        let mut again: Numbers = postcard::from_bytes(&bytes).unwrap();
+        again.begin(1);
+        let standing: Vec<Standing> = (5..=10).map(|counter| again.standing(number(1, counter))).collect();
+        let (served, void) = (Standing::Served, Standing::Void);
+        assert_eq!(standing, [served, void, void, void, void, Standing::New]);
     }
 
     #[test]

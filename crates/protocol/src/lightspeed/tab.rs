@@ -16,12 +16,10 @@ use std::cmp::Ordering;
 
 use serde::{Deserialize, Serialize};
 
-use crate::amount::{DUST, Msat};
+use crate::amount::Msat;
 use crate::channel::Channel;
-use crate::child;
 use crate::commitment;
 use crate::flat::{Batch, BatchTerms};
-use crate::hashlock;
 use crate::ledger::Ledger;
 use crate::lightspeed::call::{Call, CallNumber};
 use crate::lightspeed::ladder::{Ladder, RungClaim};
@@ -117,7 +115,8 @@ impl Tab {
         }
     }
 
-    /// The best that can be published.
+    /// The most that can be published. A rung's claim costs a fee, which may be more than it pays above the plain payment: which
+    /// of the two is published is decided by [`crate::payee::Publication::best`], at the fee rate of that moment.
     pub fn claim(&self) -> Claim {
         match &self.pays {
             Pays::Words(chains) => match chains.best() {
@@ -129,32 +128,38 @@ impl Tab {
         }
     }
 
-    /// What would be lost if the payer vanished now: what was served and no commitment covers. In flat mode all that is
-    /// not in the base may be lost: the outputs of few preimages cost more than they bring.
-    pub fn uncovered(&self) -> Msat {
-        let covered = match self.claim() {
+    /// What closing alone brings at the channel's own fee rate: the plain payment, which pays that rate itself, or a rung less
+    /// the cost of its claim, whichever is more. In flat mode the base alone: the outputs of few preimages cost more than
+    /// they bring.
+    pub fn net(&self, channel: &Channel) -> Msat {
+        match self.claim() {
             Claim::Plain(payment) => payment.total,
-            Claim::Rung(rung) => rung.total,
+            Claim::Rung(rung) => {
+                rung.net(channel.params().fee_rate).unwrap_or_default().max(self.plain.total)
+            }
             Claim::Batch(batch) => batch.terms().base(),
-        };
-        self.spent.saturating_sub(covered)
+        }
     }
 
-    /// The most that this payer can ever owe uncovered: the words between two rungs of its present chain, or dust and
-    /// what a claim costs. In flat mode all outputs of the batch; [`crate::flat::Costs::break_even`] says how many of them
-    /// have to be revealed before they are worth their fees.
+    /// What would be lost if the payer vanished now: what was served and closing alone does not bring.
+    pub fn uncovered(&self, channel: &Channel) -> Msat {
+        self.spent.saturating_sub(self.net(channel))
+    }
+
+    /// The most that this payer can ever owe uncovered, at the channel's own fee rate: the words between two rungs of its
+    /// present chain, and what a claim costs. In flat mode all outputs of the batch; [`crate::flat::Costs::break_even`] says
+    /// how many of them have to be revealed before they are worth their fees.
     pub fn exposure(&self, channel: &Channel) -> Msat {
-        let fee_rate = channel.params().fee_rate;
-        let claim = fee_rate.checked_mul_by_weight(hashlock::claim_weight(1)).unwrap_or_default();
-        let floor = Msat::from_amount(DUST + claim.max(child::cost(fee_rate))).unwrap_or_default();
-        let most = match &self.pays {
-            Pays::Words(chains) => chains.between_rungs(),
+        match &self.pays {
+            Pays::Words(chains) => {
+                let claim = Msat::from_amount(RungClaim::cost(channel.params().fee_rate)).unwrap_or_default();
+                chains.between_rungs().saturating_add(claim)
+            }
             Pays::Preimages(batch) => batch.as_ref().map_or(Msat::ZERO, |batch| {
                 let BatchTerms { terms, .. } = batch.terms();
                 terms.locked().and_then(Msat::from_amount).unwrap_or_default()
             }),
-        };
-        floor.max(most)
+        }
     }
 
     /// The least number that the next chain may have, and the total that it must stand on.

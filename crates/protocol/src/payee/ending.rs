@@ -3,7 +3,7 @@
 use bitcoin::Amount;
 
 use super::{Closed, Setup, State, publishing};
-use crate::channel::{Channel, Ending};
+use crate::channel::{Channel, Ending, SpendKind};
 use crate::lightspeed::RungClaim;
 use crate::lightspeed::tab::Claim;
 use crate::sighting::{Funding, Sighting};
@@ -19,6 +19,9 @@ impl State {
                 Claim::Rung(rung) => {
                     if ending.txid == rung.commitment(&setup.channel, &setup.keys).compute_txid() {
                         (ending.received, ending.left) = rung_settled(setup, rung, sighting)?;
+                    } else if ending.kind == SpendKind::Commitment {
+                        // The plain one, in its place: its claim would have cost more than it pays above that.
+                        ending.left = rung.total.floor().checked_sub(ending.received).unwrap_or_default();
                     }
                 }
                 Claim::Batch(batch) => {

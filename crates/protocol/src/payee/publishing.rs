@@ -1,17 +1,23 @@
-//! A payee that closes alone: what it publishes next, by what the chain shows.
+//! A payee that closes alone: what it publishes next, by what the chain shows and what it brings.
+//!
+//! A rung pays more than the newest plain payment, but its claim costs a fee that the plain commitment does not have. So the
+//! [`Publication`] of a rung carries the plain commitment as well, and the one that brings more at the fee rate of the moment is
+//! published. A payer that stops one word above the first payment gains nothing by it.
 
 use std::collections::BTreeMap;
 
 use bitcoin::{Amount, FeeRate, Transaction};
 
 use super::{ClosingAlone, Effect, Setup};
-use crate::commitment;
+use crate::amount::DUST;
 use crate::flat::batch::BadBatch;
 use crate::flat::progress::{Lsf, Published, Sum};
 use crate::flat::{Batch, Preimage, claim, explanation, micropayment};
 use crate::lightspeed::RungClaim;
 use crate::lightspeed::tab::Claim;
+use crate::payment::Payment;
 use crate::sighting::{Funding, Sighting};
+use crate::{child, commitment, hashlock};
 
 /// A complete commitment, to be published with a child where its fee rate is too low.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,6 +28,47 @@ pub struct Publication {
     pub fee: Amount,
     /// How its first output is claimed, where that takes a word; the claim is then the child.
     pub rung: Option<RungClaim>,
+    /// In the place of a rung that brings less: the commitment to the newest plain payment. Never both: they spend the same
+    /// coin.
+    pub plain: Option<Box<Publication>>,
+}
+
+impl Publication {
+    /// What is to be published while neither is: the one that brings more at that rate, and the plain one when both bring the
+    /// same.
+    pub fn best(&self, fee_rate: FeeRate) -> &Self {
+        match self.plain.as_deref() {
+            Some(plain) if plain.brings(fee_rate) >= self.brings(fee_rate) => plain,
+            Some(_) | None => self,
+        }
+    }
+
+    /// What its first output, the payee's, brings when it is to confirm at that rate. Nothing when the fee leaves dust: then a
+    /// plain commitment goes alone, and a rung is not published.
+    pub fn brings(&self, fee_rate: FeeRate) -> Amount {
+        let value = self.commitment.output.first().map_or(Amount::ZERO, |output| output.value);
+        let fee = match &self.rung {
+            Some(_) => self.claim_fee(fee_rate),
+            None if self.confirms_alone(fee_rate) => return value,
+            None => {
+                let both = fee_rate.checked_mul_by_weight(self.commitment.weight() + child::WEIGHT);
+                let needed = both.unwrap_or(Amount::MAX).checked_sub(self.fee).unwrap_or_default();
+                needed.max(child::cost(FeeRate::BROADCAST_MIN))
+            }
+        };
+        value.checked_sub(fee).filter(|left| *left >= DUST).unwrap_or_default()
+    }
+
+    /// What a rung's claim pays so that both confirm at that rate.
+    pub fn claim_fee(&self, fee_rate: FeeRate) -> Amount {
+        let size = self.commitment.vsize() as u64 + hashlock::claim_weight(1).to_vbytes_ceil();
+        let both = fee_rate.fee_vb(size).unwrap_or(Amount::MAX);
+        both.checked_sub(self.fee).unwrap_or_default().max(RungClaim::cost(FeeRate::BROADCAST_MIN))
+    }
+
+    fn confirms_alone(&self, fee_rate: FeeRate) -> bool {
+        fee_rate.fee_vb(self.commitment.vsize() as u64).is_some_and(|needed| self.fee >= needed)
+    }
 }
 
 impl ClosingAlone {
@@ -31,7 +78,9 @@ impl ClosingAlone {
             Claim::Batch(batch) if is_out(setup, batch, sighting) => {
                 spreads(setup, batch, sighting).unwrap_or_default()
             }
-            Claim::Plain(_) | Claim::Rung(_) | Claim::Batch(_) => publication(setup, &self.claim),
+            Claim::Plain(_) | Claim::Rung(_) | Claim::Batch(_) => {
+                publication(setup, &self.claim, self.ledger.newest.as_ref())
+            }
         }
     }
 }
@@ -49,20 +98,27 @@ pub(super) fn is_commitment(setup: &Setup, batch: &Batch, transaction: &Transact
     commitment.is_ok_and(|(commitment, _)| commitment.compute_txid() == transaction.compute_txid())
 }
 
-/// The commitment that a claim needs first. A claim that a damaged store gave back may have none.
-pub(super) fn publication(setup: &Setup, claim: &Claim) -> Vec<Effect> {
+/// The commitment that a claim needs first, with the newest plain payment's in the place of a rung. A claim that a damaged store
+/// gave back may have none.
+pub(super) fn publication(setup: &Setup, claim: &Claim, newest: Option<&Payment>) -> Vec<Effect> {
     let (channel, keys) = (&setup.channel, &setup.keys);
-    let (commitment, rung) = match claim {
-        Claim::Plain(payment) => (commitment::complete(channel, keys, payment), None),
-        Claim::Rung(rung) => (rung.commitment(channel, keys), Some(*rung)),
+    let complete = |commitment: Transaction, rung, plain| {
+        let paid = commitment.output.iter().map(|output| output.value).sum();
+        let fee = channel.params().capacity.checked_sub(paid).unwrap_or_default();
+        Publication { commitment, fee, rung, plain }
+    };
+    let to_payment = |payment| complete(commitment::complete(channel, keys, payment), None, None);
+    let publication = match claim {
+        Claim::Plain(payment) => to_payment(payment),
+        Claim::Rung(rung) => {
+            complete(rung.commitment(channel, keys), Some(*rung), newest.map(to_payment).map(Box::new))
+        }
         Claim::Batch(batch) => match batch.commitment(channel, keys) {
-            Ok((commitment, _)) => (commitment, None),
+            Ok((commitment, _)) => complete(commitment, None, None),
             Err(_damaged) => return Vec::new(),
         },
     };
-    let paid = commitment.output.iter().map(|output| output.value).sum();
-    let fee = channel.params().capacity.checked_sub(paid).unwrap_or_default();
-    vec![Effect::Publish(Box::new(Publication { commitment, fee, rung }))]
+    vec![Effect::Publish(Box::new(publication))]
 }
 
 /// The micropayment transaction, where the revealed preimages are worth it; then the claims. Each step waits until the one

@@ -242,7 +242,8 @@ impl Seller {
         );
         let taken = tab.spent().checked_add(tab.numbers().pending()).expect("small numbers");
         assert!(taken <= tab.paid(), "serves what was not paid for");
-        assert!(tab.uncovered() <= tab.exposure(&self.setup.channel), "more at stake than was said");
+        let channel = &self.setup.channel;
+        assert!(tab.uncovered(channel) <= tab.exposure(channel), "more at stake than was said");
         if self.durability == Durability::Call {
             assert!(self.told.iter().all(|number| self.memory.receipts.contains_key(number)));
         }

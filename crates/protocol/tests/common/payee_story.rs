@@ -107,7 +107,7 @@ pub fn published(total: Msat) -> Vec<Effect> {
 pub fn publication_of(total: Msat) -> payee::Publication {
     let commitment = commitment_to(total);
     let paid: Amount = commitment.output.iter().map(|output| output.value).sum();
-    payee::Publication { commitment, fee: params().capacity - paid, rung: None }
+    payee::Publication { commitment, fee: params().capacity - paid, rung: None, plain: None }
 }
 
 pub fn state_of(payee: &Payee) -> &'static str {

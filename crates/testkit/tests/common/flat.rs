@@ -40,12 +40,17 @@ impl Story {
             setting.terms.flat = Some(flat_terms());
             change(setting);
         });
-        let script = story.seller().offer().0.payee.output;
-        let address = Address::from_script(&script, Network::Regtest).unwrap();
-        story.node.send(&address, sat(SELLERS_PURSE)).unwrap();
-        story.mine(1);
-        assert_eq!(story.seller().balance().confirmed, sat(SELLERS_PURSE));
+        story.fund_seller(SELLERS_PURSE);
         story
+    }
+
+    /// The seller's wallet has a coin of that many satoshi.
+    pub fn fund_seller(&self, coin: u64) {
+        let script = self.seller().offer().0.payee.output;
+        let address = Address::from_script(&script, Network::Regtest).unwrap();
+        self.node.send(&address, sat(coin)).unwrap();
+        self.mine(1);
+        assert_eq!(self.seller().balance().confirmed, sat(coin));
     }
 
     /// A channel whose funding is one block deep, and whose first batch the seller has taken.

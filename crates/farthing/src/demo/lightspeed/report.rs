@@ -192,7 +192,7 @@ impl Report {
             (
                 "the seller risked",
                 format!(
-                    "{} calls at most, {} at the close ({} at most: dust and what a close costs, or one rung)",
+                    "{} calls at most, {} at the close ({} at most: one rung, and what its claim costs)",
                     counted.exposure_calls,
                     counted.uncovered_calls,
                     farthing_protocol::Msat::new(counted.exposure_calls * price.get())
