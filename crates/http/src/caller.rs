@@ -4,6 +4,7 @@
 //! was served, or that it never will be. So it is paid once at most, whatever gets lost.
 
 mod budget;
+mod counting;
 mod flowing;
 mod means;
 mod outcome;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use farthing_node::buyer::calls::Prepared;
+use farthing_node::buyer::calls::{OnDay, Prepared};
 use farthing_protocol::flat;
 use farthing_protocol::lightspeed::Call;
 use farthing_protocol::lightspeed::call::Target;
@@ -91,7 +92,7 @@ impl Caller {
         Ok(Self { client, means, payees: std::sync::Mutex::default(), spending })
     }
 
-    /// What this process has spent on calls; those without an answer count in full.
+    /// What this process has let sellers claim: first payments, and what words have revealed.
     pub fn spent(&self) -> Msat {
         self.spending.session()
     }
@@ -169,11 +170,11 @@ impl Caller {
                 },
             };
             let cost = self.most_at_first(&price);
-            let taken_on = self.take(&origin, cost).await?;
+            let taken = self.take(&payee, &origin, channel, cost).await?;
             let mut at_stake = Msat::ZERO;
-            let sent = self.pay(request, &payee, (channel, price, cost), &mut at_stake).await;
+            let sent = self.pay(request, &payee, (channel, price, cost), taken, &mut at_stake).await;
             let spent = sent.as_ref().map_or(at_stake, Paid::cost);
-            self.spending.give_back(&origin, cost.saturating_sub(spent), taken_on);
+            self.spending.give_back(&origin, channel, cost.saturating_sub(spent), taken.day);
             match sent {
                 // The price has changed, or the channel is closing: ask once more.
                 Err(error) if may_ask && error.says_start_over() => {
@@ -257,36 +258,17 @@ impl Caller {
         let channel = match self.channel(&mut payee, &request.url.origin().ascii_serialization()).await? {
             Some(channel) => channel,
             None => {
-                // Nothing is locked for a call that a budget does not allow.
-                let (origin, cost) = (request.url.origin().ascii_serialization(), self.most_at_first(&price));
-                let taken_on = self.take(&origin, cost).await?;
-                self.spending.give_back(&origin, cost, taken_on);
-                let Means { limits, deposit, .. } = self.means;
+                // Nothing is locked for a call that no channel could pay.
+                let (cost, deposit) = (self.most_at_first(&price), self.means.deposit);
                 if cost > deposit {
                     return Err(ClientError::OverDeposit { cost, deposit });
                 }
-                if let Some(flat) = terms.flat {
-                    let explained = self.client.explain(&offer, &limits, deposit, flat).await?;
-                    (self.means.explain)(&explained);
-                }
-                let opened =
-                    self.client.open_under(&request.url, (&challenge, &offer), &limits, deposit, deposit);
-                let channel = opened.await?;
+                let channel = self.open(&request.url, (&challenge, &offer), &terms, cost, &mut payee).await?;
                 payee.channel = Some(channel);
                 channel
             }
         };
         Ok(Asked::Price(price, channel))
-    }
-
-    /// Takes what a call may cost out of the budgets. Gives the day whose budget it was.
-    async fn take(&self, origin: &str, cost: Msat) -> Result<u64, ClientError> {
-        if self.means.budget.payee.is_some() && !self.spending.knows(origin) {
-            let entries = self.client.buyer().channels().await?;
-            let of_payee = entries.iter().filter(|entry| entry.record.peer == origin);
-            self.spending.learn(origin, of_payee.map(|entry| entry.state.ledger().spent).sum());
-        }
-        self.spending.take(origin, cost)
     }
 
     /// Sends a paid call until it is settled. `at_stake` is what it may have cost if that fails: all of it from when its word is
@@ -296,6 +278,7 @@ impl Caller {
         request: &Outgoing,
         payee: &Arc<Mutex<Payee>>,
         (channel, price, cost): (ChannelId, CallPrice, Msat),
+        taken: OnDay,
         at_stake: &mut Msat,
     ) -> Result<Paid, ClientError> {
         let authority = client::authority(&request.url);
@@ -303,13 +286,15 @@ impl Caller {
         let buyer = self.client.buyer();
         let started = tokio::time::Instant::now();
         for attempt in 1.. {
-            let wanted = Wanted::Call(cost);
-            let prepared = self.prepare(payee, channel, wanted, &target, request).await?;
+            // What a call that was refused has revealed is there for the same call with another number.
+            let counted = (attempt == 1).then_some(taken);
+            let prepared =
+                self.prepare(payee, channel, Wanted::Call(cost), counted, &target, request).await?;
             *at_stake = cost;
             let (response, outcome) = self.send_until_settled(request, &prepared).await?;
             match outcome {
                 Outcome::Served(charged) => {
-                    buyer.answered(&prepared, Some(charged), cost).await?;
+                    buyer.answered(&prepared, Some(charged)).await?;
                     *at_stake = charged;
                     if response.status() == StatusCode::CONFLICT {
                         return Err(ClientError::AnswerLost(charged));
@@ -318,14 +303,15 @@ impl Caller {
                 }
                 Outcome::Metered => {
                     let (caller, payee) = (self.clone(), payee.clone());
-                    let flow = Flow::new(caller, payee, channel, request.clone(), prepared, price, response);
+                    let flow =
+                        Flow::new(caller, payee, taken.day, request.clone(), prepared, price, response);
                     return Ok(Paid::flowing(flow));
                 }
                 Outcome::Free => {
-                    buyer.answered(&prepared, None, cost).await?;
+                    buyer.answered(&prepared, None).await?;
                     return Ok(Paid::free(response, Some(channel)));
                 }
-                Outcome::Refused => buyer.answered(&prepared, None, cost).await?,
+                Outcome::Refused => buyer.answered(&prepared, None).await?,
                 Outcome::Forgotten | Outcome::Open | Outcome::Running | Outcome::Closed => {
                     return Err(client::unsettled(cost, response).await);
                 }

@@ -25,6 +25,8 @@ const LEAST_MARGIN: u32 = 36;
 #[derive(Default)]
 pub(super) struct Payee {
     pub(super) channel: Option<ChannelId>,
+    /// The channel before that, when it was forgotten.
+    earlier: Option<ChannelId>,
     /// `None` before it was asked for.
     pub(super) prices: Option<Prices>,
     /// Its terms for calls, from its last challenge.
@@ -69,7 +71,12 @@ impl Payee {
     /// Whatever was known of its prices and terms is out of date.
     pub(super) fn forget(&mut self) {
         let used_up = std::mem::take(&mut self.used_up);
-        *self = Self { used_up, ..Self::default() };
+        *self = Self { used_up, earlier: self.last(), ..Self::default() };
+    }
+
+    /// The newest channel that calls were paid from.
+    pub(super) fn last(&self) -> Option<ChannelId> {
+        self.channel.or(self.earlier)
     }
 
     /// No call is paid by that channel any more. Whether this is news.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use farthing_node::books::OrderError;
-use farthing_node::buyer::calls::{CallsError, Prepared};
+use farthing_node::buyer::calls::{CallsError, OnDay, Prepared};
 use farthing_protocol::lightspeed::CallNumber;
 use farthing_protocol::lightspeed::call::Target;
 use farthing_protocol::lightspeed::purse::Unable;
@@ -31,12 +31,37 @@ pub(super) enum Wanted {
 }
 
 impl Caller {
-    /// Prepares a call, and announces a chain of words first where that is needed.
+    /// Prepares a call, and counts what its word reveals before it leaves. `taken` was taken out of the budgets for it already, and is
+    /// stored with it.
     pub(super) async fn prepare(
         self: &Arc<Self>,
         payee: &Arc<Mutex<Payee>>,
         channel: ChannelId,
         wanted: Wanted,
+        taken: Option<OnDay>,
+        target: &Target<'_>,
+        request: &Outgoing,
+    ) -> Result<Prepared, ClientError> {
+        let prepared = self.find_word(payee, channel, wanted, taken, target, request).await?;
+        let origin = request.url.origin().ascii_serialization();
+        if let Err(error) = self.reveal(&origin, &prepared).await {
+            // It has not left, so it is as good as refused.
+            self.client.buyer().answered(&prepared, None).await?;
+            if let Some(taken) = taken {
+                self.client.buyer().count_back(taken).await?;
+            }
+            return Err(error);
+        }
+        Ok(prepared)
+    }
+
+    /// Prepares a call, and announces a chain of words first where that is needed.
+    async fn find_word(
+        self: &Arc<Self>,
+        payee: &Arc<Mutex<Payee>>,
+        channel: ChannelId,
+        wanted: Wanted,
+        taken: Option<OnDay>,
         target: &Target<'_>,
         request: &Outgoing,
     ) -> Result<Prepared, ClientError> {
@@ -45,8 +70,8 @@ impl Caller {
         let started = tokio::time::Instant::now();
         loop {
             let prepared = match wanted {
-                Wanted::Call(cost) => buyer.call(channel, cost, target).await,
-                Wanted::TopUp(number, by) => buyer.top_up(channel, number, by, target).await,
+                Wanted::Call(cost) => buyer.call(channel, cost, target, taken).await,
+                Wanted::TopUp(number, by) => buyer.top_up(channel, number, by, target, taken).await,
             };
             match prepared {
                 Ok(prepared) => {
