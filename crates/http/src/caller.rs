@@ -34,12 +34,13 @@ use crate::caller::flowing::Flow;
 pub use crate::caller::flowing::Paid;
 pub use crate::caller::means::Means;
 use crate::caller::outcome::Outcome;
-use crate::caller::payee::{Payee, Prices};
+use crate::caller::payee::{Asked, Payee, Prices};
 use crate::caller::preparing::Wanted;
 use crate::challenge::{Calls, Challenge};
 use crate::client::{self, Client, ClientError};
 use crate::encoding;
 use crate::gate::digest;
+use crate::outlive::Outlive;
 use crate::tariff::CallPrice;
 use crate::wire;
 
@@ -142,18 +143,26 @@ impl Caller {
         self.call(&Outgoing { method, url, headers, body }).await
     }
 
-    /// Sends a request and pays for it.
+    /// Sends a request and pays for it. A call that nobody waits for any more is settled all the same.
     ///
     /// # Errors
     /// When it would break the budget, the seller cannot be reached, or it refuses the payment.
     pub async fn call(self: &Arc<Self>, request: &Outgoing) -> Result<Paid, ClientError> {
+        let (caller, request) = (self.clone(), request.clone());
+        let called = Outlive::new(async move { caller.call_to_its_end(&request).await });
+        called.await.unwrap_or(Err(ClientError::Stopped))
+    }
+
+    async fn call_to_its_end(self: &Arc<Self>, request: &Outgoing) -> Result<Paid, ClientError> {
         let origin = request.url.origin().ascii_serialization();
         let payee = self.payee(&origin);
         let mut may_ask = true;
         loop {
+            let mut is_new = false;
             let known = {
                 let mut payee = payee.lock().await;
                 if payee.prices.is_none() {
+                    is_new = true;
                     payee.prices = Some(self.prices(&request.url).await?);
                 }
                 let price = payee.prices.as_ref().and_then(|prices| prices.find(request));
@@ -161,16 +170,31 @@ impl Caller {
             };
             let (price, channel) = match known {
                 Some((price, _)) if price.is_free() => {
-                    return Ok(Paid::free(self.send(request, None).await?, None));
+                    let response = self.send(request, None).await?;
+                    // It costs something by now: the list is out of date.
+                    if may_ask && response.status() == StatusCode::PAYMENT_REQUIRED {
+                        may_ask = false;
+                        payee.lock().await.forget();
+                        continue;
+                    }
+                    return Ok(Paid::free(response, None));
                 }
                 Some(known) => known,
                 None => match self.ask(request, &payee).await? {
-                    Asked::Free(response) => return Ok(Paid::free(response, None)),
-                    Asked::Price(price, channel) => (price, channel),
+                    Answered::Free(response) => return Ok(Paid::free(response, None)),
+                    Answered::Price(price, channel) => (price, channel),
                 },
             };
             let cost = self.most_at_first(&price);
-            let taken = self.take(&payee, &origin, channel, cost).await?;
+            let taken = match self.take(&payee, &origin, channel, cost).await {
+                // It may be cheaper by now.
+                Err(ClientError::OverCost { .. }) if may_ask && !is_new => {
+                    may_ask = false;
+                    payee.lock().await.forget();
+                    continue;
+                }
+                taken => taken?,
+            };
             let mut at_stake = Msat::ZERO;
             let sent = self.pay(request, &payee, (channel, price, cost), taken, &mut at_stake).await;
             let spent = sent.as_ref().map_or(at_stake, Paid::cost);
@@ -197,11 +221,11 @@ impl Caller {
     }
 
     /// What a call is sent with: its price, and for an answer that is charged as it flows a part of it ahead, as far as the
-    /// budget for one call goes.
+    /// budget for one call and the deposit go.
     fn most_at_first(&self, price: &CallPrice) -> Msat {
         let ahead = if price.is_metered() { price.of(AHEAD.0, AHEAD.1) } else { price.call };
         let most = self.means.budget.call.unwrap_or(ahead);
-        ahead.min(most).max(price.least())
+        ahead.min(most).min(self.means.deposit).max(price.least())
     }
 
     fn payee(&self, origin: &str) -> Arc<Mutex<Payee>> {
@@ -214,7 +238,8 @@ impl Caller {
         let list = self.client.send(self.client.http().get(client::join(url, wire::PRICES)?)).await?;
         match client::succeeded(list).await {
             Ok(response) => Ok(Prices::List(client::json(response).await?)),
-            Err(_none) => Ok(Prices::Asked(HashMap::new())),
+            Err(ClientError::Refused { status: 404, .. }) => Ok(Prices::Asked(Asked::default())),
+            Err(error) => Err(error),
         }
     }
 
@@ -235,10 +260,10 @@ impl Caller {
 
     /// Sends the request without a payment: the challenge tells the price and the terms of a channel, which is opened if
     /// there is none.
-    async fn ask(&self, request: &Outgoing, payee: &Mutex<Payee>) -> Result<Asked, ClientError> {
+    async fn ask(&self, request: &Outgoing, payee: &Mutex<Payee>) -> Result<Answered, ClientError> {
         let response = self.send(request, None).await?;
         if response.status() != StatusCode::PAYMENT_REQUIRED {
-            return Ok(Asked::Free(response));
+            return Ok(Answered::Free(response));
         }
         let challenge: Challenge = client::challenge(&response)?;
         let asked = challenge.request()?;
@@ -268,7 +293,7 @@ impl Caller {
                 channel
             }
         };
-        Ok(Asked::Price(price, channel))
+        Ok(Answered::Price(price, channel))
     }
 
     /// Sends a paid call until it is settled. `at_stake` is what it may have cost if that fails: all of it from when its word is
@@ -398,7 +423,7 @@ impl Caller {
     }
 }
 
-enum Asked {
+enum Answered {
     Free(Response),
     Price(CallPrice, ChannelId),
 }

@@ -294,7 +294,7 @@ impl Client {
 
     /// Asks the seller what calls came to whose answers were lost, or what it charged for pieces. Its sum is taken only if what
     /// was sent allows it; for pieces it is what this gives.
-    async fn reconcile(&self, id: ChannelId, peer: &Url) -> Result<Option<Msat>, ClientError> {
+    pub(crate) async fn reconcile(&self, id: ChannelId, peer: &Url) -> Result<Option<Msat>, ClientError> {
         let Some(purse) = self.buyer.purse(id).await? else {
             let none = CallNumber { epoch: 0, counter: 0 };
             let standing = self.standing(id, peer, none).await;

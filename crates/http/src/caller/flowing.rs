@@ -190,7 +190,7 @@ impl Flow {
     /// paid for.
     async fn top_up(&mut self, ahead: Msat) -> Result<(), ClientError> {
         let most = self.caller.means.budget.call.unwrap_or(Msat::new(u64::MAX));
-        let by = ahead.min(most.saturating_sub(self.aside));
+        let by = ahead.min(most.saturating_sub(self.aside)).min(self.room().await?);
         let origin = self.request.url.origin().ascii_serialization();
         if by == Msat::ZERO {
             return Ok(());
@@ -232,6 +232,13 @@ impl Flow {
         };
         self.caller.client.buyer().answered(&prepared, charged).await?;
         Ok(())
+    }
+
+    /// What the channel can still pay.
+    async fn room(&self) -> Result<Msat, ClientError> {
+        let buyer = self.caller.client.buyer();
+        let taken = buyer.purse(self.channel).await?.map_or(Msat::ZERO, |purse| purse.ledger().spent);
+        Ok(buyer.max_total(self.channel).unwrap_or_default().saturating_sub(taken))
     }
 
     /// Asks for the receipt: the same call again.

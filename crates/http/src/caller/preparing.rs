@@ -7,7 +7,7 @@ use farthing_node::books::OrderError;
 use farthing_node::buyer::calls::{CallsError, OnDay, Prepared};
 use farthing_protocol::lightspeed::CallNumber;
 use farthing_protocol::lightspeed::call::Target;
-use farthing_protocol::lightspeed::purse::Unable;
+use farthing_protocol::lightspeed::purse::{MOST_OUTSTANDING, Unable};
 use farthing_protocol::payer::Reject;
 use farthing_protocol::{ChannelId, Msat};
 use reqwest::{StatusCode, Url};
@@ -18,7 +18,7 @@ use crate::caller::payee::Payee;
 use crate::client::{self, ClientError};
 use crate::wire;
 
-/// How long a call waits for others to end before the channel counts as used up.
+/// How long a call waits for others to end, before the channel counts as used up or the seller is asked what became of them.
 const LEAST_CALM: Duration = Duration::from_secs(10);
 
 /// What a prepared call is for.
@@ -68,6 +68,7 @@ impl Caller {
         let (Wanted::Call(cost) | Wanted::TopUp(_, cost)) = wanted;
         let buyer = self.client.buyer();
         let started = tokio::time::Instant::now();
+        let mut asked = started;
         loop {
             let prepared = match wanted {
                 Wanted::Call(cost) => buyer.call(channel, cost, target, taken).await,
@@ -87,6 +88,10 @@ impl Caller {
                 Err(CallsError::Order(OrderError::Rejected(Reject::Call(Unable::TooManyOutstanding(_)))))
                     if started.elapsed() < self.means.patience =>
                 {
+                    if asked.elapsed() >= LEAST_CALM {
+                        self.settle_unanswered(payee, channel, request).await?;
+                        asked = tokio::time::Instant::now();
+                    }
                     tokio::time::sleep(Duration::from_millis(20)).await;
                     continue;
                 }
@@ -187,6 +192,26 @@ impl Caller {
         self.client.send(self.client.http().post(nothing)).await
     }
 
+    /// Asks the seller what became of calls whose answers were lost, so that they are in nobody's way any more.
+    async fn settle_unanswered(
+        &self,
+        payee: &Mutex<Payee>,
+        channel: ChannelId,
+        request: &Outgoing,
+    ) -> Result<(), ClientError> {
+        let _one_at_a_time = payee.lock().await;
+        let purse = self.client.buyer().purse(channel).await?;
+        if purse.is_none_or(|purse| purse.unanswered().count() < MOST_OUTSTANDING) {
+            return Ok(());
+        }
+        match self.client.reconcile(channel, &request.url).await {
+            // Those that run make room when they end.
+            Ok(_) | Err(ClientError::CallsRunning) => Ok(()),
+            Err(error) if error.is_transient() => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     async fn has_unanswered(&self, channel: ChannelId) -> Result<bool, ClientError> {
         let purse = self.client.buyer().purse(channel).await?;
         Ok(purse.is_some_and(|purse| purse.unanswered().next().is_some()))
@@ -201,10 +226,12 @@ impl Caller {
         );
         let caller = self.clone();
         tokio::spawn(async move {
-            let until = tokio::time::Instant::now() + caller.means.patience;
-            while tokio::time::Instant::now() < until {
+            let started = tokio::time::Instant::now();
+            while started.elapsed() < caller.means.patience {
                 let purse = caller.client.buyer().purse(channel).await.ok().flatten();
-                if purse.is_none_or(|purse| purse.unanswered().next().is_none()) {
+                let is_settled = purse.is_none_or(|purse| purse.unanswered().next().is_none());
+                // What has no answer by then may never get one: the seller says what it came to.
+                if is_settled || started.elapsed() >= LEAST_CALM {
                     match caller.client.close(channel, &peer).await {
                         Ok(_broadcast) => return,
                         Err(error) if error.is_transient() || matches!(error, ClientError::CallsRunning) => {}

@@ -175,6 +175,12 @@ pub enum ClientError {
         /// What the seller, or whoever stands between, answered last.
         last: String,
     },
+    /// A fault of this program.
+    #[error(
+        "this program failed in the middle of the call: it costs no more than was allowed, and closing the channel settles it; please \
+         report it"
+    )]
+    Stopped,
     /// What it costs is told by asking for it, which may carry it out.
     #[error(
         "this seller publishes no prices, and to ask with {0} may carry the call out: nothing was sent. See what it answers with --no-pay"
