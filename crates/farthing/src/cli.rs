@@ -8,6 +8,8 @@ use std::path::PathBuf;
 
 use bitcoin::Network;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use farthing_http::caller::Means;
+use farthing_protocol::Msat;
 
 pub use self::device::{DeviceCommand, Limits, OwnerCommand};
 use crate::amounts::{AmountArgument, PriceArgument, RouteArgument, SizeArgument};
@@ -188,6 +190,13 @@ pub struct Spending {
     /// Allow plain http to another machine.
     #[arg(long)]
     pub allow_http: bool,
+}
+
+impl Spending {
+    /// The deposit that was named, or the usual one.
+    pub fn deposit_or_usual(&self) -> Msat {
+        self.deposit.map_or(Means::default().deposit, |deposit| deposit.0)
+    }
 }
 
 /// Arguments of `call`.

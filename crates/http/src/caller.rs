@@ -185,7 +185,11 @@ impl Caller {
                     Answered::Price(price, channel) => (price, channel),
                 },
             };
-            let cost = self.most_at_first(&price);
+            let mut cost = self.most_at_first(&price);
+            if price.is_metered() {
+                // What is left in the channel may pay for all of the answer.
+                cost = cost.min(half(self.room(channel).await?)).max(price.least());
+            }
             let taken = match self.take(&payee, &origin, channel, cost).await {
                 // It may be cheaper by now.
                 Err(ClientError::OverCost { .. }) if may_ask && !is_new => {
@@ -221,11 +225,11 @@ impl Caller {
     }
 
     /// What a call is sent with: its price, and for an answer that is charged as it flows a part of it ahead, as far as the
-    /// budget for one call and the deposit go.
+    /// budget for one call and half of the deposit go: the last words of a chain may not fit into a channel.
     fn most_at_first(&self, price: &CallPrice) -> Msat {
         let ahead = if price.is_metered() { price.of(AHEAD.0, AHEAD.1) } else { price.call };
         let most = self.means.budget.call.unwrap_or(ahead);
-        ahead.min(most).min(self.means.deposit).max(price.least())
+        ahead.min(most).min(half(self.means.deposit)).max(price.least())
     }
 
     fn payee(&self, origin: &str) -> Arc<Mutex<Payee>> {
@@ -421,6 +425,10 @@ impl Caller {
         }
         self.client.send(builder).await
     }
+}
+
+fn half(amount: Msat) -> Msat {
+    Msat::new(amount.get() / 2)
 }
 
 enum Answered {

@@ -11,7 +11,7 @@ use reqwest::header::HeaderMap;
 use reqwest::{Method, Response, StatusCode};
 use tokio::sync::Mutex;
 
-use super::{AHEAD, Caller, Outgoing, target};
+use super::{AHEAD, Caller, Outgoing, half, target};
 use crate::caller::outcome::Outcome;
 use crate::caller::payee::Payee;
 use crate::caller::preparing::Wanted;
@@ -157,6 +157,7 @@ impl Flow {
     async fn chunk(&mut self) -> Result<Option<Bytes>, ClientError> {
         let used = self.flowed.cost(&self.price);
         let ahead = self.price.of(AHEAD.0, AHEAD.1).saturating_sub(self.price.call);
+        let ahead = ahead.min(half(self.caller.means.deposit));
         let left = self.aside.saturating_sub(used);
         if left.get() < ahead.get() / 2 && self.response.is_some() {
             self.top_up(ahead).await?;
@@ -190,7 +191,7 @@ impl Flow {
     /// paid for.
     async fn top_up(&mut self, ahead: Msat) -> Result<(), ClientError> {
         let most = self.caller.means.budget.call.unwrap_or(Msat::new(u64::MAX));
-        let by = ahead.min(most.saturating_sub(self.aside)).min(self.room().await?);
+        let by = ahead.min(most.saturating_sub(self.aside)).min(half(self.caller.room(self.channel).await?));
         let origin = self.request.url.origin().ascii_serialization();
         if by == Msat::ZERO {
             return Ok(());
@@ -232,13 +233,6 @@ impl Flow {
         };
         self.caller.client.buyer().answered(&prepared, charged).await?;
         Ok(())
-    }
-
-    /// What the channel can still pay.
-    async fn room(&self) -> Result<Msat, ClientError> {
-        let buyer = self.caller.client.buyer();
-        let taken = buyer.purse(self.channel).await?.map_or(Msat::ZERO, |purse| purse.ledger().spent);
-        Ok(buyer.max_total(self.channel).unwrap_or_default().saturating_sub(taken))
     }
 
     /// Asks for the receipt: the same call again.

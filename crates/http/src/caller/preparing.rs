@@ -212,6 +212,13 @@ impl Caller {
         }
     }
 
+    /// What the channel can still pay.
+    pub(super) async fn room(&self, channel: ChannelId) -> Result<Msat, ClientError> {
+        let buyer = self.client.buyer();
+        let taken = buyer.purse(channel).await?.map_or(Msat::ZERO, |purse| purse.ledger().spent);
+        Ok(buyer.max_total(channel).unwrap_or_default().saturating_sub(taken))
+    }
+
     async fn has_unanswered(&self, channel: ChannelId) -> Result<bool, ClientError> {
         let purse = self.client.buyer().purse(channel).await?;
         Ok(purse.is_some_and(|purse| purse.unanswered().next().is_some()))
