@@ -8,6 +8,8 @@ use std::path::PathBuf;
 
 use bitcoin::Network;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use farthing_http::caller::Means;
+use farthing_protocol::Msat;
 
 pub use self::device::{DeviceCommand, Limits, OwnerCommand};
 use crate::amounts::{AmountArgument, PriceArgument, RouteArgument, SizeArgument};
@@ -165,27 +167,36 @@ pub struct SellArguments {
 }
 
 /// What paying for calls may cost.
-#[derive(Debug, Args)]
+#[derive(Clone, Copy, Debug, Args)]
 pub struct Spending {
-    /// The most for one call, for example 1sat.
+    /// The most for one call, for example 1sat. `proxy` pays 2000sat at most unless this says otherwise.
     #[arg(long, value_name = "AMOUNT")]
     pub max_cost: Option<AmountArgument>,
-    /// The most for all calls of this process.
+    /// The most that sellers can claim of what this process pays. As the next two, it counts the first payment in a new channel, which pays
+    /// for the first calls.
     #[arg(long, value_name = "AMOUNT")]
     pub budget: Option<AmountArgument>,
-    /// The most for all calls of a day (UTC) from this data folder.
+    /// The same for a day (UTC), by all processes of this data folder.
     #[arg(long, value_name = "AMOUNT")]
     pub day_budget: Option<AmountArgument>,
-    /// The most for one seller, over all its channels.
+    /// The same for one seller, over all its channels.
     #[arg(long, value_name = "AMOUNT")]
     pub payee_budget: Option<AmountArgument>,
-    /// What a new channel locks to pay from. What is not spent comes back when it is closed; when it is used up, another channel
-    /// follows, within the budgets.
-    #[arg(long, default_value = "20000sat", value_name = "AMOUNT")]
-    pub deposit: AmountArgument,
+    /// What a new channel locks to pay from; the fee of its commitment is locked on top, and is at most as much again. What is not
+    /// spent comes back when it is closed together; a seller that closes alone keeps the first payment. When it is used up, another
+    /// channel follows, within the budgets [default: 20000sat].
+    #[arg(long, value_name = "AMOUNT")]
+    pub deposit: Option<AmountArgument>,
     /// Allow plain http to another machine.
     #[arg(long)]
     pub allow_http: bool,
+}
+
+impl Spending {
+    /// The deposit that was named, or the usual one.
+    pub fn deposit_or_usual(&self) -> Msat {
+        self.deposit.map_or(Means::default().deposit, |deposit| deposit.0)
+    }
 }
 
 /// Arguments of `call`.

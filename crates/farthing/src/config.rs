@@ -26,8 +26,9 @@ use figment::Figment;
 use figment::providers::{Env, Format as _, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
-use crate::cli::Cli;
-use crate::config::sections::{Agent, Buy, Cheque, DAY, Gateway, Mailbox, Sell};
+use crate::amounts::AmountArgument;
+use crate::cli::{Cli, Spending};
+use crate::config::sections::{Agent, Buy, Call, Cheque, DAY, Gateway, Mailbox, Sell};
 use crate::output::Output;
 
 /// The variable with the node's password, in figment's spelling and without the prefix.
@@ -45,6 +46,8 @@ struct Config {
     sell: Sell,
     #[serde(default)]
     buy: Buy,
+    #[serde(default)]
+    call: Call,
     #[serde(default)]
     agent: Agent,
     #[serde(default)]
@@ -128,6 +131,7 @@ impl Context {
         let Buy { in_flight, patience_seconds, finality, .. } = self.config.buy;
         self.terms().validate().context("in [sell]")?;
         self.limits().validate().context("in [buy]")?;
+        self.spending()?;
         let Sell { most_connections, most_connections_of_peer, .. } = self.config.sell;
         bounds("most_connections in [sell]", most_connections as u64, (1, 1 << 20))?;
         bounds("most_connections_of_peer in [sell]", most_connections_of_peer as u64, (1, 1 << 20))?;
@@ -227,6 +231,23 @@ impl Context {
             most_prepaid: Amount::from_sat(buy.most_prepaid),
             most_confirmations: buy.most_confirmations,
         }
+    }
+
+    /// What paying for calls may cost, as the configuration has it.
+    pub fn spending(&self) -> anyhow::Result<Spending> {
+        let Call { max_cost, budget, day_budget, payee_budget, deposit } = &self.config.call;
+        let amount = |name: &str, text: &Option<String>| {
+            let amount = text.as_ref().map(|text| text.parse::<AmountArgument>());
+            amount.transpose().with_context(|| format!("{name} in [call] of the configuration"))
+        };
+        Ok(Spending {
+            max_cost: amount("max_cost", max_cost)?,
+            budget: amount("budget", budget)?,
+            day_budget: amount("day_budget", day_budget)?,
+            payee_budget: amount("payee_budget", payee_budget)?,
+            deposit: amount("deposit", deposit)?,
+            allow_http: false,
+        })
     }
 
     /// What those who connect to a seller may take.

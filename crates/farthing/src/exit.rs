@@ -89,6 +89,7 @@ impl Failure {
                     ClientError::OverCost { .. }
                     | ClientError::OverPrepaid { .. }
                     | ClientError::OverDeposit { .. }
+                    | ClientError::OverLocked { .. }
                     | ClientError::CutOff { .. }
                     | ClientError::OverBudget { .. },
                 ) => {

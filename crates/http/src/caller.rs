@@ -4,6 +4,7 @@
 //! was served, or that it never will be. So it is paid once at most, whatever gets lost.
 
 mod budget;
+mod counting;
 mod flowing;
 mod means;
 mod outcome;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use farthing_node::buyer::calls::Prepared;
+use farthing_node::buyer::calls::{OnDay, Prepared};
 use farthing_protocol::flat;
 use farthing_protocol::lightspeed::Call;
 use farthing_protocol::lightspeed::call::Target;
@@ -33,12 +34,13 @@ use crate::caller::flowing::Flow;
 pub use crate::caller::flowing::Paid;
 pub use crate::caller::means::Means;
 use crate::caller::outcome::Outcome;
-use crate::caller::payee::{Payee, Prices};
+use crate::caller::payee::{Asked, Payee, Prices};
 use crate::caller::preparing::Wanted;
 use crate::challenge::{Calls, Challenge};
 use crate::client::{self, Client, ClientError};
 use crate::encoding;
 use crate::gate::digest;
+use crate::outlive::Outlive;
 use crate::tariff::CallPrice;
 use crate::wire;
 
@@ -91,7 +93,7 @@ impl Caller {
         Ok(Self { client, means, payees: std::sync::Mutex::default(), spending })
     }
 
-    /// What this process has spent on calls; those without an answer count in full.
+    /// What this process has let sellers claim: first payments, and what words have revealed.
     pub fn spent(&self) -> Msat {
         self.spending.session()
     }
@@ -141,18 +143,26 @@ impl Caller {
         self.call(&Outgoing { method, url, headers, body }).await
     }
 
-    /// Sends a request and pays for it.
+    /// Sends a request and pays for it. A call that nobody waits for any more is settled all the same.
     ///
     /// # Errors
     /// When it would break the budget, the seller cannot be reached, or it refuses the payment.
     pub async fn call(self: &Arc<Self>, request: &Outgoing) -> Result<Paid, ClientError> {
+        let (caller, request) = (self.clone(), request.clone());
+        let called = Outlive::new(async move { caller.call_to_its_end(&request).await });
+        called.await.unwrap_or(Err(ClientError::Stopped))
+    }
+
+    async fn call_to_its_end(self: &Arc<Self>, request: &Outgoing) -> Result<Paid, ClientError> {
         let origin = request.url.origin().ascii_serialization();
         let payee = self.payee(&origin);
         let mut may_ask = true;
         loop {
+            let mut is_new = false;
             let known = {
                 let mut payee = payee.lock().await;
                 if payee.prices.is_none() {
+                    is_new = true;
                     payee.prices = Some(self.prices(&request.url).await?);
                 }
                 let price = payee.prices.as_ref().and_then(|prices| prices.find(request));
@@ -160,20 +170,39 @@ impl Caller {
             };
             let (price, channel) = match known {
                 Some((price, _)) if price.is_free() => {
-                    return Ok(Paid::free(self.send(request, None).await?, None));
+                    let response = self.send(request, None).await?;
+                    // It costs something by now: the list is out of date.
+                    if may_ask && response.status() == StatusCode::PAYMENT_REQUIRED {
+                        may_ask = false;
+                        payee.lock().await.forget();
+                        continue;
+                    }
+                    return Ok(Paid::free(response, None));
                 }
                 Some(known) => known,
                 None => match self.ask(request, &payee).await? {
-                    Asked::Free(response) => return Ok(Paid::free(response, None)),
-                    Asked::Price(price, channel) => (price, channel),
+                    Answered::Free(response) => return Ok(Paid::free(response, None)),
+                    Answered::Price(price, channel) => (price, channel),
                 },
             };
-            let cost = self.most_at_first(&price);
-            let taken_on = self.take(&origin, cost).await?;
+            let mut cost = self.most_at_first(&price);
+            if price.is_metered() {
+                // What is left in the channel may pay for all of the answer.
+                cost = cost.min(half(self.room(channel).await?)).max(price.least());
+            }
+            let taken = match self.take(&payee, &origin, channel, cost).await {
+                // It may be cheaper by now.
+                Err(ClientError::OverCost { .. }) if may_ask && !is_new => {
+                    may_ask = false;
+                    payee.lock().await.forget();
+                    continue;
+                }
+                taken => taken?,
+            };
             let mut at_stake = Msat::ZERO;
-            let sent = self.pay(request, &payee, (channel, price, cost), &mut at_stake).await;
+            let sent = self.pay(request, &payee, (channel, price, cost), taken, &mut at_stake).await;
             let spent = sent.as_ref().map_or(at_stake, Paid::cost);
-            self.spending.give_back(&origin, cost.saturating_sub(spent), taken_on);
+            self.spending.give_back(&origin, channel, cost.saturating_sub(spent), taken.day);
             match sent {
                 // The price has changed, or the channel is closing: ask once more.
                 Err(error) if may_ask && error.says_start_over() => {
@@ -196,11 +225,11 @@ impl Caller {
     }
 
     /// What a call is sent with: its price, and for an answer that is charged as it flows a part of it ahead, as far as the
-    /// budget for one call goes.
+    /// budget for one call and half of the deposit go: the last words of a chain may not fit into a channel.
     fn most_at_first(&self, price: &CallPrice) -> Msat {
         let ahead = if price.is_metered() { price.of(AHEAD.0, AHEAD.1) } else { price.call };
         let most = self.means.budget.call.unwrap_or(ahead);
-        ahead.min(most).max(price.least())
+        ahead.min(most).min(half(self.means.deposit)).max(price.least())
     }
 
     fn payee(&self, origin: &str) -> Arc<Mutex<Payee>> {
@@ -213,7 +242,8 @@ impl Caller {
         let list = self.client.send(self.client.http().get(client::join(url, wire::PRICES)?)).await?;
         match client::succeeded(list).await {
             Ok(response) => Ok(Prices::List(client::json(response).await?)),
-            Err(_none) => Ok(Prices::Asked(HashMap::new())),
+            Err(ClientError::Refused { status: 404, .. }) => Ok(Prices::Asked(Asked::default())),
+            Err(error) => Err(error),
         }
     }
 
@@ -234,10 +264,10 @@ impl Caller {
 
     /// Sends the request without a payment: the challenge tells the price and the terms of a channel, which is opened if
     /// there is none.
-    async fn ask(&self, request: &Outgoing, payee: &Mutex<Payee>) -> Result<Asked, ClientError> {
+    async fn ask(&self, request: &Outgoing, payee: &Mutex<Payee>) -> Result<Answered, ClientError> {
         let response = self.send(request, None).await?;
         if response.status() != StatusCode::PAYMENT_REQUIRED {
-            return Ok(Asked::Free(response));
+            return Ok(Answered::Free(response));
         }
         let challenge: Challenge = client::challenge(&response)?;
         let asked = challenge.request()?;
@@ -257,36 +287,17 @@ impl Caller {
         let channel = match self.channel(&mut payee, &request.url.origin().ascii_serialization()).await? {
             Some(channel) => channel,
             None => {
-                // Nothing is locked for a call that a budget does not allow.
-                let (origin, cost) = (request.url.origin().ascii_serialization(), self.most_at_first(&price));
-                let taken_on = self.take(&origin, cost).await?;
-                self.spending.give_back(&origin, cost, taken_on);
-                let Means { limits, deposit, .. } = self.means;
+                // Nothing is locked for a call that no channel could pay.
+                let (cost, deposit) = (self.most_at_first(&price), self.means.deposit);
                 if cost > deposit {
                     return Err(ClientError::OverDeposit { cost, deposit });
                 }
-                if let Some(flat) = terms.flat {
-                    let explained = self.client.explain(&offer, &limits, deposit, flat).await?;
-                    (self.means.explain)(&explained);
-                }
-                let opened =
-                    self.client.open_under(&request.url, (&challenge, &offer), &limits, deposit, deposit);
-                let channel = opened.await?;
+                let channel = self.open(&request.url, (&challenge, &offer), &terms, cost, &mut payee).await?;
                 payee.channel = Some(channel);
                 channel
             }
         };
-        Ok(Asked::Price(price, channel))
-    }
-
-    /// Takes what a call may cost out of the budgets. Gives the day whose budget it was.
-    async fn take(&self, origin: &str, cost: Msat) -> Result<u64, ClientError> {
-        if self.means.budget.payee.is_some() && !self.spending.knows(origin) {
-            let entries = self.client.buyer().channels().await?;
-            let of_payee = entries.iter().filter(|entry| entry.record.peer == origin);
-            self.spending.learn(origin, of_payee.map(|entry| entry.state.ledger().spent).sum());
-        }
-        self.spending.take(origin, cost)
+        Ok(Answered::Price(price, channel))
     }
 
     /// Sends a paid call until it is settled. `at_stake` is what it may have cost if that fails: all of it from when its word is
@@ -296,6 +307,7 @@ impl Caller {
         request: &Outgoing,
         payee: &Arc<Mutex<Payee>>,
         (channel, price, cost): (ChannelId, CallPrice, Msat),
+        taken: OnDay,
         at_stake: &mut Msat,
     ) -> Result<Paid, ClientError> {
         let authority = client::authority(&request.url);
@@ -303,13 +315,15 @@ impl Caller {
         let buyer = self.client.buyer();
         let started = tokio::time::Instant::now();
         for attempt in 1.. {
-            let wanted = Wanted::Call(cost);
-            let prepared = self.prepare(payee, channel, wanted, &target, request).await?;
+            // What a call that was refused has revealed is there for the same call with another number.
+            let counted = (attempt == 1).then_some(taken);
+            let prepared =
+                self.prepare(payee, channel, Wanted::Call(cost), counted, &target, request).await?;
             *at_stake = cost;
             let (response, outcome) = self.send_until_settled(request, &prepared).await?;
             match outcome {
                 Outcome::Served(charged) => {
-                    buyer.answered(&prepared, Some(charged), cost).await?;
+                    buyer.answered(&prepared, Some(charged)).await?;
                     *at_stake = charged;
                     if response.status() == StatusCode::CONFLICT {
                         return Err(ClientError::AnswerLost(charged));
@@ -318,14 +332,15 @@ impl Caller {
                 }
                 Outcome::Metered => {
                     let (caller, payee) = (self.clone(), payee.clone());
-                    let flow = Flow::new(caller, payee, channel, request.clone(), prepared, price, response);
+                    let flow =
+                        Flow::new(caller, payee, taken.day, request.clone(), prepared, price, response);
                     return Ok(Paid::flowing(flow));
                 }
                 Outcome::Free => {
-                    buyer.answered(&prepared, None, cost).await?;
+                    buyer.answered(&prepared, None).await?;
                     return Ok(Paid::free(response, Some(channel)));
                 }
-                Outcome::Refused => buyer.answered(&prepared, None, cost).await?,
+                Outcome::Refused => buyer.answered(&prepared, None).await?,
                 Outcome::Forgotten | Outcome::Open | Outcome::Running | Outcome::Closed => {
                     return Err(client::unsettled(cost, response).await);
                 }
@@ -412,7 +427,11 @@ impl Caller {
     }
 }
 
-enum Asked {
+fn half(amount: Msat) -> Msat {
+    Msat::new(amount.get() / 2)
+}
+
+enum Answered {
     Free(Response),
     Price(CallPrice, ChannelId),
 }

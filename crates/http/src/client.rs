@@ -147,32 +147,50 @@ impl Client {
         limits: &Limits,
         most: Msat,
     ) -> Result<ChannelId, ClientError> {
-        self.open_under(&quote.url, (&terms.challenge, &terms.offer), limits, terms.cost, most).await
+        let (cost, offer) = (terms.cost, &terms.offer);
+        let plan = self.plan_opening(offer, limits, cost).await?;
+        // A seller that closes alone takes the first payment, whatever was bought.
+        let prepaid = Msat::from_amount(plan.prepaid).unwrap_or(Msat::new(u64::MAX));
+        if prepaid > most {
+            return Err(ClientError::OverPrepaid { cost, prepaid, most });
+        }
+        self.open_planned(&quote.url, (&terms.challenge, offer), limits, &plan).await
     }
 
-    /// Opens a channel that can pay `cost` under a seller's challenge and the offer in it.
+    /// What a channel that pays `cost` would lock, with the coins that came since the last look.
+    ///
+    /// # Errors
+    /// When the node cannot be asked.
+    pub async fn plan_opening(
+        &self,
+        offer: &Offer,
+        limits: &Limits,
+        cost: Msat,
+    ) -> Result<Plan, ClientError> {
+        let (client, offer, limits) = (self.clone(), offer.clone(), *limits);
+        blocking(move || {
+            client.buyer.look()?;
+            client.plan(&offer, &limits, cost)
+        })
+        .await
+    }
+
+    /// Opens a channel as it was planned, under a seller's challenge and the offer in it. Its first payment is no larger than planned.
     ///
     /// # Errors
     /// When a term is out of bounds, there is too little money, or the seller refuses. Then nothing is locked.
-    pub async fn open_under(
+    pub async fn open_planned(
         &self,
         url: &Url,
         (challenge, offer): (&Challenge, &Offer),
         limits: &Limits,
-        cost: Msat,
-        most: Msat,
+        plan: &Plan,
     ) -> Result<ChannelId, ClientError> {
-        let (client, offer, limits) = (self.clone(), offer.clone(), *limits);
+        let (client, offer, plan) = (self.clone(), offer.clone(), *plan);
+        // The fee rate of the moment may have risen since, and the first payment with it.
+        let limits = Limits { most_prepaid: limits.most_prepaid.min(plan.prepaid), ..*limits };
         let peer = url.origin().ascii_serialization();
         let proposed = blocking(move || {
-            // The coins that came since the last look.
-            client.buyer.look()?;
-            let plan = client.plan(&offer, &limits, cost)?;
-            // A seller that closes alone takes the first payment, whatever was bought.
-            let prepaid = Msat::from_amount(plan.prepaid).unwrap_or(Msat::new(u64::MAX));
-            if prepaid > most {
-                return Err(ClientError::OverPrepaid { cost, prepaid, most });
-            }
             Ok::<_, ClientError>(client.buyer.propose(&offer, &limits, plan.capacity, plan.lifetime, peer)?)
         });
         let (id, opening) = proposed.await?;
@@ -276,7 +294,7 @@ impl Client {
 
     /// Asks the seller what calls came to whose answers were lost, or what it charged for pieces. Its sum is taken only if what
     /// was sent allows it; for pieces it is what this gives.
-    async fn reconcile(&self, id: ChannelId, peer: &Url) -> Result<Option<Msat>, ClientError> {
+    pub(crate) async fn reconcile(&self, id: ChannelId, peer: &Url) -> Result<Option<Msat>, ClientError> {
         let Some(purse) = self.buyer.purse(id).await? else {
             let none = CallNumber { epoch: 0, counter: 0 };
             let standing = self.standing(id, peer, none).await;

@@ -152,7 +152,7 @@ pub enum Write {
     Spend(Box<Spend>),
     /// A verified chain of words of a channel.
     Ladder(ChannelId, Arc<Ladder>),
-    /// What calls came to on a day, counted from 1970: so much more, or less.
+    /// What payees of calls can claim since a day, counted from 1970: so much more, or less.
     Day {
         /// The day.
         day: u64,

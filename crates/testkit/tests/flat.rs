@@ -233,7 +233,7 @@ fn preimages_that_were_lost_are_the_payers_outputs() {
     let cost = farthing_protocol::Msat::new(1_000 * UNIT);
     story.in_peace(|| {
         for _ in 0..3 {
-            let _lost = wait(story.buyer().call(id, cost, &common::calls::TARGET));
+            let _lost = wait(story.buyer().call(id, cost, &common::calls::TARGET, None));
         }
     });
     story.survive(|| story.reconcile(id)).unwrap();

@@ -60,7 +60,7 @@ fn request(header: &[u8]) -> Request {
 
 /// A call of that price, as the buyer sends it.
 fn prepared(story: &Story, id: ChannelId, cost: Msat) -> Request {
-    request(&wait(story.buyer().call(id, cost, &TARGET)).unwrap().bytes)
+    request(&wait(story.buyer().call(id, cost, &TARGET, None)).unwrap().bytes)
 }
 
 fn spent(story: &Story, id: ChannelId) -> Msat {
@@ -181,7 +181,7 @@ fn a_body_is_read_for_a_channel_that_exists_and_only_for_so_long() {
     let gate = Gate::with_manner(story.seller().clone(), Tariff::per_call(PRICE), manner);
     let service =
         gate.layer(service_fn(async |_: Request| Ok::<_, Infallible>(Response::new(Body::empty()))));
-    let call = wait(story.buyer().call(id, PRICE, &TARGET)).unwrap();
+    let call = wait(story.buyer().call(id, PRICE, &TARGET, None)).unwrap();
     let stalled = |bytes: &[u8]| request(bytes).map(|_| Body::new(Stalled));
 
     let slow = run(service.clone().oneshot(stalled(&call.bytes))).unwrap();
@@ -372,7 +372,7 @@ fn endless(story: &Story) -> Endless {
 fn a_client_that_leaves_pays_what_has_flowed_and_gets_its_receipt_later() {
     let mut story = Story::begin();
     let id = story.open_for_calls(rungs(1, 50));
-    let bytes = wait(story.buyer().call(id, Msat::new(50_000), &TARGET)).unwrap().bytes;
+    let bytes = wait(story.buyer().call(id, Msat::new(50_000), &TARGET, None)).unwrap().bytes;
     let service = endless(&story);
     run(async {
         let mut answer = service.oneshot(request(&bytes)).await.unwrap();

@@ -27,10 +27,10 @@ fn accounts_that_leave_the_memory_lose_nothing_and_serve_nothing_that_was_refuse
     let first = open();
     story.call(first, 10).unwrap();
     // It is refused, and its payer spends the money on another call.
-    let refused = wait(story.buyer().call(first, Msat::new(10_000), &TARGET)).unwrap();
+    let refused = wait(story.buyer().call(first, Msat::new(10_000), &TARGET, None)).unwrap();
     let (call, mac) = Call::from_bytes(&refused.bytes).unwrap();
     wait(story.seller().refuse(&call, &TARGET, &mac)).unwrap();
-    wait(story.buyer().answered(&refused, None, call.cost)).unwrap();
+    wait(story.buyer().answered(&refused, None)).unwrap();
     let alone = story.seller().resident();
     assert!(alone > MOST / 3, "{alone} bytes");
 

@@ -9,9 +9,11 @@ use axum::http::{HeaderMap, Method, StatusCode};
 use farthing_http::caller::{Answer, Budget, Caller, Means, Outgoing, Quote};
 use farthing_http::client::{self, Client, ClientError};
 use farthing_node::buyer::Buyer;
+use farthing_protocol::Msat;
 use farthing_protocol::flat::Explanation;
 use serde_json::json;
 
+use crate::amounts::AmountArgument;
 use crate::cli::{CallArguments, Spending};
 use crate::commands::{blocking, wallet};
 use crate::config::Context;
@@ -93,7 +95,8 @@ async fn dry_run(
     let Some(Quote { price, offer, flat }) = caller.quote(outgoing).await? else {
         return context.output.say(&json!({ "cost_msat": 0 }), "This call is free. Nothing would be locked.");
     };
-    let (client, limits, deposit) = (caller.client().clone(), context.limits(), arguments.spending.deposit.0);
+    let means = means(context, &arguments.spending, None)?;
+    let (client, limits, deposit) = (caller.client().clone(), means.limits, means.deposit);
     if let Some(flat) = flat {
         explain(&client.explain(&offer, &limits, deposit, flat).await?);
     }
@@ -128,20 +131,32 @@ async fn dry_run(
 
 /// A caller that pays from this data folder.
 pub async fn caller(context: &Context, spending: &Spending, buyer: Arc<Buyer>) -> anyhow::Result<Caller> {
+    caller_with(context, means(context, spending, None)?, buyer).await
+}
+
+/// A caller that pays from this data folder by these means.
+pub async fn caller_with(context: &Context, means: Means, buyer: Arc<Buyer>) -> anyhow::Result<Caller> {
     let looking = buyer.clone();
     blocking(move || Ok(looking.look()?)).await?;
     let patience = context.download_pace().patience;
     let client = Client::new(buyer, patience)?;
     client.buyer().give_up_interrupted_openings().await?;
-    let budget = Budget {
-        call: spending.max_cost.map(|most| most.0),
-        session: spending.budget.map(|most| most.0),
-        day: spending.day_budget.map(|most| most.0),
-        payee: spending.payee_budget.map(|most| most.0),
-    };
-    let (limits, deposit) = (context.limits(), spending.deposit.0);
-    let means = Means { limits, deposit, budget, explain, ..Means::default() };
     Ok(Caller::new(client, means).await?)
+}
+
+/// How calls are paid: as the command line says, else the configuration, and for one call else `most`.
+pub fn means(context: &Context, spending: &Spending, most: Option<Msat>) -> anyhow::Result<Means> {
+    let configured = context.spending()?;
+    let first = |given: Option<AmountArgument>, else_: Option<AmountArgument>| given.or(else_).map(|it| it.0);
+    let budget = Budget {
+        call: first(spending.max_cost, configured.max_cost).or(most),
+        session: first(spending.budget, configured.budget),
+        day: first(spending.day_budget, configured.day_budget),
+        payee: first(spending.payee_budget, configured.payee_budget),
+    };
+    let (limits, usual) = (context.limits(), Means::default());
+    let deposit = first(spending.deposit, configured.deposit).unwrap_or(usual.deposit);
+    Ok(Means { limits, deposit, budget, explain, ..usual })
 }
 
 /// Shown before anything is locked.

@@ -121,6 +121,17 @@ impl Default for Buy {
     }
 }
 
+/// What paying for calls may cost where the command line does not say: amounts as it takes them, such as `1sat`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Call {
+    pub max_cost: Option<String>,
+    pub budget: Option<String>,
+    pub day_budget: Option<String>,
+    pub payee_budget: Option<String>,
+    pub deposit: Option<String>,
+}
+
 /// What an agent or a node wants, and risks. Amounts in satoshi, the fee in millisatoshi, times in blocks.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use farthing_node::buyer::calls::Prepared;
+use farthing_node::buyer::calls::{OnDay, Prepared};
 use farthing_protocol::{ChannelId, Msat};
 use futures_util::stream;
 use reqwest::header::HeaderMap;
 use reqwest::{Method, Response, StatusCode};
 use tokio::sync::Mutex;
 
-use super::{AHEAD, Caller, Outgoing, target};
+use super::{AHEAD, Caller, Outgoing, half, target};
 use crate::caller::outcome::Outcome;
 use crate::caller::payee::Payee;
 use crate::caller::preparing::Wanted;
@@ -131,6 +131,8 @@ pub(super) struct Flow {
     /// `None` once it is settled.
     response: Option<Response>,
     flowed: Flowed,
+    /// The day whose budget it was taken from.
+    taken_on: u64,
     /// What is set aside for it.
     aside: Msat,
     charged: Option<Msat>,
@@ -140,21 +142,22 @@ impl Flow {
     pub(super) fn new(
         caller: Arc<Caller>,
         payee: Arc<Mutex<Payee>>,
-        channel: ChannelId,
+        taken_on: u64,
         request: Outgoing,
         prepared: Prepared,
         price: CallPrice,
         response: Response,
     ) -> Self {
-        let aside = prepared.call.cost;
-        let flowed = Flowed::default();
-        let response = Some(response);
-        Self { caller, payee, channel, request, prepared, price, response, flowed, aside, charged: None }
+        let (channel, aside) = (prepared.call.channel, prepared.call.cost);
+        let (response, flowed) = (Some(response), Flowed::default());
+        let charged = None;
+        Self { caller, payee, channel, request, prepared, price, response, flowed, taken_on, aside, charged }
     }
 
     async fn chunk(&mut self) -> Result<Option<Bytes>, ClientError> {
         let used = self.flowed.cost(&self.price);
         let ahead = self.price.of(AHEAD.0, AHEAD.1).saturating_sub(self.price.call);
+        let ahead = ahead.min(half(self.caller.means.deposit));
         let left = self.aside.saturating_sub(used);
         if left.get() < ahead.get() / 2 && self.response.is_some() {
             self.top_up(ahead).await?;
@@ -188,12 +191,13 @@ impl Flow {
     /// paid for.
     async fn top_up(&mut self, ahead: Msat) -> Result<(), ClientError> {
         let most = self.caller.means.budget.call.unwrap_or(Msat::new(u64::MAX));
-        let by = ahead.min(most.saturating_sub(self.aside));
+        let by = ahead.min(most.saturating_sub(self.aside)).min(half(self.caller.room(self.channel).await?));
         let origin = self.request.url.origin().ascii_serialization();
         if by == Msat::ZERO {
             return Ok(());
         }
-        let Ok(taken_on) = self.caller.spending.take_for_running(&origin, by) else { return Ok(()) };
+        let taken = self.caller.spending.take_for_running(&origin, self.channel, by);
+        let Ok(taken) = taken else { return Ok(()) };
         let number = self.prepared.call.number;
         let body = TopUpBody { number, by_msat: by.get() };
         let request = Outgoing {
@@ -205,12 +209,13 @@ impl Flow {
         let authority = client::authority(&request.url);
         let wanted = Wanted::TopUp(number, by);
         let covered = target(&request, &authority);
-        let prepared = self.caller.prepare(&self.payee, self.channel, wanted, &covered, &self.request).await;
-        let prepared = match prepared {
+        let prepared =
+            self.caller.prepare(&self.payee, self.channel, wanted, Some(taken), &covered, &self.request);
+        let prepared = match prepared.await {
             Ok(prepared) => prepared,
             Err(error) => {
                 tracing::debug!(%error, "the answer was not topped up");
-                self.caller.spending.give_back(&origin, by, taken_on);
+                self.caller.spending.give_back(&origin, self.channel, by, taken.day);
                 return Ok(());
             }
         };
@@ -226,7 +231,7 @@ impl Flow {
                 return Ok(());
             }
         };
-        self.caller.client.buyer().answered(&prepared, charged, Msat::ZERO).await?;
+        self.caller.client.buyer().answered(&prepared, charged).await?;
         Ok(())
     }
 
@@ -234,7 +239,8 @@ impl Flow {
     async fn settle(&mut self) -> Result<(), ClientError> {
         // The seller ends the call when it sees that nobody reads any more.
         drop(self.response.take());
-        let settled = settle(&self.caller, &self.request, &self.prepared, self.aside).await?;
+        let aside = OnDay { day: self.taken_on, amount: self.aside };
+        let settled = settle(&self.caller, &self.request, &self.prepared, aside).await?;
         self.charged = Some(settled);
         Ok(())
     }
@@ -246,7 +252,8 @@ impl Drop for Flow {
         if self.response.take().is_some()
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
-            let (caller, aside) = (self.caller.clone(), self.aside);
+            let caller = self.caller.clone();
+            let aside = OnDay { day: self.taken_on, amount: self.aside };
             let (request, prepared) = (self.request.clone(), self.prepared.clone());
             runtime.spawn(async move {
                 if let Err(error) = settle(&caller, &request, &prepared, aside).await {
@@ -261,8 +268,9 @@ async fn settle(
     caller: &Caller,
     request: &Outgoing,
     prepared: &Prepared,
-    aside: Msat,
+    aside: OnDay,
 ) -> Result<Msat, ClientError> {
+    let OnDay { day, amount: aside } = aside;
     let (response, outcome) = caller.send_until_settled_at_most(request, prepared, aside).await?;
     let charged = match outcome {
         Outcome::Served(cost) => Some(cost),
@@ -271,9 +279,9 @@ async fn settle(
             return Err(client::unsettled(aside, response).await);
         }
     };
-    caller.client.buyer().answered(prepared, charged, aside).await?;
+    caller.client.buyer().answered(prepared, charged).await?;
     let cost = charged.unwrap_or(Msat::ZERO);
     let origin = request.url.origin().ascii_serialization();
-    caller.spending.give_back(&origin, aside.saturating_sub(cost), prepared.taken_on);
+    caller.spending.give_back(&origin, prepared.call.channel, aside.saturating_sub(cost), day);
     Ok(cost)
 }

@@ -58,12 +58,32 @@ pub(super) fn epoch(response: &Response) -> Option<u32> {
     header(response, wire::EPOCH)?.parse().ok()
 }
 
+/// The least pause before another try, whatever a seller says.
+const LEAST_PAUSE: Duration = Duration::from_millis(200);
+
 /// When another try makes sense, if the answer tells: a minute at most.
 pub(super) fn retry_after(response: &Response) -> Option<Duration> {
     let seconds: u64 = header(response, RETRY_AFTER.as_str())?.parse().ok()?;
-    Some(Duration::from_secs(seconds.min(60)))
+    Some(Duration::from_secs(seconds.min(60)).max(LEAST_PAUSE))
 }
 
 fn header<'a>(response: &'a Response, name: &str) -> Option<&'a str> {
     response.headers().get(name)?.to_str().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seller_that_names_no_pause_is_not_asked_without_one() {
+        let after = |seconds: &str| {
+            let answer = axum::http::Response::builder().header(RETRY_AFTER, seconds).body("").unwrap();
+            retry_after(&answer.into())
+        };
+        assert_eq!(after("0"), Some(LEAST_PAUSE));
+        assert_eq!(after("3"), Some(Duration::from_secs(3)));
+        assert_eq!(after("999"), Some(Duration::from_secs(60)));
+        assert_eq!(after("soon"), None);
+    }
 }

@@ -1,6 +1,6 @@
 //! What a caller knows of one seller: the channel, the prices, the shape of a chain of words.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use farthing_protocol::hashlock::Delay;
 use farthing_protocol::lightspeed::Shape;
@@ -18,6 +18,8 @@ const MOST_WORDS: u32 = 65_536;
 const MOST_RUNGS: u32 = 1_024;
 /// How many calls at the highest known price a chain pays at least.
 const LEAST_CALLS: u64 = 16;
+/// How many prices are remembered that were told by asking.
+const MOST_ASKED: usize = 1_024;
 /// The least time that a rung stays claimable, in blocks.
 const LEAST_MARGIN: u32 = 36;
 
@@ -25,6 +27,8 @@ const LEAST_MARGIN: u32 = 36;
 #[derive(Default)]
 pub(super) struct Payee {
     pub(super) channel: Option<ChannelId>,
+    /// The channel before that, when it was forgotten.
+    earlier: Option<ChannelId>,
     /// `None` before it was asked for.
     pub(super) prices: Option<Prices>,
     /// Its terms for calls, from its last challenge.
@@ -39,7 +43,29 @@ pub(super) struct Payee {
 pub(super) enum Prices {
     List(PriceList),
     /// They depend on the request: what a challenge said before.
-    Asked(HashMap<(Method, String), CallPrice>),
+    Asked(Asked),
+}
+
+/// The newest prices that were told by asking, each for one request.
+#[derive(Default)]
+pub(super) struct Asked {
+    prices: HashMap<(Method, String), CallPrice>,
+    /// The oldest first.
+    order: VecDeque<(Method, String)>,
+}
+
+impl Asked {
+    /// Remembers a price, and forgets the oldest one where there are too many.
+    pub(super) fn insert(&mut self, request: (Method, String), price: CallPrice) {
+        if self.prices.insert(request.clone(), price).is_none() {
+            self.order.push_back(request);
+        }
+        if self.order.len() > MOST_ASKED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.prices.remove(&oldest);
+        }
+    }
 }
 
 impl Prices {
@@ -47,9 +73,10 @@ impl Prices {
         let method = if request.method == Method::HEAD { &Method::GET } else { &request.method };
         match self {
             Self::List(list) => Some(list.price(method.as_str(), request.url.path())),
-            Self::Asked(asked) => {
-                asked.get(&(request.method.clone(), request.url[Position::BeforePath..].to_owned())).copied()
-            }
+            Self::Asked(asked) => asked
+                .prices
+                .get(&(request.method.clone(), request.url[Position::BeforePath..].to_owned()))
+                .copied(),
         }
     }
 
@@ -57,7 +84,7 @@ impl Prices {
     fn span(&self) -> Option<(Msat, Msat)> {
         let all: Vec<CallPrice> = match self {
             Self::List(list) => list.rules.iter().map(|rule| rule.price).chain([list.otherwise]).collect(),
-            Self::Asked(asked) => asked.values().copied().collect(),
+            Self::Asked(asked) => asked.prices.values().copied().collect(),
         };
         let amounts = all.into_iter().flat_map(|price| [price.call, price.kib, price.event]);
         let amounts: Vec<Msat> = amounts.filter(|price| *price > Msat::ZERO).collect();
@@ -69,7 +96,12 @@ impl Payee {
     /// Whatever was known of its prices and terms is out of date.
     pub(super) fn forget(&mut self) {
         let used_up = std::mem::take(&mut self.used_up);
-        *self = Self { used_up, ..Self::default() };
+        *self = Self { used_up, earlier: self.last(), ..Self::default() };
+    }
+
+    /// The newest channel that calls were paid from.
+    pub(super) fn last(&self) -> Option<ChannelId> {
+        self.channel.or(self.earlier)
     }
 
     /// No call is paid by that channel any more. Whether this is news.
@@ -111,5 +143,22 @@ impl Payee {
         let margin = self.margin.max(LEAST_MARGIN);
         let delay = Delay::blocks(u16::try_from(margin).unwrap_or(u16::MAX));
         Shape { unit, words, rungs: words.div_ceil(stretch), delay }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_prices_that_were_asked_for_the_oldest_are_forgotten() {
+        let mut asked = Asked::default();
+        let request = |number: usize| (Method::GET, format!("/item?q={number}"));
+        for number in 0..=MOST_ASKED {
+            asked.insert(request(number), CallPrice::default());
+            asked.insert(request(number), CallPrice::default());
+        }
+        assert_eq!((asked.prices.len(), asked.order.len()), (MOST_ASKED, MOST_ASKED));
+        assert!(!asked.prices.contains_key(&request(0)) && asked.prices.contains_key(&request(MOST_ASKED)));
     }
 }

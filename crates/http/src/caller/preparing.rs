@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use farthing_node::books::OrderError;
-use farthing_node::buyer::calls::{CallsError, Prepared};
+use farthing_node::buyer::calls::{CallsError, OnDay, Prepared};
 use farthing_protocol::lightspeed::CallNumber;
 use farthing_protocol::lightspeed::call::Target;
-use farthing_protocol::lightspeed::purse::Unable;
+use farthing_protocol::lightspeed::purse::{MOST_OUTSTANDING, Unable};
 use farthing_protocol::payer::Reject;
 use farthing_protocol::{ChannelId, Msat};
 use reqwest::{StatusCode, Url};
@@ -18,7 +18,7 @@ use crate::caller::payee::Payee;
 use crate::client::{self, ClientError};
 use crate::wire;
 
-/// How long a call waits for others to end before the channel counts as used up.
+/// How long a call waits for others to end, before the channel counts as used up or the seller is asked what became of them.
 const LEAST_CALM: Duration = Duration::from_secs(10);
 
 /// What a prepared call is for.
@@ -31,22 +31,48 @@ pub(super) enum Wanted {
 }
 
 impl Caller {
-    /// Prepares a call, and announces a chain of words first where that is needed.
+    /// Prepares a call, and counts what its word reveals before it leaves. `taken` was taken out of the budgets for it already, and is
+    /// stored with it.
     pub(super) async fn prepare(
         self: &Arc<Self>,
         payee: &Arc<Mutex<Payee>>,
         channel: ChannelId,
         wanted: Wanted,
+        taken: Option<OnDay>,
+        target: &Target<'_>,
+        request: &Outgoing,
+    ) -> Result<Prepared, ClientError> {
+        let prepared = self.find_word(payee, channel, wanted, taken, target, request).await?;
+        let origin = request.url.origin().ascii_serialization();
+        if let Err(error) = self.reveal(&origin, &prepared).await {
+            // It has not left, so it is as good as refused.
+            self.client.buyer().answered(&prepared, None).await?;
+            if let Some(taken) = taken {
+                self.client.buyer().count_back(taken).await?;
+            }
+            return Err(error);
+        }
+        Ok(prepared)
+    }
+
+    /// Prepares a call, and announces a chain of words first where that is needed.
+    async fn find_word(
+        self: &Arc<Self>,
+        payee: &Arc<Mutex<Payee>>,
+        channel: ChannelId,
+        wanted: Wanted,
+        taken: Option<OnDay>,
         target: &Target<'_>,
         request: &Outgoing,
     ) -> Result<Prepared, ClientError> {
         let (Wanted::Call(cost) | Wanted::TopUp(_, cost)) = wanted;
         let buyer = self.client.buyer();
         let started = tokio::time::Instant::now();
+        let mut asked = started;
         loop {
             let prepared = match wanted {
-                Wanted::Call(cost) => buyer.call(channel, cost, target).await,
-                Wanted::TopUp(number, by) => buyer.top_up(channel, number, by, target).await,
+                Wanted::Call(cost) => buyer.call(channel, cost, target, taken).await,
+                Wanted::TopUp(number, by) => buyer.top_up(channel, number, by, target, taken).await,
             };
             match prepared {
                 Ok(prepared) => {
@@ -62,6 +88,10 @@ impl Caller {
                 Err(CallsError::Order(OrderError::Rejected(Reject::Call(Unable::TooManyOutstanding(_)))))
                     if started.elapsed() < self.means.patience =>
                 {
+                    if asked.elapsed() >= LEAST_CALM {
+                        self.settle_unanswered(payee, channel, request).await?;
+                        asked = tokio::time::Instant::now();
+                    }
                     tokio::time::sleep(Duration::from_millis(20)).await;
                     continue;
                 }
@@ -162,6 +192,33 @@ impl Caller {
         self.client.send(self.client.http().post(nothing)).await
     }
 
+    /// Asks the seller what became of calls whose answers were lost, so that they are in nobody's way any more.
+    async fn settle_unanswered(
+        &self,
+        payee: &Mutex<Payee>,
+        channel: ChannelId,
+        request: &Outgoing,
+    ) -> Result<(), ClientError> {
+        let _one_at_a_time = payee.lock().await;
+        let purse = self.client.buyer().purse(channel).await?;
+        if purse.is_none_or(|purse| purse.unanswered().count() < MOST_OUTSTANDING) {
+            return Ok(());
+        }
+        match self.client.reconcile(channel, &request.url).await {
+            // Those that run make room when they end.
+            Ok(_) | Err(ClientError::CallsRunning) => Ok(()),
+            Err(error) if error.is_transient() => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What the channel can still pay.
+    pub(super) async fn room(&self, channel: ChannelId) -> Result<Msat, ClientError> {
+        let buyer = self.client.buyer();
+        let taken = buyer.purse(channel).await?.map_or(Msat::ZERO, |purse| purse.ledger().spent);
+        Ok(buyer.max_total(channel).unwrap_or_default().saturating_sub(taken))
+    }
+
     async fn has_unanswered(&self, channel: ChannelId) -> Result<bool, ClientError> {
         let purse = self.client.buyer().purse(channel).await?;
         Ok(purse.is_some_and(|purse| purse.unanswered().next().is_some()))
@@ -176,10 +233,12 @@ impl Caller {
         );
         let caller = self.clone();
         tokio::spawn(async move {
-            let until = tokio::time::Instant::now() + caller.means.patience;
-            while tokio::time::Instant::now() < until {
+            let started = tokio::time::Instant::now();
+            while started.elapsed() < caller.means.patience {
                 let purse = caller.client.buyer().purse(channel).await.ok().flatten();
-                if purse.is_none_or(|purse| purse.unanswered().next().is_none()) {
+                let is_settled = purse.is_none_or(|purse| purse.unanswered().next().is_none());
+                // What has no answer by then may never get one: the seller says what it came to.
+                if is_settled || started.elapsed() >= LEAST_CALM {
                     match caller.client.close(channel, &peer).await {
                         Ok(_broadcast) => return,
                         Err(error) if error.is_transient() || matches!(error, ClientError::CallsRunning) => {}

@@ -1,13 +1,14 @@
 //! Why buying did not go on.
 
+use bitcoin::Amount;
 use farthing_node::books::OrderError;
 use farthing_node::buyer::calls::CallsError;
 use farthing_node::buyer::{CloseError, ProposeError};
 use farthing_node::explain::ExplainError;
 use farthing_node::watch::WatchError;
-use farthing_protocol::Msat;
 use farthing_protocol::lightspeed::purse::Unable;
 use farthing_protocol::payer::Reject;
+use farthing_protocol::{ChannelId, Msat};
 
 use crate::challenge::BadChallenge;
 use crate::manifest::BadManifest;
@@ -107,6 +108,30 @@ pub enum ClientError {
         /// What a new channel would hold.
         deposit: Msat,
     },
+    /// A channel on the seller's terms would lock more than allowed. Nothing was locked or paid.
+    #[error(
+        "on this seller's terms a new channel would lock {capacity}, with {fee} of it for the commitment's fee; your deposit of \
+         {deposit} allows that much, and a fee of at most as much again: nothing was paid or locked; raise --deposit to go on"
+    )]
+    OverLocked {
+        /// What would be locked.
+        capacity: Amount,
+        /// The commitment's fee in it.
+        fee: Amount,
+        /// What a new channel would hold.
+        deposit: Msat,
+    },
+    /// The seller closed the last channel alone and kept what bought nothing. Nothing more was paid.
+    #[error(
+        "this seller closed channel {channel} alone, and {kept} of the first payment bought nothing: this process opens no other \
+         channel to it, and nothing more was paid; to risk another first payment, start it again"
+    )]
+    ClosedAlone {
+        /// The channel.
+        channel: ChannelId,
+        /// What the seller keeps of the first payment.
+        kept: Msat,
+    },
     /// A file of ours cannot be written.
     #[error("{path}: {source}")]
     File {
@@ -150,6 +175,12 @@ pub enum ClientError {
         /// What the seller, or whoever stands between, answered last.
         last: String,
     },
+    /// A fault of this program.
+    #[error(
+        "this program failed in the middle of the call: it costs no more than was allowed, and closing the channel settles it; please \
+         report it"
+    )]
+    Stopped,
     /// What it costs is told by asking for it, which may carry it out.
     #[error(
         "this seller publishes no prices, and to ask with {0} may carry the call out: nothing was sent. See what it answers with --no-pay"
@@ -160,16 +191,18 @@ pub enum ClientError {
     Calls(#[from] CallsError),
     /// A budget does not allow it. Nothing was paid.
     #[error(
-        "this call costs {cost}, and of the budget {which} of {budget} only {left} is left: nothing was paid"
+        "{what} {cost}, and of the budget {which} of {budget} only {left} is left: nothing was paid; raise that budget to go on"
     )]
     OverBudget {
+        /// What would be taken out of it, in words.
+        what: &'static str,
         /// Which budget.
         which: &'static str,
         /// What it allows.
         budget: Msat,
         /// What is left of it.
         left: Msat,
-        /// What the call costs.
+        /// How much would be taken out of it.
         cost: Msat,
     },
     /// The seller's flat terms break a limit, or cannot be explained: nothing is locked.

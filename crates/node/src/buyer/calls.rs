@@ -36,8 +36,31 @@ pub struct Prepared {
     pub bytes: Vec<u8>,
     /// Less than a quarter of the chain's words is left: time to announce the next one.
     pub is_low: bool,
-    /// The day (UTC, counted from 1970) whose budget it was taken from.
-    pub taken_on: u64,
+    /// What the payee can claim of the channel once it has this call, and all others that were prepared.
+    pub claimable: Msat,
+}
+
+/// What payees of calls can claim, counted towards a day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OnDay {
+    /// The day (UTC, counted from 1970).
+    pub day: u64,
+    /// How much.
+    pub amount: Msat,
+}
+
+impl OnDay {
+    fn more(self) -> Write {
+        Write::Day { day: self.day, by: self.whole() }
+    }
+
+    fn less(self) -> Write {
+        Write::Day { day: self.day, by: -self.whole() }
+    }
+
+    fn whole(self) -> i64 {
+        i64::try_from(self.amount.get()).unwrap_or(i64::MAX)
+    }
 }
 
 /// Why no chain was announced, or no call prepared. Nothing was sent.
@@ -135,12 +158,19 @@ impl Buyer {
         self.books.handle(id, Input::Call(input), None).await.map(drop)
     }
 
-    /// Prepares a call of at most `cost`: stores its number and what it may cost, then reveals its word.
+    /// Prepares a call of at most `cost`: stores its number and what it may cost, and what it counts towards a day, then reveals its
+    /// word.
     ///
     /// # Errors
     /// When the words do not cover it, or it could not be stored. Then nothing is revealed.
-    pub async fn call(&self, id: ChannelId, cost: Msat, target: &Target<'_>) -> Result<Prepared, CallsError> {
-        self.prepare(id, call::Input::Call { cost }, target).await
+    pub async fn call(
+        &self,
+        id: ChannelId,
+        cost: Msat,
+        target: &Target<'_>,
+        counted: Option<OnDay>,
+    ) -> Result<Prepared, CallsError> {
+        self.prepare(id, call::Input::Call { cost }, target, counted).await
     }
 
     /// Prepares a call of no cost that lets one that runs cost `by` more.
@@ -153,8 +183,9 @@ impl Buyer {
         number: CallNumber,
         by: Msat,
         target: &Target<'_>,
+        counted: Option<OnDay>,
     ) -> Result<Prepared, CallsError> {
-        self.prepare(id, call::Input::TopUp { number, by }, target).await
+        self.prepare(id, call::Input::TopUp { number, by }, target, counted).await
     }
 
     async fn prepare(
@@ -162,20 +193,11 @@ impl Buyer {
         id: ChannelId,
         input: call::Input,
         target: &Target<'_>,
+        counted: Option<OnDay>,
     ) -> Result<Prepared, CallsError> {
-        let by = match &input {
-            call::Input::Call { cost } => *cost,
-            call::Input::TopUp { by, .. } => *by,
-            call::Input::Announce(_)
-            | call::Input::AnnounceBatch(_)
-            | call::Input::Taken { .. }
-            | call::Input::Refused { .. }
-            | call::Input::Answered { .. }
-            | call::Input::Epoch(_)
-            | call::Input::Reconcile(_) => Msat::ZERO,
-        };
-        let taken_on = day();
-        let outcome = self.books.handle_and_write(id, Input::Call(input), on_day(taken_on, by, 1)).await?;
+        let writes = counted.filter(|counted| counted.amount > Msat::ZERO);
+        let writes = writes.map(OnDay::more).into_iter().collect();
+        let outcome = self.books.handle_and_write(id, Input::Call(input), writes).await?;
         let ticket = outcome.effects.into_iter().find_map(|effect| match effect {
             Effect::Call(ticket) => Some(ticket),
             Effect::Propose(_)
@@ -198,10 +220,10 @@ impl Buyer {
         // A batch is not announced ahead: its base is everything that was revealed before it.
         let is_low = |words: u32| words.saturating_sub(index) < words / 4;
         let is_low = self.length(id, chain).is_some_and(is_low);
-        Ok(Prepared { bytes: call.to_bytes(&mac), call, is_low, taken_on })
+        Ok(Prepared { bytes: call.to_bytes(&mac), call, is_low, claimable: outcome.ledger.paid() })
     }
 
-    /// What a call of at most `most` turned out to cost; `None` when it was not served and never will be.
+    /// What a call turned out to cost; `None` when it was not served and never will be.
     ///
     /// # Errors
     /// When the payee claims more than the call allowed, or it could not be stored.
@@ -209,18 +231,30 @@ impl Buyer {
         &self,
         prepared: &Prepared,
         charged: Option<Msat>,
-        most: Msat,
     ) -> Result<(), OrderError<Reject>> {
-        let unspent = most.saturating_sub(charged.unwrap_or(Msat::ZERO));
         let Call { channel, number, .. } = prepared.call;
         let input = Input::Call(call::Input::Answered { number, charged });
-        // It comes back to the day that it was taken from: another day's budget is none of its.
-        let writes = on_day(prepared.taken_on, unspent, -1);
-        self.books.handle_and_write(channel, input, writes).await.map(drop)
+        self.books.handle(channel, input, None).await.map(drop)
     }
 
-    /// What calls have cost today (UTC), by all processes of this data folder; those without an answer count in full. What was
-    /// spent on a day to come, by a clock that was put back since, counts too.
+    /// Counts what payees can claim towards a day.
+    ///
+    /// # Errors
+    /// When it could not be stored.
+    pub async fn count(&self, counted: OnDay) -> Result<(), OrderError<Reject>> {
+        self.books.write(vec![counted.more()]).await
+    }
+
+    /// Takes back what was counted towards a day, of which nothing was sent.
+    ///
+    /// # Errors
+    /// When it could not be stored.
+    pub async fn count_back(&self, counted: OnDay) -> Result<(), OrderError<Reject>> {
+        self.books.write(vec![counted.less()]).await
+    }
+
+    /// What was counted today (UTC), by all processes of this data folder. What was counted on a day to come, by a clock that was
+    /// put back since, counts too.
     ///
     /// # Errors
     /// When the database cannot be read.
@@ -314,14 +348,6 @@ impl Buyer {
 /// The number of days since 1970.
 pub fn day() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() / 86_400)
-}
-
-/// Counts an amount towards a day.
-fn on_day(day: u64, amount: Msat, sign: i64) -> Vec<Write> {
-    match i64::try_from(amount.get()).unwrap_or(i64::MAX) {
-        0 => Vec::new(),
-        amount => vec![Write::Day { day, by: sign * amount }],
-    }
 }
 
 /// The longest first chain that the capacity covers on top of the prepayment.

@@ -74,7 +74,7 @@ impl Story {
                     return Ok(Ok(cost));
                 }
             }
-            let prepared = wait(self.buyer().call(id, cost, &TARGET))?;
+            let prepared = wait(self.buyer().call(id, cost, &TARGET, None))?;
             let (call, mac) = Call::from_bytes(&prepared.bytes).unwrap();
             let admission = match wait(self.seller().admit(&call, &TARGET, &mac)) {
                 Ok(admission) => admission,
@@ -83,7 +83,7 @@ impl Story {
             let ended = self.seller().end(admission, Some(cost));
             let charged = ended.charged;
             wait(ended.stored())?;
-            wait(self.buyer().answered(&prepared, Some(charged), call.cost))?;
+            wait(self.buyer().answered(&prepared, Some(charged)))?;
             Ok(Ok(charged))
         })
         .unwrap()

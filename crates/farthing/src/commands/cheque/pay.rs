@@ -154,7 +154,7 @@ async fn open(
         theirs.0
     );
     let least = price.saturating_add(cheque::cash::BESIDE).ceil();
-    let capacity = arguments.spending.deposit.0.ceil().max(least);
+    let capacity = arguments.spending.deposit_or_usual().ceil().max(least);
     Ok(client.open(agent, capacity, Kind::Purchase, Some(lifetime)).await?)
 }
 

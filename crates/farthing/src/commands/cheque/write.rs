@@ -123,7 +123,8 @@ async fn promise(
     let issued = match issued {
         Some(issued) => issued,
         None => {
-            let capacity = arguments.spending.deposit.0.ceil().max(arguments.amount.0.ceil() + BESIDE);
+            let capacity =
+                arguments.spending.deposit_or_usual().ceil().max(arguments.amount.0.ceil() + BESIDE);
             let channel = client.open(agent, capacity, Kind::Cheques, arguments.lifetime).await?;
             let (teller, order) = (client.teller().clone(), order(channel));
             blocking(move || Ok(teller.write_cheque(order))).await?.map_err(explained)?

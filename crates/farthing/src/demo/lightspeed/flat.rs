@@ -170,13 +170,13 @@ impl Scene {
     /// One call, as the caller and the gate make it: stored, sent as bytes, admitted, ended, stored, answered, stored.
     async fn call(&self, channel: ChannelId) -> anyhow::Result<()> {
         let price = Msat::from_amount(TERMS.unit).context("an amount")?;
-        let prepared = self.buyer.call(channel, price, &TARGET).await?;
+        let prepared = self.buyer.call(channel, price, &TARGET, None).await?;
         let (call, mac) = Call::from_bytes(&prepared.bytes)?;
         let admission = self.seller.admit(&call, &TARGET, &mac).await?;
         let ended = self.seller.end(admission, Some(price));
         let charged = ended.charged;
         ended.stored().await?;
-        Ok(self.buyer.answered(&prepared, Some(charged), call.cost).await?)
+        Ok(self.buyer.answered(&prepared, Some(charged)).await?)
     }
 
     /// The payee closes alone; the payer takes the rest back.

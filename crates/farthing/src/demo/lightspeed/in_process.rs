@@ -123,13 +123,13 @@ impl Scene {
     /// One call, as the caller and the gate make it: stored, sent as bytes, admitted, ended, stored, answered, stored.
     async fn call(&self) -> anyhow::Result<()> {
         let Self { buyer, seller, channel, price, .. } = self;
-        let prepared = buyer.call(*channel, *price, &TARGET).await?;
+        let prepared = buyer.call(*channel, *price, &TARGET, None).await?;
         let (call, mac) = Call::from_bytes(&prepared.bytes)?;
         let admission = seller.admit(&call, &TARGET, &mac).await?;
         let ended = seller.end(admission, Some(*price));
         let charged = ended.charged;
         ended.stored().await?;
-        Ok(buyer.answered(&prepared, Some(charged), call.cost).await?)
+        Ok(buyer.answered(&prepared, Some(charged)).await?)
     }
 
     /// Announces the next chain when this one may not last for two rounds.

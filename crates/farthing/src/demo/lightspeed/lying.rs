@@ -144,10 +144,10 @@ impl Liar {
         let target = Target { method: "GET", authority, uri: "/", body: NO_BODY };
         let (mut served, deadline) = (0, Instant::now() + PATIENCE);
         loop {
-            let prepared = self.buyer.call(id, PRICE, &target).await?;
+            let prepared = self.buyer.call(id, PRICE, &target, None).await?;
             let answer = self.get(Some(encoding::encode_bytes(&prepared.bytes))).await?;
             let is_served = answer.status() == StatusCode::OK;
-            self.buyer.answered(&prepared, is_served.then_some(PRICE), PRICE).await?;
+            self.buyer.answered(&prepared, is_served.then_some(PRICE)).await?;
             if is_served {
                 served += 1;
             } else if answer.headers().contains_key("retry-after") && Instant::now() < deadline {

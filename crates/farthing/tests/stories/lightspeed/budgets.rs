@@ -1,6 +1,6 @@
 //! What a buyer allows is never exceeded, and what is not to be paid is not paid.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use farthing_testkit::calls::curl;
 use farthing_testkit::{Api, Person, Service, World};
 
@@ -98,5 +98,87 @@ fn what_one_seller_may_get_and_what_a_day_may_cost_count_over_all_processes() ->
         ensure!(said.contains("250") && said.contains("nothing was paid"), "{option}: {said}");
         ensure!(charged(&shop.payee, &shop.payer)? == 1_000_000, "{option}");
     }
+    Ok(())
+}
+
+/// Its floor for fee rates makes the first payment in a channel 3,660 sat, which it could take without serving anything.
+fn dear_shop() -> Result<Shop> {
+    let (world, payee, payer) = people()?;
+    let service = Service::counting()?;
+    let payee = payee.with("FARTHING_SELL__FEE_RATE", "[30,200]");
+    let api = payee.sell_calls(&service.url(), "1sat/call", &[])?;
+    Ok(Shop { world, payee, payer, service, api })
+}
+
+#[test]
+fn a_first_payment_above_a_budget_locks_nothing() -> Result<()> {
+    let shop = dear_shop()?;
+    for option in ["--budget", "--payee-budget", "--day-budget"] {
+        let said = shop.payer.try_to_call(&shop.api.at("/item"), &[option, "1000sat"])?.failure(2)?;
+        ensure!(said.contains("the first payment in a new channel is"), "{option}: {said}");
+        shop.assert_untouched()?;
+    }
+    // The commitment's fee would be 6,120 sat.
+    let said = shop.payer.try_to_call(&shop.api.at("/item"), &["--deposit", "6000sat"])?.failure(2)?;
+    ensure!(said.contains("raise --deposit"), "{said}");
+    shop.assert_untouched()
+}
+
+/// It takes the first payment and serves next to nothing. The next process opens another channel, as far as the budgets go.
+#[test]
+fn a_seller_that_closes_alone_again_and_again_gets_no_more_than_the_budget() -> Result<()> {
+    for option in ["--payee-budget", "--day-budget"] {
+        let shop = shop()?;
+        let call =
+            || shop.payer.try_to_call(&shop.api.at("/item"), &[option, "1200sat", "--max-cost", "500sat"]);
+        for opened in 1..=2 {
+            let miner = shop.world.miner();
+            call()?.success()?;
+            drop(miner);
+            let channels = shop.payer.channels()?;
+            ensure!(channels.len() == opened, "{option}: {channels:?}");
+            let newest = channels.iter().find(|channel| channel.ending.is_none());
+            let newest = newest.context("one that is open")?;
+            shop.payee.run(&["channels", "close", &newest.channel])?;
+            shop.world.await_spend(&newest.funding)?;
+            shop.world.make_final()?;
+        }
+        let said = call()?.failure(2)?;
+        ensure!(said.contains("the first payment in a new channel is 552 sat"), "{option}: {said}");
+        // Two first payments, which their calls did not use up.
+        ensure!(shop.payer.channels()?.len() == 2 && shop.service.requests().len() == 2);
+    }
+    Ok(())
+}
+
+#[test]
+fn what_calls_may_cost_is_in_the_configuration_and_the_command_line_goes_before_it() -> Result<()> {
+    let shop = shop()?;
+    for name in ["MAX_COST", "BUDGET", "DAY_BUDGET", "PAYEE_BUDGET"] {
+        let payer = shop.payer.with(&format!("FARTHING_CALL__{name}"), "499sat");
+        let said = payer.try_to_call(&shop.api.at("/item"), &[])?.failure(2)?;
+        ensure!(said.contains("nothing was paid"), "{name}: {said}");
+        shop.assert_untouched()?;
+    }
+    let payer = shop.payer.with("FARTHING_CALL__DEPOSIT", "30000sat").with("FARTHING_CALL__MAX_COST", "1sat");
+    let plan = payer.run(&["call", &shop.api.at("/item"), "--dry-run"])?;
+    assert_eq!(plan["capacity_sat"].as_u64(), Some(30_000 + 408));
+    let _miner = shop.world.miner();
+    payer.try_to_call(&shop.api.at("/item"), &["--max-cost", "500sat"])?.success()?;
+    Ok(())
+}
+
+#[test]
+fn a_proxy_pays_no_call_above_2000_sat_unless_it_is_told_to() -> Result<()> {
+    let (world, payee, payer) = people()?;
+    let service = Service::counting()?;
+    let api = payee.sell_calls(&service.url(), "2001sat/call", &["--route", "/cheap=1sat"])?;
+    let status = |url: &str| curl(&["--output", "/dev/null", "--write-out", "%{http_code}", url]);
+    let proxy = payer.proxy(&api.at("/"), &[])?;
+    ensure!(status(&format!("{}/item", proxy.url))? == "402" && payer.channels()?.is_empty());
+    proxy.process.stop()?.success()?;
+    let _miner = world.miner();
+    let proxy = payer.proxy(&api.at("/"), &["--max-cost", "2001sat"])?;
+    ensure!(status(&format!("{}/item", proxy.url))? == "200");
     Ok(())
 }

@@ -69,6 +69,18 @@ fn an_answer_is_cut_off_at_what_the_buyer_allows_and_costs_no_more() -> Result<(
     assert_closes_for(&world, &payee, &payer, 330) // below that it would be dust
 }
 
+/// 64 KiB would cost more than the deposit: what is set aside ahead goes as far as that.
+#[test]
+fn an_answer_whose_first_part_costs_more_than_the_deposit_can_be_called_for() -> Result<()> {
+    let (world, payee, payer) = people()?;
+    let service = service()?;
+    let api = payee.sell_calls(&service.url(), "500sat/call", &["--route", "/bytes*=400sat/KiB"])?;
+    let _miner = world.miner();
+    let answer = payer.call(&api.at("/bytes/10240"), &[])?;
+    assert_eq!((answer.body.len(), charged(&payee, &payer)?), (10_240, 4_000_000));
+    Ok(())
+}
+
 /// Shadow mode: the operator sees what would be charged, and nobody pays.
 #[test]
 fn in_shadow_mode_everything_is_served_and_nothing_is_charged() -> Result<()> {

@@ -1,6 +1,7 @@
 //! Sellers that lie about a payment, change their prices, restart, or take long: the buyer pays a call once at most, within its
 //! budget, and goes on.
 
+use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -88,6 +89,27 @@ fn a_route_that_became_free_serves_a_paid_call_once_for_nothing() -> Result<()> 
     Ok(())
 }
 
+/// The proxy has the old list: it looks again when a free call is not free any more, and when a call would cost too much.
+#[test]
+fn a_price_that_changed_either_way_is_looked_up_again() -> Result<()> {
+    for (path, before) in [("/item", "200"), ("/other", "402")] {
+        let (world, payee, payer) = people()?;
+        let (service, address) = (Service::counting()?, free_address()?);
+        let routes = ["--route", "/item=0sat", "--route", "/other=501sat"];
+        let api = sell_again(&payee, &service, &routes, &address)?;
+        let _miner = world.miner();
+        let proxy = payer.proxy(&api.at("/"), &["--max-cost", "500sat"])?;
+        ensure!(status(&format!("{}/opens", proxy.url))? == "200");
+        ensure!(status(&format!("{}{path}", proxy.url))? == before, "{path}");
+        ensure!(charged(&payee, &payer)? == 500_000, "{path}");
+        api.process.stop()?.success()?;
+        let _api = sell_again(&payee, &service, &[], &address)?;
+        ensure!(status(&format!("{}{path}", proxy.url))? == "200", "{path}");
+        ensure!(charged(&payee, &payer)? == 1_000_000, "{path}");
+    }
+    Ok(())
+}
+
 /// An answer is lost, the seller restarts, the retry brings the receipt, and the seller restarts again: each time in a new
 /// epoch, of which the buyer hears.
 #[test]
@@ -153,6 +175,44 @@ fn slow(latch: &Latch) -> Result<Service> {
         }
         Message::answer(200, request.target().as_bytes())
     })
+}
+
+/// Programs leave while their calls run: these are settled all the same, and what failed is there for others.
+#[test]
+fn calls_that_programs_abandon_at_the_proxy_are_settled_and_give_their_budget_back() -> Result<()> {
+    let (world, payee, payer) = people()?;
+    let latch = Latch::default();
+    let waiting = latch.clone();
+    let service = Service::answering(move |request| match request.target() {
+        "/opens" => Message::answer(200, b"open"),
+        "/slow" => {
+            waiting.pass();
+            Message::answer(500, b"a fault")
+        }
+        _other => Message::answer(200, b"served"),
+    })?;
+    let api = payee.sell_calls(&service.url(), "500sat/call", &[])?;
+    let miner = world.miner();
+    let proxy = payer.proxy(&api.at("/"), &["--budget", "2100sat"])?;
+    ensure!(status(&format!("{}/opens", proxy.url))? == "200");
+    let address = proxy.url.split('/').nth(2).context("host and port")?.to_owned();
+    for calls in 2..=4 {
+        let mut program = std::net::TcpStream::connect(&address)?;
+        write!(program, "GET /slow HTTP/1.1\r\nhost: {address}\r\n\r\n")?;
+        until("the call reaches the service", || Ok((service.requests().len() == calls).then_some(())))?;
+    }
+    until("the programs' calls are outstanding", || {
+        Ok((payer.channel()?.spent_msat == 2_000_000).then_some(()))
+    })?;
+    latch.open();
+    until("they are settled, and free", || Ok((payer.channel()?.spent_msat == 500_000).then_some(())))?;
+    for _ in 0..3 {
+        ensure!(status(&format!("{}/item", proxy.url))? == "200");
+    }
+    assert_eq!(charged(&payee, &payer)?, 2_000_000);
+    proxy.process.stop()?.success()?;
+    drop(miner);
+    assert_closes_for(&world, &payee, &payer, 2_000)
 }
 
 /// The service takes longer than the buyer waits for one answer, again and again.
@@ -241,6 +301,14 @@ fn a_web_page_cannot_spend_through_the_proxy() -> Result<()> {
     for (what, request) in [
         ("another site", request().with("sec-fetch-site", "cross-site")),
         ("a name that leads here", request().with("host", "evil.example:80")),
+        (
+            "an address that no browser guards",
+            request().with("host", &address.replace("127.0.0.1", "0.0.0.0")),
+        ),
+        ("a neighbour's address", request().with("host", "192.168.0.7:8403")),
+        ("a page of plain http", request().with("origin", "http://evil.example")),
+        ("a page of another port", request().with("origin", "http://127.0.0.1:1")),
+        ("a page of nowhere", request().with("origin", "null")),
     ] {
         let answer = request.send_to(address)?;
         ensure!((answer.status(), answer.problem().as_str()) == (403, "forbidden"), "{what}: {answer:?}");
