@@ -30,6 +30,7 @@ mod routing;
 pub mod selling;
 pub mod writing;
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -125,6 +126,8 @@ pub struct Teller {
     output: Mutex<ScriptBuf>,
     openings: Mutex<()>,
     sales: Mutex<reverse::agent::Counter>,
+    /// By when channels to nodes should expire that payees have asked for and did not find.
+    wanted: Mutex<HashMap<String, u32>>,
     seed: Arc<Seed>,
     prekeys: Mutex<Prekeys>,
     terms: Terms,
@@ -172,6 +175,7 @@ impl Teller {
             output,
             openings,
             sales,
+            wanted: Mutex::default(),
             seed,
             prekeys,
             terms,

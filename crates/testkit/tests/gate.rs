@@ -106,7 +106,7 @@ fn a_short_answer_without_a_stated_length_is_kept_and_free_when_it_breaks_off() 
             let parts = futures_util::stream::iter([Ok("nearly "), end]);
             Ok::<_, Infallible>(Response::new(Body::from_stream(parts)))
         }));
-        let bytes = wait(story.buyer().call(id, PRICE, &TARGET)).unwrap().bytes;
+        let bytes = wait(story.buyer().call(id, PRICE, &TARGET, None)).unwrap().bytes;
         let answer = run(service.clone().oneshot(request(&bytes))).unwrap();
         if breaks_off {
             assert_eq!((answer.status().as_u16(), header(&answer, "lightspeed")), (503, Some("free")));
@@ -201,7 +201,7 @@ fn a_stated_length_settles_no_call() {
     let gate = Gate::new(story.seller().clone(), Tariff::per_call(PRICE));
     let service =
         gate.layer(service_fn(async |_: Request| Ok::<_, Infallible>(Response::new(Body::empty()))));
-    let call = wait(story.buyer().call(id, PRICE, &TARGET)).unwrap();
+    let call = wait(story.buyer().call(id, PRICE, &TARGET, None)).unwrap();
     let mut damaged = request(&call.bytes).map(|_| Body::new(Stalled));
     damaged.headers_mut().insert("content-length", (2 << 20).into());
 
@@ -249,12 +249,12 @@ fn what_costs_nothing_takes_no_kept_answers_place() {
     let service = gate.layer(service_fn(async |_: Request| {
         Ok::<_, Infallible>(Response::new(Body::from(vec![b'x'; 1_024])))
     }));
-    let paid = wait(story.buyer().call(id, PRICE, &TARGET)).unwrap().bytes;
+    let paid = wait(story.buyer().call(id, PRICE, &TARGET, None)).unwrap().bytes;
     assert_eq!(run(service.clone().oneshot(request(&paid))).unwrap().status(), 200);
 
     let target = Target { uri: "/free", ..TARGET };
     for _ in 0..8 {
-        let bytes = wait(story.buyer().call(id, Msat::new(1), &target)).unwrap().bytes;
+        let bytes = wait(story.buyer().call(id, Msat::new(1), &target, None)).unwrap().bytes;
         let mut asked = request(&bytes);
         *asked.uri_mut() = target.uri.parse().unwrap();
         let answer = run(service.clone().oneshot(asked)).unwrap();

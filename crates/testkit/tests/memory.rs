@@ -61,7 +61,7 @@ fn a_call_that_its_payer_gave_up_is_not_served_after_its_account_left_the_memory
     let open = || story.open_for_calls(rungs(1, 4_096));
     let id = open();
     story.call(id, 10).unwrap();
-    let delayed = wait(story.buyer().call(id, Msat::new(10_000), &TARGET)).unwrap();
+    let delayed = wait(story.buyer().call(id, Msat::new(10_000), &TARGET, None)).unwrap();
     story.mine(1);
     story.reconcile(id).unwrap();
     for _ in 0..4 {
@@ -80,11 +80,11 @@ fn calls_that_cost_less_than_they_stated_count_as_memory() {
     let id = story.open_for_calls(rungs(1, 50));
     let before = story.seller().resident();
     for _ in 0..100 {
-        let prepared = wait(story.buyer().call(id, Msat::new(1), &TARGET)).unwrap();
+        let prepared = wait(story.buyer().call(id, Msat::new(1), &TARGET, None)).unwrap();
         let (call, mac) = Call::from_bytes(&prepared.bytes).unwrap();
         let admission = wait(story.seller().admit(&call, &TARGET, &mac)).unwrap();
         wait(story.seller().end(admission, Some(Msat::ZERO)).stored()).unwrap();
-        wait(story.buyer().answered(&prepared, Some(Msat::ZERO), call.cost)).unwrap();
+        wait(story.buyer().answered(&prepared, Some(Msat::ZERO))).unwrap();
     }
     let more = story.seller().resident() - before;
     assert!(more >= 100 * size_of::<(CallNumber, Msat)>(), "{more} bytes");

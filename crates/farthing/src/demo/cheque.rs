@@ -223,7 +223,15 @@ impl Cast {
     fn is_linkable(&self) -> anyhow::Result<bool> {
         let cheques = self.payer.run(&["cheque", "list", "--offline"])?;
         let routed = cheques.as_array().and_then(|rows| rows.last()).context("a cheque")?;
-        let of_payer = [routed["cheque"].as_str().context("a name")?.to_owned()];
+        let paid_in = self.payer.run(&["channels", "list"])?;
+        let to_agent = paid_in
+            .as_array()
+            .and_then(|rows| rows.iter().find(|row| row["peer"] == self.at_agent.url.as_str()))
+            .context("the payer's channel to the agent")?;
+        let of_payer = [
+            routed["cheque"].as_str().context("a name")?.to_owned(),
+            to_agent["channel"].as_str().context("a name")?.to_owned(),
+        ];
         let channels = self.payee.run(&["channels", "list"])?;
         let via_node = channels
             .as_array()

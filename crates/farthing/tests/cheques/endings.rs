@@ -227,6 +227,7 @@ fn an_agent_that_closes_over_two_cheques_hands_each_receipt_over_afterwards() {
     let another = story.open("agent", "payee", Kind::Lock, 100);
     assert_eq!(story.cash_directly(&second, another), sat(6_000));
     story.does("agent", |agent| agent.close(behind)).unwrap();
+    story.look();
     story.mine(FINALITY + 1);
     assert_eq!(story.ending("agent", behind).unwrap().kind, SpendKind::Commitment);
 
@@ -258,6 +259,7 @@ fn a_receipt_is_found_in_a_state_that_pays_another_cheque_too_which_was_settled_
     let another = story.open("agent", "payee", Kind::Lock, 100);
     assert_eq!(story.cash_directly(&second, another), sat(6_000));
     story.does("agent", |agent| agent.close(behind)).unwrap();
+    story.look();
     story.mine(FINALITY + 1);
     let both = (SpendKind::Commitment, CAPACITY - 11_002 - COMMITMENT_FEE, 11_002);
     assert_eq!(story.shares("agent", behind), both);
@@ -555,5 +557,6 @@ fn a_payee_forgets_a_channel_that_its_agent_has_given_up_and_none_that_holds_any
 
     let funded = story.open("agent", "payee", Kind::Lock, 100);
     assert!(!story.does("payee", |payee| payee.forget_unfunded(funded)).unwrap());
-    assert_eq!(story.at("payee").cashing_channels("agent").unwrap().len(), 1);
+    let left = story.at("payee").cashing_channels("agent").unwrap();
+    assert!(left.iter().any(|(id, _)| *id == funded));
 }

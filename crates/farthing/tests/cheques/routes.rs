@@ -136,10 +136,15 @@ fn a_channel_to_a_node_that_ends_too_late_for_a_cheque_that_waits_is_passed_over
     let latest = issued.written.cheque.latest.height();
     let expected = Trunk { held: Vec::new(), live: 1, latest };
     assert_eq!((trunk(), way(latest)), (expected, None));
+    // A payee with more nodes on its way asks for an earlier end.
+    assert_eq!(way(latest - 1), None);
+    assert_eq!(trunk().latest, latest - 1);
+    let latest = latest - 1;
 
     let height = story.chain.tip().unwrap().height;
     let good = story.open("agent", "node", Kind::Lock, latest - height);
     assert_eq!(trunk(), Trunk { held: vec![false], live: 2, latest });
+    assert_eq!(trunk().latest, latest + 1, "it is there by now");
     assert_eq!((way(latest), way(u32::MAX)), (Some(latest), Some(height + 198)));
     let last = story.open("node", "payee", Kind::Lock, 100);
     story.lock_through(&issued, &[("node", good)], last);

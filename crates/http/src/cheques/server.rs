@@ -168,10 +168,10 @@ async fn way(
 ) -> Result<Json<FoundWayBody>, Problem> {
     let WayBody { node, amount_msat, latest } = read(body)?;
     let teller = counter.teller.clone();
-    let way = blocking(move || teller.way(&node, Msat::new(amount_msat), latest)).await?.map_err(problem)?;
-    match way {
-        Some(expiry) => Ok(Json(FoundWayBody { expiry })),
-        None => Err(Problem::new(Kind::ChequeRefused, LockError::NoWay).retry_after(5)),
+    let way = blocking(move || teller.way(&node, Msat::new(amount_msat), latest));
+    match way.await?.and_then(|way| way.ok_or(LockError::NoWay)) {
+        Ok(expiry) => Ok(Json(FoundWayBody { expiry })),
+        Err(error) => Err(lock_problem(error)),
     }
 }
 
@@ -188,14 +188,7 @@ async fn ask(
         let channel = teller.lock(&ask)?;
         Ok::<_, LockError>((channel, teller.peer(channel)))
     });
-    let (id, peer) = locked.await?.map_err(|error| match error {
-        LockError::Unknown => Problem::new(Kind::NotFound, error),
-        LockError::NoWay => Problem::new(Kind::ChequeRefused, error).retry_after(5),
-        LockError::Refused(_) => Problem::new(Kind::ChequeRefused, error),
-        LockError::Order(error) => problem(error),
-        LockError::Chain(_) => unavailable(&error),
-        other => Problem::new(Kind::ChequeRefused, other),
-    })?;
+    let (id, peer) = locked.await?.map_err(lock_problem)?;
     // A payee fetches its lock; a node is brought it.
     if peer.is_some() {
         counter.client.sync(id).await.map_err(|error| {
@@ -237,6 +230,17 @@ fn problem(error: Failed) -> Problem {
         }
         OrderError::Rejected(_) => Problem::new(Kind::ChequeRefused, error),
         _ours => unavailable(&error),
+    }
+}
+
+fn lock_problem(error: LockError) -> Problem {
+    match error {
+        LockError::Unknown => Problem::new(Kind::NotFound, error),
+        LockError::NoWay => Problem::new(Kind::ChequeRefused, error).retry_after(5),
+        LockError::Refused(_) => Problem::new(Kind::ChequeRefused, error),
+        LockError::Order(error) => problem(error),
+        LockError::Chain(_) => unavailable(&error),
+        other => Problem::new(Kind::ChequeRefused, other),
     }
 }
 

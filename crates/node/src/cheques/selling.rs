@@ -249,12 +249,24 @@ impl Teller {
     }
 
     /// When the channel expires in which a lock of that amount towards a node would be made, if it must expire at `latest` at the latest; `None`
-    /// when there is none. A payee asks that of everybody on its way before it has anything locked. Blocks.
+    /// when there is none: then [`Self::trunk`] wants one. A payee asks that of everybody on its way before it has anything locked. Blocks.
     ///
     /// # Errors
-    /// When the program is ending.
-    pub fn way(&self, node: &str, amount: Msat, latest: u32) -> Result<Option<u32>, Failed> {
-        Ok(self.free_channel_to(node, amount, latest)?.map(|(_, expiry)| expiry))
+    /// When the program is ending, or the node cannot be asked for the height.
+    pub fn way(&self, node: &str, amount: Msat, latest: u32) -> Result<Option<u32>, LockError> {
+        let way = self.free_channel_to(node, amount, latest)?.map(|(_, expiry)| expiry);
+        let is_served = self.books.list_blocking()?.iter().any(|entry| entry.record.peer() == Some(node));
+        if way.is_none() && is_served && latest >= self.soonest()? {
+            let mut wanted = self.wanted.lock().expect("no holder of this lock panics");
+            wanted.entry(node.to_owned()).and_modify(|other| *other = latest.min(*other)).or_insert(latest);
+        }
+        Ok(way)
+    }
+
+    /// The soonest expiry of a channel to a node that leaves a payee behind it time.
+    fn soonest(&self) -> Result<u32, ChainError> {
+        let least_life = self.terms.paid.lifetime.0.saturating_add(self.terms.delta);
+        Ok(self.chain.tip()?.height.saturating_add(least_life))
     }
 
     /// The channels to a node that are made for locks. Blocks.
@@ -263,9 +275,7 @@ impl Teller {
     /// When the program is ending, or the node cannot be asked for the height.
     pub fn trunk(&self, node: &str) -> Result<Trunk, LockError> {
         let entries = self.books.list_blocking()?;
-        // A lock in a channel that expires before this leaves a payee no time.
-        let least_life = self.terms.paid.lifetime.0.saturating_add(self.terms.delta);
-        let soonest = self.chain.tip()?.height.saturating_add(least_life);
+        let soonest = self.soonest()?;
         let waits = |entry: &&Entry<ChequeChannel>| {
             let holder = entry.state.holder().filter(|_| entry.state.is_live());
             holder.is_some_and(|holder| holder.held().promises().any(|(_, is_locked)| !is_locked))
@@ -273,7 +283,8 @@ impl Teller {
         let must_end = |entry: &Entry<ChequeChannel>| {
             entry.record.params().expiry.height().saturating_sub(self.terms.delta)
         };
-        let waiting = entries.iter().filter(waits).map(must_end);
+        let wanted = self.wanted.lock().expect("no holder of this lock panics").get(node).copied();
+        let waiting = entries.iter().filter(waits).map(must_end).chain(wanted);
         let latest = waiting.filter(|latest| *latest >= soonest).min().unwrap_or(u32::MAX);
         let mut trunk = Trunk { held: Vec::new(), live: 0, latest };
         for entry in entries.iter().filter(|entry| entry.record.peer() == Some(node)) {
@@ -289,6 +300,9 @@ impl Teller {
             if is_ready && has_room && (soonest..=latest).contains(&expiry) {
                 trunk.held.push(drawer.drawn().is_open());
             }
+        }
+        if trunk.held.contains(&false) {
+            self.wanted.lock().expect("no holder of this lock panics").remove(node);
         }
         Ok(trunk)
     }

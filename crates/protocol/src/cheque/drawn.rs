@@ -38,7 +38,7 @@ use serde::{Deserialize, Serialize};
 pub use self::refusal::Reject;
 use self::together::Together;
 use super::point::{AdaptorPoint, AdaptorSecret};
-use super::promises::{self, BadUpdate, MOST_OPEN, Promise, Terms, Update};
+use super::promises::{self, BadUpdate, Promise, Terms, Update};
 use crate::amount::Msat;
 use crate::channel::{Channel, SpendKind};
 use crate::commitment;
@@ -57,7 +57,7 @@ const TAKEN: u64 = 0;
 /// What the promises of a channel are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
-    /// A writer's cheques: up to [`MOST_OPEN`], and they may be withdrawn.
+    /// A writer's cheques: up to [`promises::MOST_OPEN`], and they may be withdrawn.
     Cheques,
     /// An agent's or a node's lock: one.
     Lock,
@@ -66,7 +66,7 @@ pub enum Kind {
     Purchase,
 }
 
-/// The promises of one channel, as their payer keeps them.
+/// One channel's promises, as their payer keeps them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drawn {
     kind: Kind,
@@ -84,7 +84,7 @@ pub struct Drawn {
     paid: BTreeSet<AdaptorPoint>,
     /// What was signed together: the chain may show the joint secret of any two or more of them.
     together: Together,
-    /// Points that the chain has paid together, and whose single secrets are not known.
+    /// Points that the chain has paid together, without their single secrets.
     joint: Vec<AdaptorPoint>,
 }
 
@@ -265,9 +265,8 @@ impl Drawn {
             Input::Secret(secret) => self.secret(channel, keys, secret),
             Input::Sighted { sighting, finality } => Ok(self.sighted(channel, keys, &sighting, finality)),
             Input::Noted(outcome) => {
-                let mut next = self.clone();
-                next.outcomes.retain(|other| *other != outcome);
-                Ok(Transition::to(next))
+                let outcomes = self.outcomes.iter().filter(|other| **other != outcome).cloned().collect();
+                Ok(Transition::to(Self { outcomes, ..self.clone() }))
             }
         }
     }
@@ -338,17 +337,15 @@ impl Drawn {
     ) -> Result<Transition<Self, Effect>, Reject> {
         let point = secret.point();
         let mut next = self.clone();
+        let outcome = Outcome::Paid(secret.clone());
+        next.outcomes.push(outcome.clone());
         if let Some(index) = self.joint.iter().position(|other| *other == point) {
             next.joint.remove(index);
-            let outcome = Outcome::Paid(secret);
-            next.outcomes.push(outcome.clone());
             return Ok(Transition::to(next).then(Effect::Report(outcome)));
         }
         let owed = next.take_out(&point).ok_or(Reject::Unknown)?;
-        next.together.learn(secret.clone());
+        next.together.learn(secret);
         next.forget_what_is_over();
-        let outcome = Outcome::Paid(secret);
-        next.outcomes.push(outcome.clone());
         next.settle(point);
         next.spent = self.spent.saturating_add(owed.promise.amount);
         let total = self.base_total().saturating_add(owed.promise.amount).min(channel.max_total());
@@ -498,8 +495,6 @@ fn place(list: &[Owed], point: &AdaptorPoint) -> Option<usize> {
 fn least(channel: &Channel) -> Msat {
     Msat::from_amount(channel.params().prepaid).expect("at most the capacity")
 }
-
-const _: () = assert!(MOST_OPEN < usize::BITS as usize, "a subset is a binary number");
 
 #[cfg(test)]
 mod tests;

@@ -34,6 +34,8 @@ use crate::tagged;
 /// The most promises that are open in a channel at once.
 pub const MOST_OPEN: usize = 4;
 
+const _: () = assert!(MOST_OPEN < usize::BITS as usize, "a subset is a binary number");
+
 const STATEMENT: &str = "farthing/promises";
 
 /// An amount that the payer owes once the secret of a point is known.

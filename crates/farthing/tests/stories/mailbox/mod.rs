@@ -7,6 +7,7 @@ mod killed;
 mod postage;
 mod receipts;
 mod refused;
+mod routed;
 
 use anyhow::{Context as _, Result};
 use farthing_http::mailbox::{Client, Fetched, Owner};
