@@ -234,8 +234,9 @@ fn an_agent_that_was_paid_pays_the_payee_plainly_when_the_mail_is_lost() {
     let authorisation = story.authorise();
     story.promise(&authorisation);
     story.stage.sync("payer", "agent", story.behind);
-    // What it has not done yet it does now and then.
+    // What it has not done yet it does now and then; and what it has died of, the next time.
     story.stage.does("agent", Teller::tend).unwrap();
+    story.stage.in_peace(|| story.stage.at("agent").tend()).unwrap();
     story.stage.stop("payer");
     story.stage.start("payee");
     story.stage.sync("agent", "payee", story.towards);

@@ -143,8 +143,8 @@ fn a_channel_to_a_node_that_ends_too_late_for_a_cheque_that_waits_is_passed_over
 
     let height = story.chain.tip().unwrap().height;
     let good = story.open("agent", "node", Kind::Lock, latest - height);
-    assert_eq!(trunk(), Trunk { held: vec![false], live: 2, latest });
-    assert_eq!(trunk().latest, latest + 1, "it is there by now");
+    assert_eq!((trunk().held, trunk().live), (vec![false], 2));
+    assert_eq!(trunk().latest, latest + 1, "what was asked for is there by now");
     assert_eq!((way(latest), way(u32::MAX)), (Some(latest), Some(height + 198)));
     let last = story.open("node", "payee", Kind::Lock, 100);
     story.lock_through(&issued, &[("node", good)], last);

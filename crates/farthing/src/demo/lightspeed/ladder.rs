@@ -49,7 +49,8 @@ pub struct Ladder {
 
 /// Plays it.
 pub fn play(stage: &Stage, calls: u64) -> anyhow::Result<Ladder> {
-    let deposit = PRICE.get() * calls / 1_000 + 5_000;
+    // Sellers want channels of 10,000 sat at least.
+    let deposit = (PRICE.get() * calls / 1_000 + 5_000).max(10_000);
     eprintln!("\nThe ladder: {calls} calls at {PRICE} in one channel");
     let payer = Person::new(stage, "buyer", "ladder", Amount::from_sat(deposit + 100_000))?;
     let payee = Person::new(stage, "seller", "ladder", Amount::ZERO)?;
