@@ -206,9 +206,9 @@ impl Numbers {
         let window = match &self.before {
             _ if is_present => &self.present,
             Some(before) if epoch == before.epoch => before,
-            None if epoch == Window::default().epoch => return Standing::Void,
-            _ if epoch > self.present.epoch => return Standing::Void,
-            _ => return Standing::Forgotten,
+            Some(before) if epoch < before.epoch => return Standing::Forgotten,
+            // Nothing was charged in an epoch that has left nothing, and nothing of it is served any more.
+            Some(_) | None => return Standing::Void,
         };
         if window.is_served(counter) {
             Standing::Served
@@ -402,6 +402,23 @@ mod tests {
         assert_eq!(numbers.standing(number(3, 5)), Standing::Forgotten);
         assert_eq!(numbers.standing(number(3, 6)), Standing::Forgotten);
         assert_eq!(numbers.standing(number(4, 5)), Standing::Void);
+    }
+
+    /// A start in which every call was refused leaves nothing in the store.
+    #[test]
+    fn a_number_of_an_epoch_in_which_nothing_was_charged_is_free() {
+        let mut numbers = Numbers::default();
+        numbers.begin(3);
+        assert_eq!(numbers.standing(number(2, 1)), Standing::Void);
+        serve(&mut numbers, 5);
+        let stored = numbers.clone();
+        numbers.begin(4);
+        numbers.refuse(1);
+        let mut numbers = stored;
+        numbers.begin(5);
+        assert_eq!(numbers.standing(number(4, 1)), Standing::Void);
+        assert_eq!(numbers.standing(number(3, 5)), Standing::Served);
+        assert_eq!(numbers.standing(number(2, 1)), Standing::Forgotten);
     }
 
     #[test]
