@@ -11,6 +11,7 @@ pub mod electrum;
 pub mod lnd;
 pub mod mail;
 pub mod message;
+pub mod mortal;
 pub mod people;
 pub mod process;
 pub mod relay;

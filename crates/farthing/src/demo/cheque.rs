@@ -223,25 +223,15 @@ impl Cast {
     fn is_linkable(&self) -> anyhow::Result<bool> {
         let cheques = self.payer.run(&["cheque", "list", "--offline"])?;
         let routed = cheques.as_array().and_then(|rows| rows.last()).context("a cheque")?;
-        let paid_in = self.payer.run(&["channels", "list"])?;
-        let to_agent = paid_in
-            .as_array()
-            .and_then(|rows| rows.iter().find(|row| row["peer"] == self.at_agent.url.as_str()))
-            .context("the payer's channel to the agent")?;
-        let of_payer = [
-            routed["cheque"].as_str().context("a name")?.to_owned(),
-            to_agent["channel"].as_str().context("a name")?.to_owned(),
-        ];
-        let channels = self.payee.run(&["channels", "list"])?;
-        let via_node = channels
-            .as_array()
-            .and_then(|rows| rows.iter().find(|row| row["peer"] == self.at_node.url.as_str()))
-            .context("the payee's channel from the node")?;
-        let of_payee = [
-            via_node["channel"].as_str().context("a name")?.to_owned(),
-            self.receipt_key.clone(),
-            self.address.clone(),
-        ];
+        let channel = |person: &Person, at: &Service| -> anyhow::Result<String> {
+            let channels = person.run(&["channels", "list"])?;
+            let rows = channels.as_array().context("a list of channels")?;
+            let row = rows.iter().find(|row| row["peer"] == at.url.as_str()).context("the channel")?;
+            Ok(row["channel"].as_str().context("a name")?.to_owned())
+        };
+        let of_payer =
+            [routed["cheque"].as_str().context("a name")?.to_owned(), channel(&self.payer, &self.at_agent)?];
+        let of_payee = [channel(&self.payee, &self.at_node)?, self.receipt_key.clone(), self.address.clone()];
         let knows = |person: &Person, names: &[String]| -> anyhow::Result<bool> {
             let store = person.home()?.store()?;
             report::names_any(&store, names)

@@ -144,10 +144,7 @@ fn an_agent_that_goes_away_in_the_middle_finds_the_secret_on_the_chain_and_claim
 /// They have the secret, and tell neither end: the node pays nothing plainly, the agent only claims.
 #[test]
 fn an_agent_and_a_node_that_collude_keep_neither_the_payees_money_nor_the_writers_receipt() {
-    let story = Carriers::begin(&["writer", "agent", "node", "payee"]);
-    let behind = story.open("writer", "agent", Kind::Cheques, 200);
-    let middle = story.open("agent", "node", Kind::Lock, 150);
-    let last = story.open("node", "payee", Kind::Lock, 100);
+    let (story, [behind, middle, last]) = Carriers::with_node();
     let issued = story.write(behind, 5_000, 2);
     story.sync("writer", "agent", behind);
     story.stop("writer");
@@ -559,4 +556,28 @@ fn a_payee_forgets_a_channel_that_its_agent_has_given_up_and_none_that_holds_any
     assert!(!story.does("payee", |payee| payee.forget_unfunded(funded)).unwrap());
     let left = story.at("payee").cashing_channels("agent").unwrap();
     assert!(left.iter().any(|(id, _)| *id == funded));
+}
+
+/// It may come after the acceptance: then the funding is out, and its coins are spent.
+#[test]
+fn a_refusal_that_comes_too_late_frees_no_coins() {
+    let (story, behind, ..) = sale();
+    let held = || story.at("writer").balance().total();
+    let before = held();
+    assert!(before < PURSE);
+    story.does("writer", |writer| writer.refused(behind)).unwrap();
+    assert_eq!((held(), story.at("writer").channels().unwrap().len()), (before, 1));
+    // And while the funding is in no block yet, when the wallet knows of it by itself alone.
+    let (offer, key) = story.at("agent").offer();
+    let expiry = story.chain.tip().unwrap().height + 200;
+    let plan = Plan { capacity: Amount::from_sat(CAPACITY), expiry, kind: Kind::Cheques, peer: None };
+    let fresh = story.in_peace(|| {
+        let (id, opening) = story.at("writer").propose(&offer, plan).unwrap();
+        let (_, signature) = story.at("agent").accept(&offer, key, opening, None).unwrap();
+        story.at("writer").accepted(id, signature).unwrap();
+        id
+    });
+    let before = held();
+    story.does("writer", |writer| writer.refused(fresh)).unwrap();
+    assert_eq!(held(), before, "its coins are not free for anything else");
 }

@@ -46,10 +46,7 @@ fn a_cheque_is_cashed_while_its_writer_is_off_and_the_receipt_waits_for_it() {
 
 #[test]
 fn a_cheque_is_cashed_through_a_node() {
-    let story = Carriers::begin(&["writer", "agent", "node", "payee"]);
-    let behind = story.open("writer", "agent", Kind::Cheques, 200);
-    let middle = story.open("agent", "node", Kind::Lock, 150);
-    let last = story.open("node", "payee", Kind::Lock, 100);
+    let (story, [behind, middle, last]) = Carriers::with_node();
     let issued = story.write(behind, 2_000, 2);
     story.sync("writer", "agent", behind);
     story.stop("writer");
@@ -98,10 +95,7 @@ fn a_cheque_is_cashed_through_two_nodes_and_each_has_its_fee() {
 
 #[test]
 fn a_payee_that_stays_silent_holds_one_channel_to_the_node_and_not_the_others() {
-    let story = Carriers::begin(&["writer", "agent", "node", "payee"]);
-    let behind = story.open("writer", "agent", Kind::Cheques, 200);
-    let held = story.open("agent", "node", Kind::Lock, 150);
-    let silent = story.open("node", "payee", Kind::Lock, 100);
+    let (story, [behind, held, silent]) = Carriers::with_node();
     let trunk = || story.at("agent").trunk("node").unwrap().held;
     assert_eq!(trunk(), [false]);
     let first = story.write(behind, 2_000, 2);
@@ -129,7 +123,7 @@ fn a_channel_to_a_node_that_ends_too_late_for_a_cheque_that_waits_is_passed_over
     let late = story.open("agent", "node", Kind::Lock, 199);
     let amount = sat(2_001);
     let trunk = || story.at("agent").trunk("node").unwrap();
-    let way = |latest| story.at("agent").way("node", amount, latest).unwrap();
+    let way = |latest| story.at("agent").way("node", amount, latest, None).unwrap();
     assert_eq!((trunk().held, trunk().latest), (vec![false], u32::MAX), "nothing waits");
     let issued = story.write(behind, 2_000, 2);
     story.sync("writer", "agent", behind);
@@ -150,4 +144,35 @@ fn a_channel_to_a_node_that_ends_too_late_for_a_cheque_that_waits_is_passed_over
     story.lock_through(&issued, &[("node", good)], last);
     assert_eq!(story.cash(&issued), sat(2_000));
     assert_ne!(good, late);
+}
+
+/// A payee that comes again, after it had its first lock made, is told of the channel that the lock is in: it is free for nobody else.
+#[test]
+fn the_way_of_a_lock_that_was_made_is_the_channel_that_it_is_in() {
+    let (story, [behind, middle, last]) = Carriers::with_node();
+    let issued = story.write(behind, 2_000, 2);
+    story.sync("writer", "agent", behind);
+    let points = story.lock_through(&issued, &[("node", middle)], last);
+    let (point, latest) = (issued.written.point, issued.written.cheque.latest.height());
+    let way = |at: &str, held| story.at(at).way("node", sat(2_001), latest, held).unwrap();
+    let expiry = |id| story.at("node").params(id).unwrap().expiry.height();
+    assert_eq!((way("agent", None), way("agent", Some(point))), (None, Some(expiry(middle))));
+    assert_eq!(way("agent", Some(points[1])), None, "the agent holds nothing under that");
+    assert_eq!(way("node", Some(points[0])), Some(expiry(last)));
+    assert_eq!(story.cash(&issued), sat(2_000));
+}
+
+/// A way that was asked for and never came about does not stand in the way of those that are asked for when it is too late for it.
+#[test]
+fn a_way_that_was_asked_for_too_long_ago_is_wanted_no_more() {
+    let story = Carriers::begin(&["agent", "node"]);
+    story.open("agent", "node", Kind::Lock, 300);
+    let height = story.chain.tip().unwrap().height;
+    let way = |latest| story.at("agent").way("node", sat(1_000), latest, None).unwrap();
+    let wanted = || story.at("agent").trunk("node").unwrap().latest;
+    assert_eq!((way(height + 100), wanted()), (None, height + 100));
+    assert_eq!((way(height + 150), wanted()), (None, height + 100), "the earliest of all");
+    story.mine_to(height + 60);
+    // No payee would have time behind the first by now.
+    assert_eq!((way(height + 150), wanted()), (None, height + 150));
 }

@@ -244,12 +244,19 @@ impl Client {
         Ok(())
     }
 
-    /// Asks when the channel expires in which a lock of that amount would be made there, towards a node.
+    /// Asks when the channel expires in which a lock of that amount would be made there, towards a node, for what is `held`.
     ///
     /// # Errors
     /// When there is none that expires at `latest` at the latest.
-    pub async fn way(&self, at: &str, node: &str, amount: Msat, latest: u32) -> Result<u32, ClientError> {
-        let body = WayBody { node: node.to_owned(), amount_msat: amount.get(), latest };
+    pub async fn way(
+        &self,
+        at: &str,
+        node: &str,
+        amount: Msat,
+        latest: u32,
+        held: Option<AdaptorPoint>,
+    ) -> Result<u32, ClientError> {
+        let body = WayBody { node: node.to_owned(), amount_msat: amount.get(), latest, held };
         let response = self.post(at, &wire::ways_path(), &body).await?;
         Ok(client::json::<FoundWayBody>(response).await?.expiry)
     }

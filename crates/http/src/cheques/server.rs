@@ -166,9 +166,9 @@ async fn way(
     State(counter): Asked,
     body: Result<Json<WayBody>, JsonRejection>,
 ) -> Result<Json<FoundWayBody>, Problem> {
-    let WayBody { node, amount_msat, latest } = read(body)?;
+    let WayBody { node, amount_msat, latest, held } = read(body)?;
     let teller = counter.teller.clone();
-    let way = blocking(move || teller.way(&node, Msat::new(amount_msat), latest));
+    let way = blocking(move || teller.way(&node, Msat::new(amount_msat), latest, held));
     match way.await?.and_then(|way| way.ok_or(LockError::NoWay)) {
         Ok(expiry) => Ok(Json(FoundWayBody { expiry })),
         Err(error) => Err(lock_problem(error)),

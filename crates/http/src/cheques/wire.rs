@@ -132,6 +132,8 @@ pub struct WayBody {
     pub amount_msat: u64,
     /// When the channel must expire at the latest.
     pub latest: u32,
+    /// The promise that the lock is to be made for: one that was made already is where it is.
+    pub held: Option<AdaptorPoint>,
 }
 
 /// When it does.

@@ -311,7 +311,7 @@ impl Teller {
         Ok(())
     }
 
-    /// The payee refused: the coins are free again, and nothing is left of the channel. Blocks.
+    /// The payee refused: the coins are free again, and nothing is left of the channel. Too late, it changes nothing. Blocks.
     ///
     /// # Errors
     /// When it could not be stored.
@@ -332,9 +332,13 @@ impl Teller {
     }
 
     /// Forgets a proposal that was given up: anybody may ask an agent for channels that it never accepts. First its coins are released:
-    /// what the wallet has paid, and no channel is known for, is broadcast again.
+    /// what the wallet has paid, and no channel is known for, is broadcast again. One that was accepted meanwhile is none: its funding is out.
     fn forget(&self, id: ChannelId) -> Result<(), Failed> {
-        let Some(setup) = self.books.setup(&id) else { return Ok(()) };
+        let state = self.books.state_blocking(id)?;
+        let life = state.as_ref().and_then(Side::drawer).map(|drawer| drawer.life());
+        let (Some(payer::State::Abandoned), Some(setup)) = (life, self.books.setup(&id)) else {
+            return Ok(());
+        };
         {
             let mut wallet = self.wallet.lock().expect("no holder of this lock panics");
             wallet.release(setup.channel().params().funding.txid);

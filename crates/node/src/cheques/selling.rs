@@ -248,17 +248,35 @@ impl Teller {
         Ok(waiting.map(|entry| entry.id).collect())
     }
 
-    /// When the channel expires in which a lock of that amount towards a node would be made, if it must expire at `latest` at the latest; `None`
-    /// when there is none: then [`Self::trunk`] wants one. A payee asks that of everybody on its way before it has anything locked. Blocks.
+    /// When the channel expires in which a lock of that amount towards a node would be made, if it must expire at `latest` at the latest; or in
+    /// which it was made, on the strength of what is `held`. `None` when there is none: then [`Self::trunk`] wants one. A payee asks that of
+    /// everybody on its way before it has anything locked. Blocks.
     ///
     /// # Errors
     /// When the program is ending, or the node cannot be asked for the height.
-    pub fn way(&self, node: &str, amount: Msat, latest: u32) -> Result<Option<u32>, LockError> {
+    pub fn way(
+        &self,
+        node: &str,
+        amount: Msat,
+        latest: u32,
+        held: Option<AdaptorPoint>,
+    ) -> Result<Option<u32>, LockError> {
+        for (id, held) in
+            held.iter().flat_map(|held| self.router.holders_of(held).into_iter().map(move |id| (id, held)))
+        {
+            let state = self.books.state_blocking(id)?;
+            let locked = state.as_ref().and_then(Side::holder).and_then(|holder| holder.held().onward(held));
+            if let Some(setup) = locked.and_then(|onward| self.books.setup(&onward.channel)) {
+                return Ok(Some(setup.channel().params().expiry.height()));
+            }
+        }
         let way = self.free_channel_to(node, amount, latest)?.map(|(_, expiry)| expiry);
         let is_served = self.books.list_blocking()?.iter().any(|entry| entry.record.peer() == Some(node));
-        if way.is_none() && is_served && latest >= self.soonest()? {
+        let soonest = self.soonest()?;
+        if way.is_none() && is_served && latest >= soonest {
             let mut wanted = self.wanted.lock().expect("no holder of this lock panics");
-            wanted.entry(node.to_owned()).and_modify(|other| *other = latest.min(*other)).or_insert(latest);
+            let other = wanted.get(node).copied().filter(|other| *other >= soonest);
+            wanted.insert(node.to_owned(), other.map_or(latest, |other| latest.min(other)));
         }
         Ok(way)
     }

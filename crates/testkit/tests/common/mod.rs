@@ -13,8 +13,7 @@ pub mod flat;
 pub mod stranger;
 
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -26,7 +25,6 @@ use bitcoin::{Address, Amount, FeeRate, Network, OutPoint, ScriptBuf, Transactio
 use farthing_chain::{BroadcastError, Chain, OutputStatus, RegtestNode};
 use farthing_node::books::{Item, OrderError};
 use farthing_node::buyer::Buyer;
-use farthing_node::crash::Fuse;
 use farthing_node::entropy;
 use farthing_node::home::Home;
 use farthing_node::machine::PayeeRecord;
@@ -37,6 +35,7 @@ use farthing_node::watch::Pace;
 use farthing_protocol::channel::{Ending, SpendKind};
 use farthing_protocol::opening::{Confirmations, Limits};
 use farthing_protocol::{Channel, ChannelId, Msat, child, commitment, payee, payer};
+use farthing_testkit::mortal::{self, Mortal};
 use tempfile::TempDir;
 
 /// What the buyer's wallet starts with.
@@ -121,88 +120,22 @@ impl Default for Setting {
 /// Whether this is told by `crashes.rs`: then this file is a part of a part of it.
 const DEADLY: bool = matches!(module_path!().as_bytes(), [b'c', b'r', b'a', b's', b'h', b'e', b's', ..]);
 
-/// How often somebody may die of one thing. Nothing saves so often.
-const MOST_DEATHS: u64 = 50;
-
-/// One side: what runs of it, if it is on, and the point at which it dies next.
-struct Side<T> {
-    on: Mutex<Option<(Arc<T>, Option<Fuse>)>>,
-    /// How often it has died of what is being done.
-    deaths: AtomicU64,
-    /// How often it has died at all.
-    all_deaths: AtomicU64,
-}
-
-impl<T> Side<T> {
-    fn off() -> Self {
-        Self { on: Mutex::new(None), deaths: AtomicU64::new(0), all_deaths: AtomicU64::new(0) }
-    }
-
-    fn get(&self) -> Option<Arc<T>> {
-        self.on.lock().unwrap().as_ref().map(|(running, _)| running.clone())
-    }
-
-    fn is_on(&self) -> bool {
-        self.on.lock().unwrap().is_some()
-    }
-
-    fn stop(&self) {
-        self.on.lock().unwrap().take();
-    }
-
-    fn start(&self, start: impl FnOnce() -> T) {
-        self.stop();
-        let fuse = DEADLY.then(|| Fuse::until(self.deaths.load(Ordering::SeqCst) + 1));
-        let started = match &fuse {
-            Some(fuse) => fuse.light(start),
-            None => start(),
-        };
-        *self.on.lock().unwrap() = Some((Arc::new(started), fuse));
-    }
-
-    fn is_dead(&self) -> bool {
-        self.fuse().is_some_and(|fuse| fuse.has_burnt_out())
-    }
-
-    fn fuse(&self) -> Option<Fuse> {
-        self.on.lock().unwrap().as_ref()?.1.clone()
-    }
-
-    /// What comes next dies at its first point again.
-    fn has_survived(&self) {
-        self.deaths.store(0, Ordering::SeqCst);
-        self.fuse().iter().for_each(|fuse| fuse.renew(1));
-    }
-
-    /// Starts it anew if it is dead. Whether it was.
-    fn revive(&self, start: impl FnOnce() -> T) -> bool {
-        let is_dead = self.is_dead();
-        if is_dead {
-            self.all_deaths.fetch_add(1, Ordering::SeqCst);
-            let deaths = self.deaths.fetch_add(1, Ordering::SeqCst);
-            assert!(deaths < MOST_DEATHS, "it never gets through");
-            self.start(start);
-        }
-        is_dead
-    }
-}
-
 /// The stage. Either side may be off.
 pub struct Story {
-    seller: Side<Seller>,
-    buyer: Side<Buyer>,
+    seller: Mortal<Seller>,
+    buyer: Mortal<Buyer>,
     pub setting: Setting,
     pub node: RegtestNode,
     pub chain: Chain,
     folder: TempDir,
 }
 
-/// Where nobody has died, nothing was shown.
 impl Drop for Story {
     fn drop(&mut self) {
-        let deaths = [&self.seller.all_deaths, &self.buyer.all_deaths].map(|all| all.load(Ordering::SeqCst));
-        let is_as_told = deaths.iter().all(|deaths| (*deaths > 0) == DEADLY);
-        assert!(std::thread::panicking() || is_as_told, "seller and buyer have died {deaths:?} times");
+        if !std::thread::panicking() {
+            self.seller.assert_as_told("seller");
+            self.buyer.assert_as_told("buyer");
+        }
     }
 }
 
@@ -221,7 +154,7 @@ impl Story {
         for side in ["seller", "buyer"] {
             Home::init(&folder.path().join(side), Network::Regtest).unwrap();
         }
-        let (seller, buyer) = (Side::off(), Side::off());
+        let (seller, buyer) = (Mortal::off(DEADLY), Mortal::off(DEADLY));
         let mut story = Self { seller, buyer, setting, chain: node.chain(), node, folder };
         story.start_seller();
         story.start_buyer();
@@ -288,16 +221,7 @@ impl Story {
 
     /// Does something, again and again until nobody dies of it: the first time at the first crash point, then at the second, and so on.
     pub fn survive<T, E>(&self, act: impl Fn() -> Result<T, E>) -> Result<T, E> {
-        loop {
-            let done = act();
-            let somebody_died = self.revive();
-            if done.is_err() && somebody_died {
-                continue;
-            }
-            self.seller.has_survived();
-            self.buyer.has_survived();
-            return done;
-        }
+        mortal::survive(act, || self.revive(), || self.renew_fuses(1))
     }
 
     /// Does something of which nobody dies.
@@ -310,8 +234,8 @@ impl Story {
     }
 
     fn renew_fuses(&self, point: u64) {
-        let fuses = [self.seller.fuse(), self.buyer.fuse()];
-        fuses.iter().flatten().for_each(|fuse| fuse.renew(point));
+        self.seller.renew(point);
+        self.buyer.renew(point);
     }
 
     /// A new address of the buyer's wallet.

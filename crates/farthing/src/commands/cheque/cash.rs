@@ -14,6 +14,7 @@ use farthing_node::cheques::paper::{Paper, Presented};
 use farthing_node::cheques::selling::{Ask, Towards};
 use farthing_protocol::cheque::cheque::Cheque;
 use farthing_protocol::cheque::reverse::purchase::Delivery;
+use farthing_protocol::cheque::route::Route;
 use farthing_protocol::cheque::side::Side;
 use farthing_protocol::{ChannelId, Msat};
 use serde::Serialize;
@@ -328,7 +329,7 @@ async fn sell(
 }
 
 /// What each node on the way wants, and when the payee's own channel must expire at the latest. A lock that was made cannot be given back,
-/// so everybody is asked before anybody locks.
+/// so everybody is asked before anybody locks; one that was made before is named, since nobody else may have its channel.
 async fn way(client: &Client, presented: &Presented, via: &[String]) -> anyhow::Result<(Vec<Msat>, u32)> {
     let (mut fees, mut deltas) = (Vec::new(), Vec::new());
     for node in via {
@@ -337,11 +338,16 @@ async fn way(client: &Client, presented: &Presented, via: &[String]) -> anyhow::
         deltas.push(terms.delta);
     }
     let mut latest = presented.cheque.latest.height();
+    let planned = presented.sale.as_ref().filter(|sale| sale.via == via);
+    let route = planned.and_then(|sale| Route::new(&presented.point, &sale.tweaks));
+    let mut locked = route.into_iter().flat_map(|route| route.hops).map(|hop| hop.point);
+    let mut held = Some(presented.point);
     let whom = std::iter::once(&presented.agent).chain(via);
     for (index, (at, (node, delta))) in whom.zip(via.iter().zip(deltas)).enumerate() {
         let behind: Msat = fees.iter().skip(index).copied().sum();
         let amount = presented.cheque.terms.amount.saturating_add(behind);
-        let expiry = client.way(at, node, amount, latest).await;
+        let expiry = client.way(at, node, amount, latest, held).await;
+        held = locked.next();
         latest = expiry.with_context(|| format!("{at} has no way to {node}"))?.saturating_sub(delta);
     }
     Ok((fees, latest))
@@ -436,7 +442,7 @@ pub(super) async fn opened(
     match open(client, first, until).await {
         Ok(()) => return Ok(first),
         Err(error) => match error.downcast_ref::<CarryError>() {
-            Some(CarryError::Client(ClientError::Refused { .. })) => {
+            Some(CarryError::Client(ClientError::Refused { status: 404, .. })) => {
                 let teller = client.teller().clone();
                 let is_gone = blocking(move || Ok(teller.forget_unfunded(first)?)).await?;
                 if !is_gone {

@@ -88,8 +88,8 @@ pub async fn run(context: &Context, arguments: WriteArguments) -> anyhow::Result
     });
     let line = format!(
         "Cheque {} over {} is with the agent, and on its way to the payee: with the fees of the nodes on its way, {} are promised. It can be \
-         cashed in a channel that expires up to block {}. You may switch off.\nNext: `farthing cheque list` shows the receipt once it was cashed; `farthing cheque cancel` takes \
-         it back until then.",
+         cashed in a channel that expires up to block {}. You may switch off.\nNext: `farthing cheque list` shows the receipt once it was \
+         cashed; `farthing cheque cancel` takes it back until then.",
         &name(&issued.written.point)[..16],
         cheque.terms.amount,
         issued.promised,

@@ -20,7 +20,6 @@ use farthing_node::cheques::paper::{Fate, Issued, Paper, Presented};
 use farthing_node::cheques::selling::{Answer, Ask, LockError, Towards};
 use farthing_node::cheques::writing::{Order, WriteError};
 use farthing_node::cheques::{Failed, Teller, Terms};
-use farthing_node::crash::Fuse;
 use farthing_node::home::Home;
 use farthing_node::seller;
 use farthing_node::watch::Pace;
@@ -36,6 +35,7 @@ use farthing_protocol::cheque::side::Side;
 use farthing_protocol::opening::{Offer, Opening};
 use farthing_protocol::{Channel, ChannelId, Msat, Party};
 use farthing_testkit::accounts::Accounts;
+use farthing_testkit::mortal::{self, Mortal};
 use tempfile::TempDir;
 
 pub const MARGIN: u32 = 10;
@@ -61,54 +61,20 @@ const DEADLY: bool = matches!(
     [b'c', b'r', b'a', b's', b'h', b'e', b's', ..]
 );
 
-/// How often somebody may die of one thing. Nothing saves so often.
-const MOST_DEATHS: u64 = 50;
-
-/// Somebody: what runs of it, if it is on, and when it dies.
-#[derive(Default)]
-struct Someone {
-    on: Option<Arc<Teller>>,
-    fuse: Option<Fuse>,
-    /// How often it has died of what is being done.
-    deaths: u64,
-    all_deaths: u64,
-}
-
-impl Someone {
-    fn is_dead(&self) -> bool {
-        self.on.is_some() && self.fuse.as_ref().is_some_and(Fuse::has_burnt_out)
-    }
-
-    /// Starts it, or starts it again: then what it had in memory is gone.
-    fn start(&mut self, start: impl FnOnce() -> Teller) {
-        self.on = None;
-        self.fuse = DEADLY.then(|| Fuse::until(self.deaths + 1));
-        let started = match &self.fuse {
-            Some(fuse) => fuse.light(start),
-            None => start(),
-        };
-        self.on = Some(Arc::new(started));
-    }
-}
-
 /// The stage. Anybody may be off.
 pub struct Carriers {
     pub node: RegtestNode,
     pub chain: Chain,
-    people: Mutex<BTreeMap<&'static str, Someone>>,
+    people: Mutex<BTreeMap<&'static str, Arc<Mortal<Teller>>>>,
     /// How many openings may wait for a funding, and for how long.
     room: Mutex<(usize, Duration)>,
     folder: TempDir,
 }
 
-/// Where somebody has not died, nothing was shown.
 impl Drop for Carriers {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            for (name, someone) in self.people.get_mut().unwrap() {
-                let deaths = someone.all_deaths;
-                assert_eq!(deaths > 0, DEADLY, "the {name} has died {deaths} times");
-            }
+            self.people().iter().for_each(|(name, someone)| someone.assert_as_told(name));
         }
     }
 }
@@ -129,6 +95,15 @@ impl Carriers {
         story
     }
 
+    /// Writer, agent, node and payee, and the channels between them.
+    pub fn with_node() -> (Self, [ChannelId; 3]) {
+        let story = Self::begin(&["writer", "agent", "node", "payee"]);
+        let behind = story.open("writer", "agent", Kind::Cheques, 200);
+        let middle = story.open("agent", "node", Kind::Lock, 150);
+        let last = story.open("node", "payee", Kind::Lock, 100);
+        (story, [behind, middle, last])
+    }
+
     /// Coins for somebody, in the next block.
     pub fn give(&self, name: &str, amount: Amount) {
         let address = self.does(name, Teller::new_address).unwrap();
@@ -141,8 +116,7 @@ impl Carriers {
 
     /// Somebody, to be asked. What changes anything is for [`Self::does`].
     pub fn at(&self, name: &str) -> Arc<Teller> {
-        let on = self.people.lock().unwrap().get(name).and_then(|someone| someone.on.clone());
-        on.unwrap_or_else(|| panic!("the {name} is off"))
+        self.someone(name).get().unwrap_or_else(|| panic!("the {name} is off"))
     }
 
     /// Has somebody do something, again and again until nobody dies of it: the first time at the first crash point, then at the second, and
@@ -153,15 +127,7 @@ impl Carriers {
 
     /// [`Self::does`] with several.
     pub fn survive<T, E>(&self, act: impl Fn() -> Result<T, E>) -> Result<T, E> {
-        loop {
-            let done = act();
-            let somebody_died = self.revive();
-            if done.is_err() && somebody_died {
-                continue;
-            }
-            self.renew_fuses(1);
-            return done;
-        }
+        mortal::survive(act, || self.revive(), || self.renew_fuses(1))
     }
 
     /// Does something of which nobody dies: where doing it twice is not the same.
@@ -172,45 +138,38 @@ impl Carriers {
         done
     }
 
-    /// Somebody does not die of what comes next.
-    fn spare(&self, name: &str) {
-        let people = self.people.lock().unwrap();
-        people[name].fuse.iter().for_each(|fuse| fuse.renew(u64::MAX));
-    }
-
     fn renew_fuses(&self, point: u64) {
-        for someone in self.people.lock().unwrap().values_mut() {
-            someone.deaths = 0;
-            someone.fuse.iter().for_each(|fuse| fuse.renew(point));
-        }
+        self.people().values().for_each(|someone| someone.renew(point));
     }
 
     /// Whoever is dead starts anew. Whether anybody was.
     fn revive(&self) -> bool {
         let mut somebody_died = false;
         loop {
-            let mut started = Vec::new();
-            for (name, someone) in self.people.lock().unwrap().iter_mut() {
-                if someone.is_dead() {
-                    someone.all_deaths += 1;
-                    someone.deaths += 1;
-                    assert!(someone.deaths < MOST_DEATHS, "the {name} never gets through");
-                    someone.start(|| self.new_teller(name));
-                    started.push(*name);
-                }
-            }
-            if started.is_empty() {
+            let mut all = self.people();
+            all.retain(|name, someone| someone.revive(|| self.new_teller(name)));
+            if all.is_empty() {
                 return somebody_died;
             }
             somebody_died = true;
             // What comes of this look is done before the story goes on; dead again, it fails.
-            started.into_iter().for_each(|name| drop(self.at(name).look()));
+            all.into_keys().for_each(|name| drop(self.at(name).look()));
         }
+    }
+
+    fn people(&self) -> BTreeMap<&'static str, Arc<Mortal<Teller>>> {
+        self.people.lock().unwrap().clone()
+    }
+
+    fn someone(&self, name: &str) -> Arc<Mortal<Teller>> {
+        self.people.lock().unwrap()[name].clone()
     }
 
     /// Starts somebody, or starts it again: then what it had in memory is gone.
     pub fn start(&self, name: &'static str) {
-        self.people.lock().unwrap().entry(name).or_default().start(|| self.new_teller(name));
+        let nobody_yet = || Arc::new(Mortal::off(DEADLY));
+        let someone = self.people.lock().unwrap().entry(name).or_insert_with(nobody_yet).clone();
+        someone.start(|| self.new_teller(name));
         self.does(name, Teller::look).unwrap();
     }
 
@@ -255,16 +214,15 @@ impl Carriers {
     /// Starts whoever is on again: so many openings may wait for a funding, for so long.
     pub fn make_room(&self, most_unfunded: usize, time_to_fund: Duration) {
         *self.room.lock().unwrap() = (most_unfunded, time_to_fund);
-        let names: Vec<&'static str> = self.people.lock().unwrap().keys().copied().collect();
-        names.into_iter().filter(|name| self.is_on(name)).for_each(|name| self.start(name));
+        self.people().into_keys().filter(|name| self.is_on(name)).for_each(|name| self.start(name));
     }
 
     pub fn is_on(&self, name: &str) -> bool {
-        self.people.lock().unwrap().get(name).is_some_and(|someone| someone.on.is_some())
+        self.someone(name).is_on()
     }
 
     pub fn stop(&self, name: &str) {
-        self.people.lock().unwrap().get_mut(name).unwrap().on = None;
+        self.someone(name).stop();
     }
 
     pub fn mine(&self, blocks: u32) {
@@ -274,9 +232,8 @@ impl Carriers {
 
     /// Whoever is on takes in everything up to the tip, the others' doing included.
     pub fn look(&self) {
-        let names: Vec<&str> = self.people.lock().unwrap().keys().copied().collect();
         for _ in 0..2 {
-            for name in names.iter().filter(|name| self.is_on(name)) {
+            for name in self.people().into_keys().filter(|name| self.is_on(name)) {
                 self.does(name, Teller::look).unwrap();
             }
         }
@@ -288,8 +245,8 @@ impl Carriers {
         self.in_peace(|| {
             while is_below(height.saturating_sub(2)) {
                 self.node.mine(1).unwrap();
-                let names: Vec<&str> = self.people.lock().unwrap().keys().copied().collect();
-                names.iter().filter(|name| self.is_on(name)).for_each(|name| self.at(name).look().unwrap());
+                let on = self.people().into_values().filter_map(|someone| someone.get());
+                on.for_each(|teller| teller.look().unwrap());
             }
         });
         while is_below(height) {
@@ -317,7 +274,7 @@ impl Carriers {
         let (accepted, signature) = self.survive(|| accept(&offer, key, &opening)).unwrap();
         assert_eq!(accepted, id);
         // It accepts each proposal that its payer gives up, and has more to look at after each of its own deaths.
-        self.spare(payee);
+        self.someone(payee).renew(u64::MAX);
         let opened = self.survive(|| {
             // A payer that has died before it stored the acceptance has given the proposal up; after that, it has funded the channel.
             if let Some(new) = self.funded(payer)?.into_iter().find(|id| !known.contains(id)) {

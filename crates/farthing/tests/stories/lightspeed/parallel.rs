@@ -156,14 +156,21 @@ fn the_next_chain_is_announced_while_calls_go_on_with_the_present_one() -> Resul
     let relay = Relay::recording(&api.address)?;
     let _miner = world.miner();
     let proxy = payer.proxy(&relay.url(&api.at("/")), &["--deposit", "30000sat"])?;
-    let codes =
-        curl(&["--output", "/dev/null", "--write-out", "%{http_code}\n", &format!("{}/[1-160]", proxy.url)])?;
-    assert_eq!(count(&codes, "200"), 160, "{codes}");
-    let requests = relay.requests();
+    let call = |items: &str| -> Result<usize> {
+        let url = format!("{}/[{items}]", proxy.url);
+        let codes = curl(&["--output", "/dev/null", "--write-out", "%{http_code}\n", &url])?;
+        Ok(count(&codes, "200"))
+    };
+    // More than three quarters of the first chain, and not all of it.
+    assert_eq!(call("1-120")?, 120);
     let announces =
         |request: &Message| serde_json::from_slice::<Value>(&request.body).ok()?["terms"]["number"].as_u64();
-    let second = requests.iter().position(|request| announces(request) == Some(2));
-    let after = &requests[second.context("the second chain is announced")?..];
+    let second = until("the second chain is announced", || {
+        Ok(relay.requests().iter().position(|request| announces(request) == Some(2)))
+    })?;
+    assert_eq!(call("121-160")?, 40);
+    let requests = relay.requests();
+    let after = &requests[second..];
     let still_on_the_first = after.iter().filter(|request| chain(request) == Some(1)).count();
     let on_the_second = after.iter().filter(|request| chain(request) == Some(2)).count();
     assert!(still_on_the_first > 10 && on_the_second > 0, "{still_on_the_first} and {on_the_second}");
