@@ -227,6 +227,14 @@ impl RegtestNode {
         sent.ok_or_else(|| ChainError::unexpected("sendtoaddress", "what was sent is not in the mempool"))
     }
 
+    /// Sets the node's clock (UNIX time, in seconds), and so the time that its next blocks state.
+    ///
+    /// # Errors
+    /// [`ChainError`] when the node gives no usable answer.
+    pub fn set_time(&self, seconds: u64) -> Result<(), ChainError> {
+        self.wallet.call("setmocktime", &[json!(seconds)])
+    }
+
     /// Declares a block invalid: the node goes back to its parent, and returns its transactions to the mempool. Mine
     /// on from there to make another branch.
     ///

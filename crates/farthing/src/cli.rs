@@ -18,6 +18,7 @@ pub use crate::cli::cheques::{
     ReleaseArguments, WriteArguments,
 };
 pub use crate::cli::mail::{AddressArguments, ChequeCommand, MailboxCommand, ReceiptCommand, ServeArguments};
+use crate::config;
 
 /// Sell and buy over one-way payment channels on Bitcoin: no account, no custodian, no Lightning node.
 ///
@@ -29,8 +30,8 @@ pub use crate::cli::mail::{AddressArguments, ChequeCommand, MailboxCommand, Rece
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 110)]
 pub struct Cli {
-    /// The Bitcoin network: regtest, signet, testnet4 or bitcoin.
-    #[arg(long, global = true)]
+    /// The Bitcoin network: regtest, signet, testnet4 or mainnet (also called bitcoin).
+    #[arg(long, global = true, value_parser = config::network)]
     pub network: Option<Network>,
 
     /// Where seeds and channels are kept [default: ~/.farthing].

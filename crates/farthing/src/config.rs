@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use bitcoin::network::ParseNetworkError;
 use bitcoin::secp256k1::PublicKey;
 use bitcoin::{Amount, FeeRate, Network};
 use farthing_chain::{Chain, RpcAuth, RpcConfig};
@@ -24,7 +25,8 @@ use farthing_protocol::Msat;
 use farthing_protocol::opening::{Confirmations, Limits, MOST_BLOCKS, bounds};
 use figment::Figment;
 use figment::providers::{Env, Format as _, Serialized, Toml};
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::amounts::AmountArgument;
 use crate::cli::{Cli, Spending};
@@ -34,10 +36,23 @@ use crate::output::Output;
 /// The variable with the node's password, in figment's spelling and without the prefix.
 const PASSWORD: &str = "bitcoind__password";
 
+/// A network by its name: the real one is called "bitcoin" in some places and "mainnet" in others.
+///
+/// # Errors
+/// When there is none of that name.
+pub fn network(name: &str) -> Result<Network, ParseNetworkError> {
+    if name == "mainnet" { Ok(Network::Bitcoin) } else { name.parse() }
+}
+
+fn network_by_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Network, D::Error> {
+    network(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+}
+
 /// Everything that can be configured.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Config {
+    #[serde(deserialize_with = "network_by_name")]
     network: Network,
     data: Option<PathBuf>,
     #[serde(default)]

@@ -18,6 +18,7 @@ use farthing_protocol::{ChannelId, Msat, commitment};
 use jiff::Timestamp;
 use reqwest::header::{AUTHORIZATION, RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
 use reqwest::{Response, StatusCode, Url};
+use url::Host;
 
 use crate::challenge::{BadChallenge, Challenge, Price};
 pub use crate::client::error::ClientError;
@@ -429,8 +430,11 @@ pub(crate) fn network(url: &Url, source: reqwest::Error) -> ClientError {
 /// When it is neither http nor https, or plain where it must not be.
 pub fn address(text: &str, allow_http: bool) -> Result<Url, ClientError> {
     let url = Url::parse(text).map_err(|_| ClientError::Url(text.to_owned()))?;
-    let host = url.host_str().ok_or_else(|| ClientError::Url(text.to_owned()))?;
-    let local = matches!(host, "localhost" | "[::1]") || host.starts_with("127.");
+    let local = match url.host().ok_or_else(|| ClientError::Url(text.to_owned()))? {
+        Host::Domain(name) => name == "localhost",
+        Host::Ipv4(address) => address.is_loopback(),
+        Host::Ipv6(address) => address.is_loopback(),
+    };
     match url.scheme() {
         "https" => Ok(url),
         "http" if local || allow_http => Ok(url),
@@ -458,5 +462,23 @@ pub(crate) async fn blocking<T: Send + 'static>(
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => Err(ClientError::Nonsense(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_http_is_for_this_machine() {
+        for at in ["localhost", "127.0.0.1", "127.1.2.3:8080", "[::1]:80", "127.1"] {
+            assert!(address(&format!("http://{at}/"), false).is_ok(), "{at}");
+        }
+        for at in ["127.shop.example", "127.0.0.1.example", "localhost.example", "192.0.2.1", "[2001:db8::1]"]
+        {
+            let (plain, secure) = (format!("http://{at}/"), format!("https://{at}/"));
+            assert!(matches!(address(&plain, false), Err(ClientError::PlainHttp(_))), "{at}");
+            assert!(address(&plain, true).is_ok() && address(&secure, false).is_ok(), "{at}");
+        }
     }
 }

@@ -38,7 +38,7 @@ use crate::credential::{Credential, Payload, Receipt};
 use crate::manifest::{HashError, Manifest, Pieces};
 use crate::problem::{Kind, Problem};
 use crate::span::Span;
-use crate::till::{Till, authority};
+use crate::till::{self, Till, authority};
 use crate::wire;
 
 /// The largest body that is read, in bytes.
@@ -136,7 +136,12 @@ impl Shop {
     }
 
     async fn charge(&self, payload: &Payload, call: &Call<'_>, cost: Msat) -> Result<Msat, Problem> {
-        let unknown = || Problem::new(Kind::VerificationFailed, "there is no such channel here: open one");
+        let unknown = || {
+            Problem::new(
+                Kind::VerificationFailed,
+                "no channel of that name is open here, or its funding is not what was agreed: open one",
+            )
+        };
         let key = self.call_key(payload.channel).ok_or_else(unknown)?;
         key.verify(call, &payload.mac).map_err(|error| Problem::new(Kind::VerificationFailed, error))?;
         // A price may have changed since the payer agreed: a piece that was charged before is served at any, and one that
@@ -282,7 +287,7 @@ fn charge_problem(error: OrderError<Reject>) -> Problem {
         OrderError::Store(_) | OrderError::Ended => {
             return Problem::new(Kind::Unavailable, error).retry_after(1);
         }
-        OrderError::Blind(_) => return Problem::new(Kind::Unavailable, error).retry_after(5),
+        OrderError::Blind(since) => return till::blind(&error, *since),
         OrderError::Rejected(Reject::NotOpen(_)) => Kind::ChannelNotOpen,
         OrderError::Rejected(
             Reject::Unpaid { .. } | Reject::NotIncreasing { .. } | Reject::FirstTooSmall { .. },

@@ -269,6 +269,11 @@ fn not_open() -> Problem {
     Problem::new(Kind::ChannelNotOpen, "this channel is not open here")
 }
 
+/// Nothing is sold by whoever does not see the chain. A seller that has just started looks at once.
+pub(crate) fn blind(error: &dyn std::fmt::Display, since: Option<Duration>) -> Problem {
+    Problem::new(Kind::Unavailable, error).retry_after(since.map_or(1, |_| 5))
+}
+
 /// Something of the seller's own fails. Why is for the seller to know: it names its node and its folders.
 fn unavailable(error: impl std::fmt::Display) -> Problem {
     tracing::warn!(%error, "a request could not be served");

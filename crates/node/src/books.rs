@@ -14,6 +14,7 @@ mod tests;
 use std::sync::mpsc;
 use std::sync::{Arc, RwLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bitcoin::OutPoint;
 use farthing_protocol::channel::BadParams;
@@ -35,6 +36,10 @@ const BATCH: usize = 512;
 /// The most orders that may wait. More callers block until there is room.
 const QUEUE: usize = 4_096;
 
+fn blindness(since: Option<Duration>) -> String {
+    since.map_or_else(|| "since the start".to_owned(), |since| format!("for {} s", since.as_secs()))
+}
+
 /// Why an order was not carried out. Nothing changed.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
@@ -51,9 +56,9 @@ pub enum OrderError<R: std::error::Error> {
     /// The state could not be stored.
     #[error("nothing was done, since it could not be stored: {0}")]
     Store(Arc<StoreError>),
-    /// The node was not heard of for too long: what the chain says of the channel is not known.
-    #[error("the chain has not been seen for {0} s; nothing is sold until it is")]
-    Blind(u64),
+    /// What the chain says of the channel is not known: it was not seen for that long, or not at all since the start.
+    #[error("the chain has not been seen {}; nothing is sold until it is", blindness(*.0))]
+    Blind(Option<Duration>),
     /// The books are closed: the program is ending.
     #[error("the program is ending")]
     Ended,

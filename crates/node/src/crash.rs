@@ -8,6 +8,9 @@ pub use in_stories::{Fuse, inherited, point};
 #[cfg(all(feature = "crash-points", not(test)))]
 mod in_stories {
     use std::cell::RefCell;
+    use std::fs::File;
+    use std::os::unix::process::CommandExt as _;
+    use std::process::Command;
     use std::sync::atomic::{AtomicU64, Ordering};
     use std::sync::{Arc, LazyLock};
 
@@ -27,10 +30,15 @@ mod in_stories {
 
         /// Starts a party that has it.
         pub fn light<T>(&self, start: impl FnOnce() -> T) -> T {
-            let before = MINE.replace(Some(self.clone()));
-            let started = start();
-            MINE.set(before);
-            started
+            /// What the thread had before comes back, also if it dies of this.
+            struct Before(Option<Fuse>);
+            impl Drop for Before {
+                fn drop(&mut self) {
+                    MINE.set(self.0.take());
+                }
+            }
+            let _before = Before(MINE.replace(Some(self.clone())));
+            start()
         }
 
         /// Counts anew, unless it has burnt out.
@@ -62,18 +70,39 @@ mod in_stories {
         }
     }
 
-    /// Aborts the process if this is the point that `FARTHING_CRASH_AT` names, counting from 1; ends the thread if its fuse burns out.
+    /// Aborts the process if this is the point that `FARTHING_CRASH_AT` names, counting from 1; or has it begin anew, as if somebody had started
+    /// it again at once, if a file follows (`7:/tmp/crashed`), which then says that it has. Ends the thread if its fuse burns out.
     pub fn point() {
         static PASSED: AtomicU64 = AtomicU64::new(0);
-        static CRASH_AT: LazyLock<Option<u64>> =
-            LazyLock::new(|| std::env::var("FARTHING_CRASH_AT").ok().and_then(|at| at.parse().ok()));
+        static CRASH_AT: LazyLock<Option<(u64, Option<String>)>> = LazyLock::new(|| {
+            let asked = std::env::var("FARTHING_CRASH_AT").ok()?;
+            let (at, mark) = asked.split_once(':').map_or((&*asked, None), |(at, mark)| (at, Some(mark)));
+            Some((at.parse().ok()?, mark.map(str::to_owned)))
+        });
 
-        if CRASH_AT.is_some_and(|at| PASSED.fetch_add(1, Ordering::SeqCst) + 1 == at) {
-            std::process::abort();
+        if let Some((at, mark)) = &*CRASH_AT
+            && PASSED.fetch_add(1, Ordering::SeqCst) + 1 == *at
+        {
+            match mark {
+                Some(mark) => begin_anew(mark),
+                None => std::process::abort(),
+            }
         }
         if let Some(fuse) = MINE.with_borrow(Clone::clone) {
             fuse.burn();
         }
+    }
+
+    /// The same program with the same arguments takes this process's place: memory, threads, files and locks are gone.
+    fn begin_anew(mark: &str) -> ! {
+        if File::create(mark).is_ok()
+            && let Ok(program) = std::env::current_exe()
+        {
+            let mut again = Command::new(program);
+            again.args(std::env::args_os().skip(1)).env_remove("FARTHING_CRASH_AT");
+            let _not_begun = again.exec();
+        }
+        std::process::abort()
     }
 }
 

@@ -123,20 +123,20 @@ fn publish_plain(
         // is gone, and the payer's to bring back.
         return Ok(());
     }
-    let closing = match present {
+    let rival = match present {
         Some(_) => None,
-        None => closing_instead(chain, &funding, script)?,
+        None => Rival::of(chain, &funding, script)?,
     };
-    if closing.is_some_and(|closing| closing_confirms(&closing, target)) {
+    if rival.is_some_and(|rival| rival.serves(target)) {
         // It brings the payee what it is due, and costs it nothing.
         return Ok(());
     }
     let alone = commitment.vsize() as u64;
-    let (paid, vsize, least_fee) = match (present, closing) {
+    let (paid, vsize, least_fee) = match (present, rival) {
         (Some(entry), _) => (entry.descendant_fee, entry.descendant_vsize, least_to_replace(&entry)),
-        (None, Some(closing)) if *fee < least_to_displace(&closing, alone) => {
+        (None, Some(rival)) if *fee < rival.least_to_displace(alone) => {
             let with_child = (commitment.weight() + child::WEIGHT).to_vbytes_ceil();
-            let least = least_to_displace(&closing, with_child).checked_sub(*fee);
+            let least = rival.least_to_displace(with_child).checked_sub(*fee);
             (Amount::ZERO, with_child, least.unwrap_or(Amount::ZERO))
         }
         (None, _) => (*fee, alone, Amount::ZERO),
@@ -197,17 +197,17 @@ fn publish_rung(
     let size = commitment.vsize() as u64 + hashlock::claim_weight(1).to_vbytes_ceil();
     let both = target.fee_vb(size).unwrap_or(Amount::MAX);
     let is_present = present.is_some();
-    let closing = match present {
+    let rival = match present {
         Some(_) => None,
-        None => closing_instead(chain, &funding, &setup.channel.params().payee.output)?,
+        None => Rival::of(chain, &funding, &setup.channel.params().payee.output)?,
     };
-    let least = match (present, closing) {
+    let least = match (present, rival) {
         (Some(entry), _) if entry.descendant_vsize > entry.vsize && entry.descendant_fee >= both => {
             return Ok(Rung::Published);
         }
         (Some(entry), _) => least_to_replace(&entry),
-        (None, Some(closing)) if closing_confirms(&closing, target) => return Ok(Rung::Published),
-        (None, Some(closing)) => least_to_displace(&closing, size).checked_sub(*fee).unwrap_or_default(),
+        (None, Some(rival)) if rival.serves(target) => return Ok(Rung::Published),
+        (None, Some(rival)) => rival.least_to_displace(size).checked_sub(*fee).unwrap_or_default(),
         (None, None) => Amount::ZERO,
     };
     match claim(publication.claim_fee(target).max(least)) {
@@ -237,31 +237,39 @@ pub(crate) fn confirms(target: FeeRate, paid: Amount, vsize: u64) -> bool {
     target.fee_vb(vsize).is_some_and(|needed| paid >= needed)
 }
 
-/// A closing in the mempool that has the commitment's place and pays the payee as well.
-fn closing_instead(
-    chain: &Chain,
-    funding: &OutPoint,
-    script: &ScriptBuf,
-) -> Result<Option<MempoolEntry>, ChainError> {
-    let spender = chain.mempool_spender(funding)?;
-    let pays = |spender: &Transaction| spender.output.iter().any(|output| output.script_pubkey == *script);
-    spender.filter(pays).map_or(Ok(None), |closing| chain.mempool_entry(&closing.compute_txid()))
+/// A transaction in the mempool that has the commitment's place: a closing, or a refund when this side comes late.
+#[derive(Clone, Copy)]
+struct Rival {
+    entry: MempoolEntry,
+    /// It pays the payee as well.
+    pays: bool,
 }
 
-/// Whether a closing confirms by itself, or since its child pays for it.
-fn closing_confirms(closing: &MempoolEntry, target: FeeRate) -> bool {
-    confirms(target, closing.fee, closing.vsize)
-        || confirms(target, closing.descendant_fee, closing.descendant_vsize)
-}
+impl Rival {
+    fn of(chain: &Chain, funding: &OutPoint, script: &ScriptBuf) -> Result<Option<Self>, ChainError> {
+        let Some(spender) = chain.mempool_spender(funding)? else { return Ok(None) };
+        let pays = spender.output.iter().any(|output| output.script_pubkey == *script);
+        let entry = chain.mempool_entry(&spender.compute_txid())?;
+        Ok(entry.map(|entry| Self { entry, pays }))
+    }
 
-/// What must be paid for so many bytes to take a closing's place: more than it and its child pay together, so that a large
-/// child of the payer's cannot hold it in the mempool, and more for each byte (BIP125).
-fn least_to_displace(closing: &MempoolEntry, vsize: u64) -> Amount {
-    let at_rate = |fee: Amount, size: u64| fee.to_sat().saturating_mul(vsize) / size.max(1) + 1;
-    let alone = at_rate(closing.fee, closing.vsize);
-    let with_child = at_rate(closing.descendant_fee, closing.descendant_vsize);
-    let increment = INCREMENT.fee_vb(vsize).unwrap_or(Amount::MAX_MONEY);
-    (closing.descendant_fee + increment).max(Amount::from_sat(alone.max(with_child)))
+    /// Whether it brings the payee what it is due, and confirms by itself or since its child pays for it.
+    fn serves(&self, target: FeeRate) -> bool {
+        let Self { entry, pays } = self;
+        *pays
+            && (confirms(target, entry.fee, entry.vsize)
+                || confirms(target, entry.descendant_fee, entry.descendant_vsize))
+    }
+
+    /// What must be paid for so many bytes to take its place: more than it and its child pay together, so that a large child
+    /// of the payer's cannot hold it in the mempool, and more for each byte (BIP125).
+    fn least_to_displace(&self, vsize: u64) -> Amount {
+        let at_rate = |fee: Amount, size: u64| fee.to_sat().saturating_mul(vsize) / size.max(1) + 1;
+        let alone = at_rate(self.entry.fee, self.entry.vsize);
+        let with_child = at_rate(self.entry.descendant_fee, self.entry.descendant_vsize);
+        let increment = INCREMENT.fee_vb(vsize).unwrap_or(Amount::MAX_MONEY);
+        (self.entry.descendant_fee + increment).max(Amount::from_sat(alone.max(with_child)))
+    }
 }
 
 /// What a child must pay to take the place of those that are there: more in all, and more for each byte (BIP125).

@@ -283,10 +283,12 @@ impl Seller {
     /// Whether the chain was seen lately, as anybody may ask who wants to know of this seller's health.
     ///
     /// # Errors
-    /// When it was not, for longer than [`Terms::most_blind`]. Then nothing is sold.
+    /// When it was not, for longer than [`Terms::most_blind`] or since the start. Then nothing is sold.
     pub fn sees(&self) -> Result<(), OrderError<Reject>> {
-        let blind = self.watch.blind_for();
-        if blind > self.terms.most_blind { Err(OrderError::Blind(blind.as_secs())) } else { Ok(()) }
+        match self.watch.blind_for() {
+            Some(blind) if blind <= self.terms.most_blind => Ok(()),
+            blind => Err(OrderError::Blind(blind)),
+        }
     }
 
     /// What an item cost when it was charged, zero if it never was.
@@ -455,6 +457,8 @@ impl Pace {
             interval: if regtest { Duration::from_millis(100) } else { Duration::from_secs(5) },
             target_blocks: 3,
             fallback_fee_rate: FeeRate::from_sat_per_vb_u32(2),
+            // Of a hundred million gaps between blocks, one or two are as long.
+            stale_after: (!regtest).then_some(Duration::from_secs(3 * 3_600)),
         }
     }
 }

@@ -41,6 +41,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::cheques::paper::Paper;
+use crate::crash;
 use crate::machine::Machine;
 pub use crate::store::followed::Followed;
 pub(crate) use crate::store::followed::locked_outputs;
@@ -251,11 +252,14 @@ impl Store {
     /// # Errors
     /// When the database cannot be written.
     pub fn begin_epoch(&self) -> Result<u32, StoreError> {
-        Ok(self.connection.query_row(
+        crash::point();
+        let epoch = self.connection.query_row(
             "INSERT INTO epochs VALUES (0, 1) ON CONFLICT (id) DO UPDATE SET epoch = epoch + 1 RETURNING epoch",
             [],
             |row| row.get(0),
-        )?)
+        )?;
+        crash::point();
+        Ok(epoch)
     }
 
     /// What an item cost when it was charged, if it ever was.
@@ -421,8 +425,10 @@ impl Batch<'_> {
     pub fn commit(self) -> Result<(), StoreError> {
         let Self { transaction, journal, states } = self;
         let next = journal.append(&transaction, &states)?;
+        crash::point();
         transaction.commit()?;
         *journal = next;
+        crash::point();
         Ok(())
     }
 }

@@ -12,7 +12,7 @@ use std::iter;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bitcoin::{FeeRate, OutPoint, ScriptBuf, Transaction, Txid};
 use farthing_chain::{BlockId, Chain, ChainError, OutputStatus};
@@ -39,6 +39,9 @@ pub struct Pace {
     pub target_blocks: u16,
     /// The fee rate where the node has no estimate.
     pub fallback_fee_rate: FeeRate,
+    /// A node whose newest block is older than this has lost its peers, or has not caught up: what it shows is not the present. `None`
+    /// where blocks come when somebody wants them.
+    pub stale_after: Option<Duration>,
 }
 
 /// Something to be done on the chain. Doing it twice is harmless.
@@ -98,7 +101,7 @@ enum Task {
 pub struct Watch {
     tasks: mpsc::Sender<Task>,
     thread: Option<JoinHandle<()>>,
-    seen_at: Arc<Mutex<Instant>>,
+    seen_at: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Watch {
@@ -123,7 +126,7 @@ impl Watch {
         beside: Beside<M>,
     ) -> Self {
         let (tasks, queue) = mpsc::channel();
-        let seen_at = Arc::new(Mutex::new(Instant::now()));
+        let seen_at = Arc::new(Mutex::new(None));
         let sees = seen_at.clone();
         let watcher = Watcher {
             chain,
@@ -134,6 +137,7 @@ impl Watch {
             seen: HashMap::new(),
             sent_again_at: None,
             seen_at: sees,
+            tip_found: None,
             complained: false,
         };
         let thread = std::thread::Builder::new()
@@ -143,9 +147,10 @@ impl Watch {
         Self { tasks, thread: Some(thread), seen_at }
     }
 
-    /// For how long no look at the chain has succeeded; from the start on, before the first one.
-    pub fn blind_for(&self) -> Duration {
-        self.seen_at.lock().expect("no holder of this lock panics").elapsed()
+    /// For how long no look has shown the present chain; `None` when none has since the start.
+    pub fn blind_for(&self) -> Option<Duration> {
+        let seen_at = *self.seen_at.lock().expect("no holder of this lock panics");
+        seen_at.map(|at| at.elapsed())
     }
 
     /// Does something on the chain soon.
@@ -191,7 +196,9 @@ struct Watcher<M: Watchable> {
     seen: HashMap<ChannelId, Glimpse>,
     /// The tip at which the wallet's payments were broadcast again.
     sent_again_at: Option<BlockId>,
-    seen_at: Arc<Mutex<Instant>>,
+    seen_at: Arc<Mutex<Option<Instant>>>,
+    /// The tip, and when it was found (UNIX time).
+    tip_found: Option<(BlockId, u64)>,
     complained: bool,
 }
 
@@ -211,19 +218,9 @@ impl<M: Watchable> Watcher<M> {
         let mut asked = None;
         loop {
             let looked = self.look();
-            match &looked {
-                Ok(()) => {
-                    self.complained = false;
-                    *self.seen_at.lock().expect("no holder of this lock panics") = Instant::now();
-                }
-                Err(error) if self.complained => tracing::debug!(%error, "still cannot look at the chain"),
-                Err(error) => {
-                    tracing::warn!(%error, "cannot look at the chain; trying again");
-                    self.complained = true;
-                }
-            }
+            self.note(&looked);
             if let Some(reply) = asked.take() {
-                let _caller_left = oneshot::Sender::send(reply, looked);
+                let _caller_left = oneshot::Sender::send(reply, looked.map(drop));
             }
             match queue.recv_timeout(self.pace.interval) {
                 Ok(Task::Do(on_chain)) => self.carry_out(on_chain),
@@ -234,7 +231,57 @@ impl<M: Watchable> Watcher<M> {
         }
     }
 
-    fn look(&mut self) -> Result<(), WatchError> {
+    /// Whether the present chain was seen, and if not, why: once, until it is.
+    fn note(&mut self, looked: &Result<BlockId, WatchError>) {
+        let error = match looked {
+            Ok(tip) => match self.behind(*tip) {
+                Ok(None) => {
+                    self.complained = false;
+                    *self.seen_at.lock().expect("no holder of this lock panics") = Some(Instant::now());
+                    return;
+                }
+                Ok(Some(behind)) => {
+                    let hours = behind.as_secs() / 3_600;
+                    format!(
+                        "its newest block is {hours} h old: it has lost its peers, or has not caught up yet"
+                    )
+                }
+                Err(error) => error.to_string(),
+            },
+            Err(error) => error.to_string(),
+        };
+        if self.complained {
+            tracing::debug!(%error, "the node still does not show the present chain");
+        } else {
+            tracing::warn!(%error, "the node does not show the present chain; trying again");
+            self.complained = true;
+        }
+    }
+
+    /// How old the tip is, where that is too old to be the present one.
+    fn behind(&mut self, tip: BlockId) -> Result<Option<Duration>, ChainError> {
+        let Some(most) = self.pace.stale_after else { return Ok(None) };
+        let found = match self.tip_found {
+            Some((of, found)) if of == tip => found,
+            _other => u64::from(self.chain.header(&tip.hash)?.time),
+        };
+        self.tip_found = Some((tip, found));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let age = Duration::from_secs(now.saturating_sub(found));
+        Ok((age > most).then_some(age))
+    }
+
+    /// Looks until nothing came in between. Returns the tip that was looked at.
+    fn look(&mut self) -> Result<BlockId, WatchError> {
+        loop {
+            if let Some(tip) = self.look_at_all()? {
+                return Ok(tip);
+            }
+        }
+    }
+
+    /// `None` when a block came meanwhile, with a spend that is not noted yet.
+    fn look_at_all(&mut self) -> Result<Option<BlockId>, WatchError> {
         let watched = self.books.watched_blocking()?;
         let tip = self.take_in_blocks()?;
         self.send_again(tip)?;
@@ -253,6 +300,10 @@ impl<M: Watchable> Watcher<M> {
             if self.seen.get(&id) == Some(&glimpse) {
                 continue;
             }
+            // Gone from the outputs, and in no block that was taken in: its spend may be in the one that has just come.
+            if glimpse.has_unseen() && self.chain.tip()? != tip {
+                return Ok(None);
+            }
             let sighting = Sighting { height: tip.height, fee_rate, funding, locked };
             match self.books.handle_blocking(id, M::sighted(sighting)) {
                 Ok(outcome) => {
@@ -266,7 +317,7 @@ impl<M: Watchable> Watcher<M> {
                 Err(error) => tracing::warn!(channel = %id, %error, "a look at the chain was not taken in"),
             }
         }
-        Ok(())
+        Ok(Some(tip))
     }
 
     /// What was seen of channels that are not watched any more takes no memory.
@@ -449,6 +500,10 @@ impl Glimpse {
     fn of(tip: BlockId, funding: &Funding, locked: &[Locked]) -> Self {
         let all = iter::once(funding).chain(locked.iter().map(|locked| &locked.status));
         Self { tip, outputs: all.map(Self::of_one).collect() }
+    }
+
+    fn has_unseen(&self) -> bool {
+        self.outputs.contains(&(None, None))
     }
 
     fn of_one(output: &Funding) -> (Option<u32>, Option<Txid>) {

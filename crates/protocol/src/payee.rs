@@ -92,6 +92,13 @@ pub struct AwaitingDepth {
     seen: bool,
 }
 
+impl AwaitingDepth {
+    /// What may be spent: nothing of a funding that nobody has seen, since anybody can name one.
+    fn cap(&self, setup: &Setup) -> Msat {
+        if self.seen { setup.policy.unconfirmed_cap } else { Msat::ZERO }
+    }
+}
+
 /// The funding is deep enough.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Open {
@@ -307,7 +314,7 @@ impl State {
     /// when the channel is not open.
     pub fn cap(&self, setup: &Setup) -> Option<Msat> {
         match self {
-            Self::AwaitingDepth(_) => Some(setup.policy.unconfirmed_cap),
+            Self::AwaitingDepth(state) => Some(state.cap(setup)),
             Self::Open(_) => None,
             Self::ClosingTogether(_) | Self::ClosingAlone(_) | Self::Closed(_) => Some(Msat::ZERO),
         }

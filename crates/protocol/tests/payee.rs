@@ -116,6 +116,9 @@ fn a_payment_that_does_not_cover_the_cost_leaves_no_trace() {
 #[test]
 fn before_the_funding_is_deep_only_the_cap_is_sold() {
     let mut payee = Payee::awaiting_depth();
+    let cap = Msat::ZERO;
+    let nothing = payee.refuses(charge(Some(payment(sat(5_000))), Msat::new(1)));
+    assert_eq!(nothing, Reject::NotDeepEnough { cap, got: Msat::new(1) }, "anybody can name a funding");
     payee.sees(TIP, unconfirmed());
     let cap = POLICY.unconfirmed_cap;
     let reject = payee.refuses(charge(Some(payment(sat(5_000))), Msat::new(1_000_001)));

@@ -3,6 +3,7 @@
 //! The first time it does something it dies at its first crash point, then at the second, and so on until it gets through. Told without
 //! deaths it is started once, and does everything once.
 
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -43,14 +44,26 @@ impl<T> Mortal<T> {
     }
 
     /// Starts it, or starts it again: then what it had in memory is gone.
-    pub fn start(&self, start: impl FnOnce() -> T) {
+    pub fn start(&self, start: impl Fn() -> T) {
         self.stop();
-        let fuse = self.is_deadly.then(|| Fuse::until(self.deaths.load(Ordering::SeqCst) + 1));
-        let started = match &fuse {
-            Some(fuse) => fuse.light(start),
-            None => start(),
-        };
-        *self.on.lock().unwrap() = Some((Arc::new(started), fuse));
+        loop {
+            let fuse = self.is_deadly.then(|| Fuse::until(self.deaths.load(Ordering::SeqCst) + 1));
+            let started = match &fuse {
+                Some(fuse) => panic::catch_unwind(AssertUnwindSafe(|| fuse.light(&start))),
+                None => Ok(start()),
+            };
+            match started {
+                Ok(started) => break *self.on.lock().unwrap() = Some((Arc::new(started), fuse)),
+                Err(_died) if fuse.is_some_and(|fuse| fuse.has_burnt_out()) => self.count(),
+                Err(panic) => panic::resume_unwind(panic),
+            }
+        }
+    }
+
+    fn count(&self) {
+        self.all_deaths.fetch_add(1, Ordering::SeqCst);
+        let deaths = self.deaths.fetch_add(1, Ordering::SeqCst);
+        assert!(deaths < MOST_DEATHS, "it never gets through");
     }
 
     /// It dies at that point of what comes next, counting from 1, unless it is dead.
@@ -68,12 +81,10 @@ impl<T> Mortal<T> {
     ///
     /// # Panics
     /// When it dies of the same thing again and again.
-    pub fn revive(&self, start: impl FnOnce() -> T) -> bool {
+    pub fn revive(&self, start: impl Fn() -> T) -> bool {
         let is_dead = self.is_dead();
         if is_dead {
-            self.all_deaths.fetch_add(1, Ordering::SeqCst);
-            let deaths = self.deaths.fetch_add(1, Ordering::SeqCst);
-            assert!(deaths < MOST_DEATHS, "it never gets through");
+            self.count();
             self.start(start);
         }
         is_dead

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -124,6 +124,12 @@ impl Person {
         self.with("FARTHING_CRASH_AT", &point.to_string())
     }
 
+    /// The same person: each of its programs dies at its `point`-th crash point and begins anew, and leaves a file that says so.
+    #[must_use]
+    pub fn dying_at(&self, point: u64, mark: &Path) -> Self {
+        self.with("FARTHING_CRASH_AT", &format!("{point}:{}", mark.display()))
+    }
+
     /// The same person on a full disk: none of its files may outgrow so many bytes.
     #[must_use]
     pub fn with_disk_of(&self, bytes: u64) -> Self {
@@ -242,7 +248,8 @@ impl Person {
     /// # Errors
     /// When the program fails.
     pub fn sell(&self, goods: &Goods) -> Result<Seller> {
-        self.sell_at(goods, "127.0.0.1:0")
+        // One that begins anew is to be found where it was.
+        self.sell_at(goods, &free_address()?)
     }
 
     /// Starts selling at an address.

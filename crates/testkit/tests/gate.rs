@@ -142,7 +142,7 @@ fn a_seller_that_cannot_see_the_chain_sells_nothing() {
     assert_eq!(said, (503, Some("refused"), Some("5")));
     assert_eq!(spent(&story, id), Msat::ZERO);
     let blind = wait(story.seller().charge(id, Item { id: [1; 32], cost: PRICE }, None));
-    assert!(matches!(blind, Err(OrderError::Blind(3..))), "{blind:?}");
+    assert!(matches!(blind, Err(OrderError::Blind(Some(_)))), "{blind:?}");
 
     story.look();
     let served = run(service.clone().oneshot(prepared(&story, id, PRICE))).unwrap();

@@ -46,6 +46,23 @@ fn what_may_be_spent_of_an_unconfirmed_funding_is_counted_to_the_last_satoshi() 
     story.buy(id, 1).unwrap();
 }
 
+/// Anybody can name one.
+#[test]
+fn of_a_funding_that_nobody_has_seen_nothing_may_be_spent() {
+    let story = Story::set(|setting| setting.terms.unconfirmed_cap = Msat::new(1_000_000));
+    let stranger = Stranger::meets(&story);
+    let funding = OutPoint { txid: Txid::from_byte_array([9; 32]), vout: 0 };
+    let id = stranger.opens(&story, funding);
+    story.look();
+    let channel = Channel::new(Params { funding, ..stranger.params.clone() }).unwrap();
+    let keys = stranger.seed.channel_keys(KeyId::from_u64(Stranger::KEY));
+    let payment = commitment::sign(&channel, &keys, Msat::new(1_000_000));
+    let item = farthing_node::books::Item { id: [1; 32], cost: Msat::new(1_000) };
+    let bought = story.survive(|| wait(story.seller().charge(id, item, Some(payment))));
+    assert!(is_not_deep_enough(&bought), "{bought:?}");
+    assert!(story.sellers(id).is_unfunded(), "so it is forgotten in time");
+}
+
 #[test]
 fn a_funding_of_one_satoshi_less_opens_nothing() {
     let story = Story::begin();

@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use bitcoin::OutPoint;
+use farthing_chain::OutputStatus;
 use farthing_http::client::Client;
 use farthing_node::books::Entry;
 use farthing_node::cheques::machine::ChequeChannel;
@@ -278,9 +280,9 @@ fn is_locked(error: &(dyn std::error::Error + 'static)) -> bool {
         )
 }
 
-/// The watch refunds by itself; this runs it until every channel whose expiry has passed is being refunded.
+/// The watch refunds by itself; this runs it until the refund of every channel whose expiry has passed is out.
 async fn refund(context: &Context, only: Option<ChannelId>) -> anyhow::Result<()> {
-    let buyer = wallet::start(context).await?;
+    let (buyer, chain) = (wallet::start(context).await?, context.chain()?);
     let deadline = Instant::now() + PATIENCE;
     loop {
         let looking = buyer.clone();
@@ -299,7 +301,23 @@ async fn refund(context: &Context, only: Option<ChannelId>) -> anyhow::Result<()
             entry.record.params.expiry.height() <= height && !matches!(entry.state, payer::State::Closing(_))
         };
         let due = live.iter().filter(is_due).count();
-        if refunding.len() == due || Instant::now() > deadline {
+        let fundings: Vec<OutPoint> = refunding.iter().map(|entry| entry.record.params.funding).collect();
+        let asked = chain.clone();
+        let waiting = blocking(move || {
+            fundings.iter().try_fold(0_usize, |waiting, funding| {
+                let is_unspent = matches!(asked.output(funding)?, OutputStatus::Confirmed { .. });
+                Ok(waiting + usize::from(is_unspent))
+            })
+        })
+        .await?;
+        let is_late = Instant::now() > deadline;
+        if is_late && waiting > 0 {
+            bail!(
+                "the node does not take {waiting} of {due} refunds yet: nothing is lost meanwhile, since the seller cannot have the \
+                 money. The log says why; run this again, or keep `farthing proxy` running, which tries with each block"
+            );
+        }
+        if is_late || (refunding.len() == due && waiting == 0) {
             let ids: Vec<String> = refunding.iter().map(|entry| entry.id.to_string()).collect();
             let next =
                 live.iter().map(|entry| entry.record.params.expiry.height()).filter(|at| *at > height).min();

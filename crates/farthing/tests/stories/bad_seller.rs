@@ -27,7 +27,7 @@ pub(crate) fn overstating(seller: &str, msat: u64, lies: &Arc<AtomicBool>) -> Re
 
 /// It is free, so it is checked first.
 #[test]
-fn a_false_list_of_pieces_opens_no_channel() -> Result<()> {
+pub(crate) fn a_false_list_of_pieces_opens_no_channel() -> Result<()> {
     let (_world, payee, payer, goods) = scene(20_000)?;
     let seller = payee.sell(&goods)?;
     let relay = Relay::before(&seller.address, move |request, answer| {
@@ -43,7 +43,7 @@ fn a_false_list_of_pieces_opens_no_channel() -> Result<()> {
 }
 
 #[test]
-fn a_wrong_piece_costs_that_piece_and_nothing_more() -> Result<()> {
+pub(crate) fn a_wrong_piece_costs_that_piece_and_nothing_more() -> Result<()> {
     let (world, payee, payer, goods) = scene(20_000)?;
     let seller = payee.sell(&goods)?;
     let cheats = Arc::new(AtomicBool::new(true));
@@ -75,7 +75,7 @@ fn a_wrong_piece_costs_that_piece_and_nothing_more() -> Result<()> {
 }
 
 #[test]
-fn a_seller_that_falls_silent_costs_the_pieces_in_flight() -> Result<()> {
+pub(crate) fn a_seller_that_falls_silent_costs_the_pieces_in_flight() -> Result<()> {
     let (world, payee, payer, goods) = scene(20_000)?;
     let seller = payee.sell(&goods)?;
     let served = AtomicU64::new(0);
@@ -95,7 +95,7 @@ fn a_seller_that_falls_silent_costs_the_pieces_in_flight() -> Result<()> {
 }
 
 #[test]
-fn a_challenge_that_makes_no_sense_locks_nothing() -> Result<()> {
+pub(crate) fn a_challenge_that_makes_no_sense_locks_nothing() -> Result<()> {
     let (world, payee, payer, goods) = scene(5_000)?;
     let seller = payee.sell(&goods)?;
     for garbage in [
@@ -117,7 +117,7 @@ fn a_challenge_that_makes_no_sense_locks_nothing() -> Result<()> {
 
 /// The first payment is larger than what was bought with it. The seller says that it charged all of it, or more than there is.
 #[test]
-fn a_seller_that_states_more_than_was_bought_is_paid_what_was_bought() -> Result<()> {
+pub(crate) fn a_seller_that_states_more_than_was_bought_is_paid_what_was_bought() -> Result<()> {
     for lie in [PREPAID * 1_000, u64::MAX] {
         let (world, payee, payer, goods) = scene(4 * 1_024)?;
         let seller = payee.sell(&Goods { price: CHEAP, ..goods })?;

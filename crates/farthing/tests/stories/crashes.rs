@@ -7,7 +7,7 @@ use farthing_testkit::people::{ChannelRow, free_address};
 use farthing_testkit::wait::until;
 use farthing_testkit::{Goods, Person, World};
 
-use crate::{COINS, PIECE_MSAT, PRICE};
+use crate::{COINS, DEATH, PIECE_MSAT, PRICE, bad_seller, closing, repriced, sale};
 
 /// What the file costs: two pieces of 1 KiB and one of 452 bytes, the last rounded up.
 const COST_MSAT: u64 = 2 * PIECE_MSAT + (PIECE_MSAT * 452).div_ceil(1_024);
@@ -203,4 +203,43 @@ fn a_refund_in_which_the_buyer_crashes() -> Result<()> {
         Ok(Ending { crashed, payee, payer, paid: 0 })
     }
     nobody_loses(story)
+}
+
+/// Tells a story again and again: each program in it dies at its first crash point and begins anew, then at its second, and so on until none
+/// dies any more.
+fn retold(story: fn() -> Result<()>) -> Result<()> {
+    let folder = farthing_chain::temporary_folder("farthing-deaths-")?;
+    let points = at_every_point(
+        || Ok(()),
+        |(), point| {
+            let mark = folder.path().join(point.to_string());
+            DEATH.set(Some((point, mark.clone())));
+            let told = story();
+            DEATH.set(None);
+            told?;
+            Ok(mark.exists())
+        },
+    )?;
+    ensure!(points >= 8, "only {points} points crashed");
+    Ok(())
+}
+
+macro_rules! retold {
+    ($($file:ident: $($story:ident)+;)+) => {
+        $($(
+            #[test]
+            fn $story() -> Result<()> {
+                retold($file::$story)
+            }
+        )+)+
+    };
+}
+
+retold! {
+    bad_seller: a_seller_that_states_more_than_was_bought_is_paid_what_was_bought a_wrong_piece_costs_that_piece_and_nothing_more;
+    closing: a_purchase_that_was_broken_off_is_settled_for_what_was_charged the_buyer_closes_together_with_the_seller
+        the_seller_closes_while_it_does_not_sell the_seller_closes_while_it_sells;
+    repriced: a_channel_that_pays_for_calls_is_no_hindrance_to_buying a_payment_at_a_higher_price_that_was_lost_counts_as_it_was_made
+        a_payment_at_a_lower_price_that_was_lost_is_made_up_to_the_new_one a_piece_that_was_charged_at_a_lower_price_comes_for_it;
+    sale: a_channel_that_was_kept_open_pays_for_the_next_file a_file_cheaper_than_dust_is_closed_for_dust;
 }

@@ -58,7 +58,7 @@ fn a_disk_without_room_for_the_file_opens_no_channel() -> Result<()> {
     let (_world, payee, payer, goods) = scene(3_000_000)?;
     let seller = payee.sell(&Goods { price: CHEAP, piece: "64KiB", ..goods })?;
     let said = payer.with_disk_of(1 << 20).buy(&seller.url, "out", &[])?.failure(1)?;
-    assert!(said.contains("out.part"), "{said}");
+    assert!(said.contains("out.part") && !payer.path("out.part").exists(), "{said}");
     assert_eq!((payer.channels()?.len(), payer.balance()?), (0, COINS));
     Ok(())
 }

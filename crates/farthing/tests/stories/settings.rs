@@ -72,10 +72,10 @@ fn real_bitcoin_takes_a_flag_and_warns_each_time() -> Result<()> {
     std::fs::write(person.path("farthing.toml"), "network = \"bitcoin\"\n")?;
     let refused = try_to_init(&person, &[])?.failure(1)?;
     assert!(refused.contains("--mainnet-unaudited"), "{refused}");
-    for option in ["--network=mainnet", "--network=testnet"] {
-        let refused = try_to_init(&person, &[option, "--mainnet-unaudited"])?.failure(1)?;
-        ensure!(refused.contains(option.trim_start_matches("--network=")), "{option}: {refused}");
-    }
+    let refused = try_to_init(&person, &["--network=mainnet"])?.failure(1)?;
+    assert!(refused.contains("--mainnet-unaudited"), "the same by another name: {refused}");
+    let refused = try_to_init(&person, &["--network=testnet", "--mainnet-unaudited"])?.failure(1)?;
+    ensure!(refused.contains("testnet"), "{refused}");
     assert!(!person.path("bitcoin").exists() && !person.path("testnet").exists(), "something was made");
 
     let made = try_to_init(&person, &REAL)?;

@@ -7,6 +7,9 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
+
 use crate::client::ClientError;
 use crate::manifest::{Manifest, Pieces};
 
@@ -37,7 +40,12 @@ impl Place {
         let mut options = OpenOptions::new();
         let target =
             options.read(true).write(true).create(true).truncate(false).open(&part).map_err(failed)?;
-        target.set_len(manifest.size).map_err(failed)?;
+        if let Err(full) = make_room(&target, manifest.size) {
+            if is_new {
+                let _stays = std::fs::remove_file(&part);
+            }
+            return Err(failed(full));
+        }
         let mut missing = VecDeque::new();
         for piece in 0..manifest.pieces() {
             if is_new || !is_present(&target, &pieces, manifest, piece).map_err(failed)? {
@@ -53,6 +61,19 @@ impl Place {
             // An empty file that stays does no harm: the next purchase fills it.
             let _stays = std::fs::remove_file(&self.part);
         }
+    }
+}
+
+/// Gives the file its length and its place on the disk, so that a full disk is known before anything is locked; where the file system
+/// cannot promise a place, its length only.
+fn make_room(file: &File, size: u64) -> io::Result<()> {
+    file.set_len(size)?;
+    if size == 0 {
+        return Ok(());
+    }
+    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, size) {
+        Err(Errno::OPNOTSUPP) => Ok(()),
+        allocated => Ok(allocated?),
     }
 }
 

@@ -19,7 +19,7 @@ use crate::challenge::{Calls, Challenge, Request as PaymentRequest};
 use crate::encoding;
 use crate::problem::{Kind, Problem};
 use crate::tariff::CallPrice;
-use crate::till::authority;
+use crate::till::{self, authority};
 use crate::wire;
 
 /// Why a request does not reach the service.
@@ -184,8 +184,8 @@ impl Shared {
                 Refused::Unpaid { .. } => Kind::PaymentInsufficient,
                 _wrong_words => Kind::VerificationFailed,
             },
-            CallError::Order(OrderError::Blind(_)) => {
-                return Stop::Refused(Problem::new(Kind::Unavailable, error).retry_after(5));
+            CallError::Order(OrderError::Blind(since)) => {
+                return Stop::Refused(till::blind(&error, *since));
             }
             _ours => return Stop::Open(Problem::new(Kind::Unavailable, error).retry_after(1)),
         };

@@ -372,7 +372,6 @@ impl<M: Machine> Keeper<M> {
             if nothing_to_write {
                 return Ok(());
             }
-            crash::point();
             let mut batch = store.batch()?;
             for (id, state) in states {
                 let draft = &drafts[*id];
@@ -397,9 +396,7 @@ impl<M: Machine> Keeper<M> {
             for id in &granted {
                 batch.forget_wish(*id)?;
             }
-            batch.commit()?;
-            crash::point();
-            Ok::<(), StoreError>(())
+            batch.commit()
         });
         match committed {
             Ok(committed) => {

@@ -119,7 +119,7 @@ impl State {
         let next = match self {
             Self::AwaitingDepth(state) => {
                 let account = state.account.charged(setup, payment, cost, check)?;
-                let (cap, got) = (setup.policy.unconfirmed_cap, account.ledger().spent);
+                let (cap, got) = (state.cap(setup), account.ledger().spent);
                 if cost > Msat::ZERO && got > cap {
                     return Err(Reject::NotDeepEnough { cap, got });
                 }

@@ -111,8 +111,7 @@ impl Default for Setting {
             most_resident: 256 << 20,
             flat: None,
         };
-        let pace =
-            Pace { interval: Duration::from_secs(3_600), target_blocks: 3, fallback_fee_rate: rate(2) };
+        let pace = Pace { interval: Duration::from_secs(3_600), ..Pace::for_network(Network::Regtest) };
         Self { node: &[], terms, pace }
     }
 }
@@ -196,7 +195,10 @@ impl Story {
 
     fn new_seller(&self) -> Seller {
         let Setting { pace, terms, .. } = self.setting;
-        Seller::start(&self.home("seller"), self.chain.clone(), pace, terms).unwrap()
+        let seller = Seller::start(&self.home("seller"), self.chain.clone(), pace, terms).unwrap();
+        // It sells nothing before its first look. Dying of that one is told as well.
+        let _seen_or_dead = seller.look();
+        seller
     }
 
     fn new_buyer(&self) -> Buyer {

@@ -58,11 +58,7 @@ async fn has_lock_made(stage: &Stage, cast: &Cast) -> anyhow::Result<ChannelId> 
     let (cheque, agent) = fetch(&owner).await?;
     let defaults = Terms::default();
     let paid = seller::Terms { lifetime: (20, 1_000), margin: 6, ..defaults.paid };
-    let pace = Pace {
-        interval: STEP,
-        target_blocks: 3,
-        fallback_fee_rate: bitcoin::FeeRate::from_sat_per_vb_u32(2),
-    };
+    let pace = Pace { interval: STEP, ..Pace::for_network(bitcoin::Network::Regtest) };
     let teller =
         blocking(move || Ok(Arc::new(Teller::start(&home, chain, pace, Terms { paid, ..defaults })?)))
             .await?;

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bitcoin::{Amount, FeeRate, Network};
+use bitcoin::{Amount, Network};
 use farthing_chain::{Chain, RegtestNode};
 use farthing_node::books::OrderError;
 use farthing_node::cheques::cashing::CashError;
@@ -174,7 +174,6 @@ impl Carriers {
     }
 
     fn new_teller(&self, name: &str) -> Teller {
-        let rate = FeeRate::from_sat_per_vb_u32;
         let default = Terms::default();
         let (most_unfunded, time_to_fund) = *self.room.lock().unwrap();
         let paid = seller::Terms {
@@ -188,7 +187,7 @@ impl Carriers {
         let terms =
             Terms { paid, delta: DELTA, fee: FEE, finality: FINALITY, most_onward: MOST_ONWARD, ..default };
         let interval = Duration::from_secs(3_600);
-        let pace = Pace { interval, target_blocks: 3, fallback_fee_rate: rate(2) };
+        let pace = Pace { interval, ..Pace::for_network(bitcoin::Network::Regtest) };
         Teller::start(&self.home(name), self.chain.clone(), pace, terms).unwrap()
     }
 

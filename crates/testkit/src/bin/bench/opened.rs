@@ -23,7 +23,7 @@ use crate::payer::{self, Payer};
 
 /// Looks at the chain that often.
 pub fn pace(interval: Duration) -> Pace {
-    Pace { interval, target_blocks: 3, fallback_fee_rate: FeeRate::from_sat_per_vb_u32(2) }
+    Pace { interval, ..Pace::for_network(Network::Regtest) }
 }
 
 /// A funding that is never sent, of channels without a chain.
