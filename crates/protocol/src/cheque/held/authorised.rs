@@ -32,6 +32,11 @@ pub struct Wish {
 }
 
 impl Held {
+    /// The authorisation that is open, to be signed and given to its payer.
+    pub fn authorised(&self) -> Option<&Terms> {
+        self.authorised.as_ref()
+    }
+
     /// The same wish again is the same authorisation.
     pub(super) fn authorise(
         &self,
@@ -131,10 +136,11 @@ impl Held {
             return Err(Reject::NotAuthorised);
         }
         let mut open = Self { authorised: None, ..self.clone() };
-        // A payer cannot know which secrets were sold here before, so it is not to lose by an agent that sells under one of them
-        // again. The increment is completed at once, and its point is sold anew.
+        // A payer cannot know under which points something was sold or given up here before, so it is not to lose by an agent that
+        // sells under one of them again. The increment is completed at once, and its point is sold anew.
         if is_it {
             open.sold.remove(&point);
+            open.given_up.remove(&point);
         }
         let taken = open.take(channel, *update, Msat::ZERO)?;
         let (collected, cashed) = taken.and_then(|held| held.cash(channel, secret, amount));

@@ -745,9 +745,13 @@ proptest! {
     fn whoever_pays_does_not_pay_for_nothing(
         tries in tries(),
         sold in prop::collection::btree_set(6..=9_u8, 0..4),
+        is_given_up: bool,
     ) {
         let mut world = World::new();
         let before = world.have_sold(&sold);
+        if is_given_up {
+            let _sold_or_given_up = world.payee(held::Input::GiveUp(secret(7).point()));
+        }
         let authorisation = world.authorise(payer().identity());
         let newest = authorisation.terms.number;
         let offered = update(newest + 1, before, &[(7, AMOUNT)]);
