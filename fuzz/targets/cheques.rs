@@ -158,7 +158,7 @@ fn bodies(choices: &mut Choices<'_>, story: &Story) {
                 amount_msat: 5_000_000,
                 towards: TowardsBody::Node("http://node.example".into()),
             };
-            if let Some(ask) = read(choices, &ask).and_then(AskBody::read) {
+            if let Some(ask) = read(choices, &ask).and_then(|ask| ask.read(None).ok()) {
                 let _may_be_infinite: Option<AdaptorPoint> = ask.point.tweaked(&ask.tweak);
             }
         }

@@ -283,12 +283,8 @@ impl Context {
             delta: agent.delta,
             onward: (Amount::from_sat(agent.onward.0), Amount::from_sat(agent.onward.1)),
             most_onward: Amount::from_sat(agent.most_onward),
+            most_towards: agent.most_towards,
         }
-    }
-
-    /// How many channels an agent may have to one node.
-    pub fn most_towards(&self) -> usize {
-        self.config.agent.most_towards
     }
 
     /// The mailbox of a payee of cheques, and how many prekeys it is to hold.

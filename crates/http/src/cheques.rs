@@ -23,7 +23,8 @@
 //! reached, `unavailable` (503).
 //!
 //! **Who can lose what** is told in [`farthing_protocol::cheque`]. An answer carries a MAC under the channel's key, since whoever
-//! could say that an update was taken could have the payer believe that a withdrawn promise is dead.
+//! could say that an update was taken could have the payer believe that a withdrawn promise is dead. So does what asks for a lock in a
+//! channel, or else whoever knows its name could have it held; and what has a cheque taken back.
 
 mod client;
 mod server;
@@ -32,6 +33,6 @@ mod wire;
 pub use self::client::{CarryError, Client};
 pub use self::server::Counter;
 pub use self::wire::{
-    AcceptanceBody, AnswerBody, AskBody, BadAnswer, CancellationBody, CancelledBody, FoundWayBody, OfferBody,
-    OpenBody, ProposalBody, RequestBody, SaleBody, TermsBody, TowardsBody, UpdateBody, WayBody,
+    AcceptanceBody, AnswerBody, AskBody, BadAnswer, BadAsk, CancellationBody, CancelledBody, FoundWayBody,
+    OfferBody, OpenBody, ProposalBody, RequestBody, SaleBody, TermsBody, TowardsBody, UpdateBody, WayBody,
 };

@@ -82,13 +82,18 @@ impl Letter {
 
 #[cfg(test)]
 mod tests {
-    use bitcoin::Network;
-    use farthing_protocol::Msat;
+    use bitcoin::hashes::Hash as _;
+    use bitcoin::key::TapTweak as _;
+    use bitcoin::{Amount, FeeRate, Network, OutPoint, ScriptBuf, Txid};
     use farthing_protocol::channel::Expiry;
     use farthing_protocol::cheque::book::{Book, Effect, Input};
     use farthing_protocol::cheque::cheque::{Draft, Written};
+    use farthing_protocol::cheque::drawn::{self, Drawn, Kind};
+    use farthing_protocol::cheque::point::AdaptorSecret;
+    use farthing_protocol::cheque::promises::{MOST_SETTLED, Promise};
     use farthing_protocol::cheque::receipt::{MOST_MEMO, Memo};
-    use farthing_protocol::keys::Seed;
+    use farthing_protocol::keys::{ChannelKeys, KeyId, Seed};
+    use farthing_protocol::{Channel, Msat, Params, Party};
 
     use super::*;
     use crate::address::Host;
@@ -121,6 +126,62 @@ mod tests {
             book.handle(&keys, Input::Present { cheque, expiry: latest, height: 800_000, margin: 36 });
         let (_, effects) = presented.unwrap().commit(|_| Ok::<_, std::convert::Infallible>(())).unwrap();
         assert_eq!(effects, [Effect::Ask(written.point)]);
+    }
+
+    /// With as much as is settled as an update may name, it fits: the price is paid by then.
+    #[test]
+    fn the_longest_payment_fits() {
+        let seed = Seed::new([1; 64], Network::Regtest);
+        let [payer, payee] = [1, 2].map(|key| seed.channel_keys(KeyId::from_u64(key)));
+        let party = |keys: &ChannelKeys| Party {
+            funding: keys.funding(),
+            session: keys.session(),
+            output: ScriptBuf::new_p2tr_tweaked(
+                keys.session().x_only_public_key().0.dangerous_assume_tweaked(),
+            ),
+        };
+        let params = Params {
+            network: Network::Regtest,
+            funding: OutPoint { txid: Txid::from_byte_array([5; 32]), vout: 0 },
+            capacity: Amount::from_sat(1_000_000),
+            expiry: Expiry::at_height(900_000),
+            fee_rate: FeeRate::from_sat_per_vb_u32(2),
+            prepaid: Amount::from_sat(600),
+            payer: party(&payer),
+            payee: party(&payee),
+        };
+        let channel = Channel::new(params).unwrap();
+        let mut drawn = Drawn::new(Kind::Cheques, None, Msat::ZERO);
+        let mut update = None;
+        let mut does = |input| {
+            let done = drawn.handle(&channel, &payer, input).unwrap();
+            let (next, effects) = done.commit(|_| Ok::<_, std::convert::Infallible>(())).unwrap();
+            drawn = next;
+            for effect in effects {
+                if let drawn::Effect::Send(sent) = effect {
+                    update = Some(sent);
+                }
+            }
+        };
+        let secret = |byte: usize| AdaptorSecret::from_bytes(&[u8::try_from(byte).unwrap(); 32]).unwrap();
+        for byte in 1..=MOST_SETTLED + 2 {
+            let promise = Promise { amount: Msat::new(1_000_000), point: secret(byte).point() };
+            does(drawn::Input::Promise(promise));
+            if byte <= MOST_SETTLED + 1 {
+                does(drawn::Input::Secret(secret(byte)));
+            }
+        }
+        let mut update = update.unwrap();
+        assert_eq!(update.signed.terms.settled.len(), MOST_SETTLED);
+        // Numbers are written the shorter the smaller they are.
+        update.signed.terms.number = u64::MAX;
+        update.signed.terms.promises[0].amount = Msat::new(u64::MAX);
+        update.signed.terms.base.as_mut().unwrap().total = Msat::new(u64::MAX);
+        let delivery = Box::new(Delivery { serial: u64::MAX, update, secret: secret(1) });
+        let letter = Letter::Payment { channel: channel.id(), delivery };
+        let length = letter.to_bytes().len();
+        assert!(length <= MOST_CONTENT, "{length}");
+        assert_eq!(Letter::from_bytes(&letter.to_bytes()), Ok(letter));
     }
 
     #[test]

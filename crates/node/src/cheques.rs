@@ -75,11 +75,15 @@ pub struct Terms {
     pub onward: (Amount, Amount),
     /// The most that it locks towards payees, over all channels. Whoever asks gets a channel until then.
     pub most_onward: Amount,
+    /// How many channels it has to one node. The promises of one writer's channel have locks made in all but one of them, so that
+    /// others still have a way.
+    pub most_towards: usize,
 }
 
 impl Default for Terms {
     /// A satoshi for each cheque; 144 blocks between two expiries; 20,000 to 1,000,000 sat in a channel towards a payee, and
-    /// 10,000,000 sat in all of them.
+    /// 10,000,000 sat in all of them;
+    /// four channels to a node.
     fn default() -> Self {
         let paid = seller::Terms::default();
         Self {
@@ -96,6 +100,7 @@ impl Default for Terms {
             delta: 144,
             onward: (Amount::from_sat(20_000), Amount::from_sat(1_000_000)),
             most_onward: Amount::from_sat(10_000_000),
+            most_towards: 4,
         }
     }
 }

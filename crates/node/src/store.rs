@@ -48,7 +48,7 @@ pub(crate) use crate::store::followed::locked_outputs;
 use crate::store::journal::{Journal, States};
 
 /// The layout this code writes, kept in `PRAGMA user_version`.
-const SCHEMA: i32 = 5;
+const SCHEMA: i32 = 6;
 /// The encoding of a stored value.
 const ENCODING: u8 = 1;
 

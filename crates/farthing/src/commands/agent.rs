@@ -45,7 +45,7 @@ pub async fn run(context: &Context, arguments: AgentArguments) -> anyhow::Result
     );
     context.output.say(&value, &line)?;
     let pace = context.pace().interval.max(Duration::from_millis(200));
-    let most = context.most_towards();
+    let most = context.cheque_terms().most_towards;
     let trunks = towards.into_iter().map(|node| Trunk::new(node, most)).collect();
     let tending = tokio::spawn(tend(client.clone(), trunks, towards_capacity.0.ceil(), pace));
     let counter = Arc::new(Counter::new(client.teller().clone(), client.clone()));

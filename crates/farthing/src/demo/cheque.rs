@@ -5,10 +5,14 @@ mod acts;
 mod payee_gone;
 mod report;
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use bitcoin::Amount;
+use farthing_node::cheques::machine::ChequeChannel;
+use farthing_node::home::HomeError;
+use farthing_protocol::{ChannelId, Msat};
 use serde_json::Value;
 
 use crate::demo::cheque::report::Report;
@@ -34,14 +38,15 @@ fn play() -> anyhow::Result<Report> {
     eprintln!("Starting a private Bitcoin chain …");
     let stage = Stage::new()?;
     let mut cast = Cast::new(&stage, "sale")?;
-    let direct = cast.sale(&stage, DIRECT, false)?;
-    let routed = cast.sale(&stage, ROUTED, true)?;
+    let (direct, one_hop) = cast.sale(&stage, DIRECT, false)?;
+    let (routed, hops) = cast.sale(&stage, ROUTED, true)?;
+    ensure!(one_hop == 1, "the direct cheque was paid in {one_hop} channels");
     let linkable = cast.is_linkable()?;
     let reverse = cast.reverse(&stage, REVERSE)?;
-    let together = cast.were_together();
+    let together = cast.together;
     drop(cast);
     let acts = acts::play(&stage)?;
-    Ok(Report::new([direct, routed, reverse], linkable, together, acts, started.elapsed()))
+    Ok(Report::new([direct, routed, reverse], hops, linkable, together, acts, started.elapsed()))
 }
 
 /// What a sale came to.
@@ -66,8 +71,8 @@ pub struct Cast {
     at_node: Service,
     address: String,
     receipt_key: String,
-    /// When the payer and the payee were on.
-    on: [Vec<(Instant, Instant)>; 2],
+    /// Whether a process of the payer's was on when the payee came, or the other way round.
+    together: bool,
 }
 
 fn carrier(stage: &Stage, name: &'static str, act: &str, amount: Amount) -> anyhow::Result<Person> {
@@ -88,21 +93,19 @@ impl Cast {
         let published = payee.run(&["cheque", "address", "--mailbox", &mailbox.url])?;
         let text = |key: &str| Ok::<_, anyhow::Error>(published[key].as_str().context("a text")?.to_owned());
         let (address, receipt_key) = (text("address")?, text("receipt_key")?);
-        let on = [Vec::new(), Vec::new()];
-        Ok(Self { payer, payee, agent, node, mailbox, at_agent, at_node, address, receipt_key, on })
+        let together = false;
+        Ok(Self { payer, payee, agent, node, mailbox, at_agent, at_node, address, receipt_key, together })
     }
 
     fn as_payer(&mut self, arguments: &[&str]) -> anyhow::Result<Value> {
-        let from = Instant::now();
-        let result = self.payer.run(arguments);
-        self.on[0].push((from, Instant::now()));
+        let (result, together) = alone(&self.payer, &self.payee, arguments)?;
+        self.together |= together;
         result
     }
 
     fn as_payee(&mut self, arguments: &[&str]) -> anyhow::Result<Value> {
-        let from = Instant::now();
-        let result = self.payee.run(arguments);
-        self.on[1].push((from, Instant::now()));
+        let (result, together) = alone(&self.payee, &self.payer, arguments)?;
+        self.together |= together;
         result
     }
 
@@ -162,9 +165,10 @@ impl Cast {
         Ok((self.payer, self.payee, self.mailbox))
     }
 
-    /// A cheque from the payer to the receipt.
-    fn sale(&mut self, stage: &Stage, amount: &str, through_node: bool) -> anyhow::Result<Sale> {
+    /// A cheque from the payer to the receipt, and in how many channels the agent and the node have paid it.
+    fn sale(&mut self, stage: &Stage, amount: &str, through_node: bool) -> anyhow::Result<(Sale, usize)> {
         let _miner = stage.miner();
+        let before = self.paid_onward()?;
         let way = if through_node { "through the node" } else { "directly" };
         eprintln!("\nThe payer writes a cheque over {amount}, and switches off …");
         let written = self.write(amount, &[])?;
@@ -192,7 +196,12 @@ impl Cast {
         let paid_sat = row["paid_msat"].as_u64().context("an amount")? / 1_000;
         let receipt_ok =
             checked["amount_msat"].as_u64() == Some(paid_sat * 1_000) && checked["memo"] == "a coffee";
-        Ok(Sale { paid_sat, receipt_ok, took })
+        let paid = Msat::new(paid_sat * 1_000);
+        let onward = self.paid_onward()?.into_iter().filter(|(channel, now)| {
+            let earlier = before.get(channel).copied().unwrap_or_default();
+            now.saturating_sub(earlier) >= paid
+        });
+        Ok((Sale { paid_sat, receipt_ok, took }, onward.count()))
     }
 
     /// The other way round: the payee invites the payer and goes; the payer pays and goes; the payee collects.
@@ -243,9 +252,31 @@ impl Cast {
         Ok(agent || node)
     }
 
-    /// Whether a process of the payer's ran while one of the payee's did.
-    fn were_together(&self) -> bool {
-        let [payer, payee] = &self.on;
-        payer.iter().any(|(from, to)| payee.iter().any(|(other, until)| from < until && other < to))
+    /// What the agent and the node have paid in each of their channels, by their own books.
+    fn paid_onward(&self) -> anyhow::Result<HashMap<ChannelId, Msat>> {
+        let mut paid = HashMap::new();
+        for person in [&self.agent, &self.node] {
+            for channel in person.home()?.store()?.channels::<ChequeChannel>()? {
+                if let Some(drawer) = channel.state.drawer() {
+                    paid.insert(channel.id, drawer.drawn().ledger().spent);
+                }
+            }
+        }
+        Ok(paid)
     }
+}
+
+/// Runs somebody's command while this process holds the lock of the other's folder, which every process of the other's that carries
+/// cheques would hold. With the result, whether one did.
+fn alone(
+    person: &Person,
+    other: &Person,
+    arguments: &[&str],
+) -> anyhow::Result<(anyhow::Result<Value>, bool)> {
+    let lock = match other.home()?.lock() {
+        Ok(lock) => Some(lock),
+        Err(HomeError::Locked { .. }) => None,
+        Err(error) => return Err(error.into()),
+    };
+    Ok((person.run(arguments), lock.is_none()))
 }

@@ -4,6 +4,8 @@
 
 #[path = "carriers/mod.rs"]
 mod carriers;
+#[path = "collusion.rs"]
+mod collusion;
 #[path = "endings.rs"]
 mod endings;
 #[path = "reverse.rs"]

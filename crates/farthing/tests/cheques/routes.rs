@@ -1,8 +1,9 @@
 //! The honest ways: sold directly and through nodes, while the writer is off, over restarts.
 
-use super::carriers::{Carriers, FEE, sat};
-use farthing_node::cheques::paper::Fate;
-use farthing_node::cheques::selling::Trunk;
+use super::carriers::{Carriers, FEE, ask_for, sat};
+use farthing_node::cheques::Teller;
+use farthing_node::cheques::paper::{Fate, Issued};
+use farthing_node::cheques::selling::{LockError, Towards, Trunk};
 use farthing_protocol::channel::SpendKind;
 use farthing_protocol::cheque::drawn::Kind;
 
@@ -40,7 +41,7 @@ fn a_cheque_is_cashed_while_its_writer_is_off_and_the_receipt_waits_for_it() {
         story.look();
         story.mine(7);
         let ending = story.ending(name, id).unwrap();
-        assert_eq!((ending.kind, ending.received.to_sat() <= expected), (SpendKind::Commitment, true));
+        assert_eq!((ending.kind, ending.received.to_sat()), (SpendKind::Commitment, expected));
     }
 }
 
@@ -113,6 +114,64 @@ fn a_payee_that_stays_silent_holds_one_channel_to_the_node_and_not_the_others() 
     story.sync("agent", "node", free);
     assert_eq!(trunk().into_iter().filter(|is_held| *is_held).count(), 1, "only the first is held still");
     assert_eq!(story.totals("node", free), (1_501, 1_501));
+}
+
+/// What a node wants may change while a cheque is cashed: the payee asks for the same again, and no lock is lost.
+#[test]
+fn a_cheque_is_cashed_over_a_lock_that_was_made_before_a_fee_had_changed() {
+    let (story, [behind, middle, last]) = Carriers::with_node();
+    let issued = story.write(behind, 2_000, 2);
+    story.sync("writer", "agent", behind);
+    let (presented, _) = story.plan(&issued.written.cheque, last, &["node"]);
+    let plan = |fee: u64| {
+        let plan =
+            |payee: &Teller| payee.plan_sale(&presented.point, last, vec!["node".to_owned()], &[sat(fee)]);
+        let (planned, route) = story.does("payee", plan).unwrap();
+        let amount = planned.sale.unwrap().amounts[0];
+        let ask = ask_for(&presented, &route, 0, amount, Towards::Node("node".to_owned()));
+        story.does("agent", |agent| agent.lock(&ask))
+    };
+    assert_eq!(plan(1).unwrap(), middle);
+    assert_eq!(plan(0).unwrap(), middle, "the same lock");
+    story.sync("agent", "node", middle);
+    story.lock_through(&issued, &[("node", middle)], last);
+    assert_eq!(story.cash(&issued), sat(2_000));
+}
+
+/// A writer whose payees stay silent leaves others a way to the node.
+#[test]
+fn the_cheques_of_one_writer_do_not_hold_the_last_channel_to_a_node() {
+    let (story, [behind, first, one]) = Carriers::with_node();
+    let open = |payer, payee, lifetime| story.open(payer, payee, Kind::Lock, lifetime);
+    // As many as the agent has to one node, each to end a block before the one before it.
+    let to_node = [first, open("agent", "node", 147), open("agent", "node", 145), open("agent", "node", 143)];
+    let silent = [one, open("node", "payee", 100), open("node", "payee", 100)];
+    let cheques = [2_000, 1_900, 1_800, 1_700].map(|amount| story.write(behind, amount, 2));
+    story.sync("writer", "agent", behind);
+    for ((cheque, channel), last) in cheques.iter().zip(to_node).zip(silent) {
+        story.lock_through(cheque, &[("node", channel)], last);
+    }
+    let last = open("node", "payee", 100);
+    let lock = |issued: &Issued| {
+        let (presented, route) = story.plan(&issued.written.cheque, last, &["node"]);
+        let amount = presented.cheque.terms.amount.saturating_add(FEE);
+        let ask = ask_for(&presented, &route, 0, amount, Towards::Node("node".to_owned()));
+        story.does("agent", |agent| agent.lock(&ask))
+    };
+    let refused = lock(&cheques[3]).unwrap_err();
+    assert!(matches!(refused, LockError::HoldsEnough(3)), "{refused}");
+    // Somebody else's, or one that was cashed, makes no difference to it.
+    let another = story.open("writer", "agent", Kind::Cheques, 200);
+    let other = story.write(another, 2_000, 2);
+    story.sync("writer", "agent", another);
+    story.lock_through(&other, &[("node", to_node[3])], last);
+    assert_eq!(story.cash(&other), sat(2_000));
+    story.sync("node", "payee", last);
+    story.sync("agent", "node", to_node[3]);
+    assert_eq!(story.cash(&cheques[0]), sat(2_000));
+    story.sync("node", "payee", silent[0]);
+    story.sync("agent", "node", to_node[0]);
+    lock(&cheques[3]).unwrap();
 }
 
 /// A writer's channel that is older than the agent's to the node ends too early for it. The agent is told how long the next may live.

@@ -185,7 +185,9 @@ impl Client {
     /// When the agent cannot be reached, or holds it still.
     pub async fn cancelled(&self, id: ChannelId, point: AdaptorPoint) -> Result<Cancellation, CarryError> {
         let at = self.peer(id).await?;
-        let response = self.post(&at, &wire::below(id, "cancelled"), &CancelledBody { point }).await?;
+        let key = self.teller.call_key(id).ok_or(OrderError::NoChannel(id))?;
+        let body = CancelledBody::new(id, point, &key);
+        let response = self.post(&at, &wire::below(id, "cancelled"), &body).await?;
         Ok(client::json::<CancellationBody>(response).await?.cancellation)
     }
 
@@ -265,8 +267,10 @@ impl Client {
     ///
     /// # Errors
     /// When no promise is held there, or a rule forbids the lock.
-    pub async fn ask(&self, at: &str, ask: &Ask) -> Result<(), ClientError> {
-        self.post(at, &wire::asks_path(), &AskBody::from(ask)).await.map(drop)
+    pub async fn ask(&self, at: &str, ask: &Ask) -> Result<(), CarryError> {
+        let body = AskBody::new(ask, |id| self.teller.call_key(id)).map_err(OrderError::NoChannel)?;
+        self.post(at, &wire::asks_path(), &body).await?;
+        Ok(())
     }
 
     /// Asks an agent for its signature, as a payee has authorised this program to. The same again is the same.

@@ -111,7 +111,8 @@ async fn cancelled(
     UrlPath(id): UrlPath<String>,
     body: Result<Json<CancelledBody>, JsonRejection>,
 ) -> Result<Json<CancellationBody>, Problem> {
-    let (CancelledBody { point }, id) = (read(body)?, channel(&id)?);
+    let (body, id) = (read(body)?, channel(&id)?);
+    let point = body.read(id, &key(&counter, id)?).map_err(|error| Problem::new(Kind::BadRequest, error))?;
     let teller = counter.teller.clone();
     let word = blocking(move || teller.give_up(id, &point)).await?.map_err(problem)?;
     match word {
@@ -180,9 +181,9 @@ async fn ask(
     State(counter): Asked,
     body: Result<Json<AskBody>, JsonRejection>,
 ) -> Result<StatusCode, Problem> {
-    let ask = read(body)?.read();
-    let ask =
-        ask.ok_or_else(|| Problem::new(Kind::BadRequest, "the tweak is no number below the group's order"))?;
+    let body = read(body)?;
+    let key = body.channel().map(|id| key(&counter, id)).transpose()?;
+    let ask = body.read(key.as_ref()).map_err(|error| Problem::new(Kind::BadRequest, error))?;
     let teller = counter.teller.clone();
     let locked = blocking(move || {
         let channel = teller.lock(&ask)?;
@@ -236,7 +237,9 @@ fn problem(error: Failed) -> Problem {
 fn lock_problem(error: LockError) -> Problem {
     match error {
         LockError::Unknown => Problem::new(Kind::NotFound, error),
-        LockError::NoWay => Problem::new(Kind::ChequeRefused, error).retry_after(5),
+        LockError::NoWay | LockError::HoldsEnough(_) => {
+            Problem::new(Kind::ChequeRefused, error).retry_after(5)
+        }
         LockError::Refused(_) => Problem::new(Kind::ChequeRefused, error),
         LockError::Order(error) => problem(error),
         LockError::Chain(_) => unavailable(&error),

@@ -148,6 +148,25 @@ pub struct FoundWayBody {
 pub struct CancelledBody {
     /// The promise's point.
     pub point: AdaptorPoint,
+    /// Under the channel's key: only its payer has anything taken back.
+    #[serde(with = "hex_array")]
+    pub mac: [u8; 32],
+}
+
+impl CancelledBody {
+    /// A question, with its MAC.
+    pub(super) fn new(channel: ChannelId, point: AdaptorPoint, key: &CallKey) -> Self {
+        Self { point, mac: key.mac(&call(channel, "cancelled", &point)) }
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// When it is not the payer's.
+    pub(super) fn read(&self, channel: ChannelId, key: &CallKey) -> Result<AdaptorPoint, NotAuthentic> {
+        key.verify(&call(channel, "cancelled", &self.point), &self.mac)?;
+        Ok(self.point)
+    }
 }
 
 /// The agent's word, and its signature.
@@ -199,17 +218,21 @@ impl AnswerBody {
     }
 
     fn call(&self, channel: ChannelId) -> Call<'static> {
-        let all = encoding::canonical(&(self.taken, &self.secrets, &self.still_held));
-        Call {
-            channel,
-            item: *blake3::hash(&all).as_bytes(),
-            cost: Msat::ZERO,
-            total: Msat::ZERO,
-            method: "",
-            authority: "",
-            target: ROOT,
-            challenge: "answer",
-        }
+        call(channel, "answer", &(self.taken, &self.secrets, &self.still_held))
+    }
+}
+
+/// What one side of a channel says to the other, as it is authenticated. Both have one key, so what it is belongs to it.
+fn call(channel: ChannelId, what: &'static str, all: &impl Serialize) -> Call<'static> {
+    Call {
+        channel,
+        item: *blake3::hash(&encoding::canonical(all)).as_bytes(),
+        cost: Msat::ZERO,
+        total: Msat::ZERO,
+        method: "",
+        authority: "",
+        target: ROOT,
+        challenge: what,
     }
 }
 
@@ -271,37 +294,79 @@ pub struct AskBody {
 #[serde(rename_all = "camelCase")]
 pub enum TowardsBody {
     /// In this channel.
-    Channel(#[serde(with = "channel_text")] ChannelId),
+    Channel {
+        /// The channel.
+        #[serde(with = "channel_text")]
+        id: ChannelId,
+        /// Under its key: nobody but its payee has it held by a lock.
+        #[serde(with = "hex_array")]
+        mac: [u8; 32],
+    },
     /// In any channel to the node that is reached there.
     Node(String),
 }
 
-impl From<&Ask> for AskBody {
-    fn from(ask: &Ask) -> Self {
-        let towards = match &ask.towards {
-            Towards::Channel(channel) => TowardsBody::Channel(*channel),
-            Towards::Node(node) => TowardsBody::Node(node.clone()),
-        };
-        Self {
+/// An ask that does not decode, or is not the payee's.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BadAsk {
+    /// Not by the payee of the channel.
+    #[error("the lock is not asked for by the payee of its channel: {0}")]
+    NotAuthentic(#[from] NotAuthentic),
+    /// A tweak that is none.
+    #[error("the tweak is no number below the group's order")]
+    Tweak,
+}
+
+impl AskBody {
+    /// An ask, with its MAC if it names a channel.
+    ///
+    /// # Errors
+    /// The channel that there is no key for.
+    pub(super) fn new(ask: &Ask, key: impl FnOnce(ChannelId) -> Option<CallKey>) -> Result<Self, ChannelId> {
+        let mut body = Self {
             held: ask.held,
             point: ask.point,
             tweak: ask.tweak.to_bytes(),
             amount_msat: ask.amount.get(),
-            towards,
+            towards: TowardsBody::Node(String::new()),
+        };
+        body.towards = match &ask.towards {
+            Towards::Channel(id) => {
+                TowardsBody::Channel { id: *id, mac: key(*id).ok_or(*id)?.mac(&body.call(*id)) }
+            }
+            Towards::Node(node) => TowardsBody::Node(node.clone()),
+        };
+        Ok(body)
+    }
+
+    /// The channel that it names.
+    pub(super) fn channel(&self) -> Option<ChannelId> {
+        match &self.towards {
+            TowardsBody::Channel { id, .. } => Some(*id),
+            TowardsBody::Node(_) => None,
         }
     }
-}
 
-impl AskBody {
-    /// Reads it. `None` when the tweak is no number below the group's order.
-    pub fn read(self) -> Option<Ask> {
-        let towards = match self.towards {
-            TowardsBody::Channel(channel) => Towards::Channel(channel),
-            TowardsBody::Node(node) => Towards::Node(node),
+    /// Reads it, with the key of the channel that it names.
+    ///
+    /// # Errors
+    /// When the tweak is no number below the group's order, or the channel's payee does not ask for it.
+    pub fn read(self, key: Option<&CallKey>) -> Result<Ask, BadAsk> {
+        let tweak = AdaptorSecret::from_bytes(&self.tweak).ok_or(BadAsk::Tweak)?;
+        let towards = match &self.towards {
+            TowardsBody::Channel { id, mac } => {
+                key.ok_or(NotAuthentic)?.verify(&self.call(*id), mac)?;
+                Towards::Channel(*id)
+            }
+            TowardsBody::Node(node) => Towards::Node(node.clone()),
         };
-        let tweak = AdaptorSecret::from_bytes(&self.tweak)?;
         let amount = Msat::new(self.amount_msat);
-        Some(Ask { held: self.held, point: self.point, tweak, amount, towards })
+        Ok(Ask { held: self.held, point: self.point, tweak, amount, towards })
+    }
+
+    fn call(&self, channel: ChannelId) -> Call<'static> {
+        call(channel, "ask", &(&self.held, &self.point, &self.tweak, self.amount_msat))
     }
 }
 
@@ -333,5 +398,63 @@ impl From<Offer> for OfferBody {
 impl From<OfferBody> for Offer {
     fn from(body: OfferBody) -> Self {
         Self { params: body.params, update: body.update, price: Msat::new(body.price_msat) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bitcoin::Network;
+    use farthing_protocol::keys::Seed;
+
+    use super::*;
+
+    fn key(byte: u8, channel: ChannelId) -> CallKey {
+        let keys = |byte| Seed::new([byte; 64], Network::Regtest).channel_keys(KeyId::from_u64(1));
+        CallKey::agree(&keys(byte), &keys(9).session(), channel)
+    }
+
+    #[test]
+    fn a_lock_in_a_channel_is_asked_for_by_its_payee_alone() {
+        let (channel, other) = (ChannelId::from_bytes([1; 32]), ChannelId::from_bytes([2; 32]));
+        let secret = |byte| AdaptorSecret::from_bytes(&[byte; 32]).unwrap();
+        let ask = Ask {
+            held: secret(3).point(),
+            point: secret(4).point(),
+            tweak: secret(5),
+            amount: Msat::new(6),
+            towards: Towards::Channel(channel),
+        };
+        let body = AskBody::new(&ask, |id| Some(key(1, id))).unwrap();
+        let read = |body: &AskBody, by: u8, channel| body.clone().read(Some(&key(by, channel)));
+        assert!(read(&body, 1, channel).is_ok());
+        assert!(matches!(read(&body, 2, channel), Err(BadAsk::NotAuthentic(_))), "a stranger's");
+        assert!(matches!(read(&body, 1, other), Err(BadAsk::NotAuthentic(_))));
+        assert!(matches!(body.clone().read(None), Err(BadAsk::NotAuthentic(_))));
+        for change in [
+            |body: &mut AskBody| body.amount_msat += 1,
+            |body: &mut AskBody| body.tweak[0] ^= 1,
+            |body: &mut AskBody| body.point = body.held,
+            |body: &mut AskBody| body.held = body.point,
+        ] {
+            let mut changed = body.clone();
+            change(&mut changed);
+            assert!(matches!(read(&changed, 1, channel), Err(BadAsk::NotAuthentic(_))), "{changed:?}");
+        }
+        assert_eq!(AskBody::new(&ask, |_| None).unwrap_err(), channel);
+        // Towards a node it is the promise alone that is held.
+        let ask = Ask { towards: Towards::Node("node".to_owned()), ..ask };
+        assert!(AskBody::new(&ask, |_| None).unwrap().read(None).is_ok());
+    }
+
+    #[test]
+    fn a_cheque_is_given_up_for_its_payer_alone() {
+        let (channel, point) =
+            (ChannelId::from_bytes([1; 32]), AdaptorSecret::from_bytes(&[3; 32]).unwrap().point());
+        let body = CancelledBody::new(channel, point, &key(1, channel));
+        assert_eq!(body.read(channel, &key(1, channel)), Ok(point));
+        assert_eq!(body.read(channel, &key(2, channel)), Err(NotAuthentic));
+        // What was said with the same key about the same is another word.
+        let answer = AnswerBody { taken: None, secrets: Vec::new(), still_held: Some(point), mac: body.mac };
+        assert!(answer.read(channel, &key(1, channel)).is_err());
     }
 }

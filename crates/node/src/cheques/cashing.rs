@@ -108,8 +108,9 @@ impl Teller {
         Ok(presented)
     }
 
-    /// Fixes how a cheque is cashed: in which channel, and through whom. A way that was fixed before and then left has the same points when
-    /// it is taken again: so a lock that was made on it is not lost. Blocks.
+    /// Fixes how a cheque is cashed: in which channel, through whom, and what each node on the way gets. A way that was fixed before and then
+    /// left has the same points when it is taken again: so a lock that was made on it is not lost. Nor is it by a fee that has changed since: what
+    /// was fixed stays. Blocks.
     ///
     /// # Errors
     /// When there is no such cheque, the channel ends too late for it, or it could not be stored.
@@ -118,6 +119,7 @@ impl Teller {
         point: &AdaptorPoint,
         channel: ChannelId,
         via: Vec<String>,
+        fees: &[Msat],
     ) -> Result<(Presented, Route), CashError> {
         let presented = self.router.presented(point)?.ok_or(CashError::Unknown)?;
         let setup = self.books.setup(&channel).ok_or(OrderError::NoChannel(channel))?;
@@ -133,7 +135,8 @@ impl Teller {
             Some(sale) => sale.clone(),
             None => {
                 let tweaks = route::tweaks(&self.seed.cheque_keys(), point, &channel, &via);
-                Sale { channel, tweaks, via }
+                let amounts = amounts(presented.cheque.terms.amount, fees);
+                Sale { channel, tweaks, via, amounts }
             }
         };
         let route = Route::new(point, &sale.tweaks).ok_or(CashError::NoPoint)?;
@@ -201,4 +204,14 @@ impl Teller {
     pub fn params(&self, id: ChannelId) -> Option<farthing_protocol::Params> {
         Some(self.books.setup(&id)?.channel().params().clone())
     }
+}
+
+/// What each hop locks, the agent's first: the amount, and the fee of every node behind it.
+pub fn amounts(amount: Msat, fees: &[Msat]) -> Vec<Msat> {
+    let mut amounts = vec![amount];
+    for fee in fees.iter().rev() {
+        amounts.push(amounts[amounts.len() - 1].saturating_add(*fee));
+    }
+    amounts.reverse();
+    amounts
 }

@@ -126,6 +126,8 @@ pub struct Sale {
     pub tweaks: Vec<AdaptorSecret>,
     /// The nodes between the agent and the payee, in their order from the agent.
     pub via: Vec<String>,
+    /// What each hop is asked to lock, the agent's first: a node that changes its fee is asked for the same all the same.
+    pub amounts: Vec<Msat>,
 }
 
 impl Paper {

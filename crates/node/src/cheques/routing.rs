@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use farthing_protocol::ChannelId;
 use farthing_protocol::cheque::drawn::{self, Kind, Outcome};
 use farthing_protocol::cheque::held::{self, Conditions, Onward};
+use farthing_protocol::cheque::holder::Holder;
 use farthing_protocol::cheque::point::AdaptorPoint;
 use farthing_protocol::cheque::promises::Promise;
 use farthing_protocol::cheque::side::{Effect, Reject, Side};
@@ -45,7 +46,7 @@ pub(super) struct Router {
     pub(super) keys: ChequeKeys,
     places: Mutex<Places>,
     turns: Vec<Mutex<()>>,
-    pub(super) purchases: Mutex<()>,
+    papers: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -59,6 +60,23 @@ struct Places {
 }
 
 impl Places {
+    /// A channel holds these promises, and no others.
+    fn hold(&mut self, id: ChannelId, holder: &Holder) {
+        let points: Vec<AdaptorPoint> = holder.held().promises().map(|(promise, _)| promise.point).collect();
+        let before = self.of.insert(id, points.clone()).unwrap_or_default();
+        for point in before.iter().filter(|point| !points.contains(point)) {
+            if let Some(holders) = self.held.get_mut(point) {
+                holders.retain(|holder| *holder != id);
+                if holders.is_empty() {
+                    self.held.remove(point);
+                }
+            }
+        }
+        for point in points.into_iter().filter(|point| !before.contains(point)) {
+            self.held.entry(point).or_default().push(id);
+        }
+    }
+
     /// Whether no other channel waits for that lock: both would be paid for with one secret, and only one of them is told of it.
     fn may_wait(&self, id: ChannelId, lock: (ChannelId, AdaptorPoint)) -> bool {
         self.behind.get(&lock).is_none_or(|waits| *waits == id)
@@ -89,15 +107,15 @@ impl Router {
             keys,
             places: Mutex::default(),
             turns,
-            purchases: Mutex::default(),
+            papers: Mutex::default(),
         }
     }
 
     /// Takes note of what a stored channel holds and waits for.
     pub(super) fn place(&self, id: ChannelId, state: &Side) {
         let Some(holder) = state.holder() else { return };
-        self.hold(id, holder.held().promises().map(|(promise, _)| promise.point).collect());
         let mut places = self.places();
+        places.hold(id, holder);
         for (promise, _) in holder.held().promises() {
             if let Some(onward) = holder.held().onward(&promise.point) {
                 places.behind.insert((onward.channel, onward.point), id);
@@ -123,21 +141,15 @@ impl Router {
         Ok(outcome.effects)
     }
 
-    /// A channel holds promises under these points, and no others.
-    pub(super) fn hold(&self, id: ChannelId, points: Vec<AdaptorPoint>) {
-        let mut places = self.places();
-        let before = places.of.insert(id, points.clone()).unwrap_or_default();
-        for point in before.iter().filter(|point| !points.contains(point)) {
-            if let Some(holders) = places.held.get_mut(point) {
-                holders.retain(|holder| *holder != id);
-                if holders.is_empty() {
-                    places.held.remove(point);
-                }
-            }
+    /// Takes note of what a channel holds, after an update of it was taken. Two updates may be taken at the same time, so it is what is
+    /// stored by now, and nobody else takes note of it meanwhile.
+    pub(super) fn hold(&self, id: ChannelId) -> Result<(), Failed> {
+        let _turn = self.turn(id);
+        let state = self.books.state_blocking(id)?;
+        if let Some(holder) = state.as_ref().and_then(Side::holder) {
+            self.places().hold(id, holder);
         }
-        for point in points.into_iter().filter(|point| !before.contains(point)) {
-            places.held.entry(point).or_default().push(id);
-        }
+        Ok(())
     }
 
     /// Which channels hold a promise under that point, the first one first.
@@ -154,7 +166,7 @@ impl Router {
                     held::Effect::Taken(number) => done.taken = Some(number),
                     held::Effect::Lock(onward) => self.lock(id, &onward, &mut done),
                     // The state has it for whoever asks.
-                    held::Effect::HandOver(_) | held::Effect::Authorise(_) => {}
+                    held::Effect::HandOver(_) | held::Effect::Authorise(_) | held::Effect::GiveUp(..) => {}
                 },
                 Effect::Drawer(drawer::Effect::Promises(effect)) => match effect {
                     drawn::Effect::Send(_) => {}
@@ -284,12 +296,13 @@ impl Router {
     }
 
     /// A writer's: the receipt is stored with the cheque.
-    fn keep(&self, outcome: &Outcome) -> Result<(), Failed> {
+    pub(super) fn keep(&self, outcome: &Outcome) -> Result<(), Failed> {
         let points = match outcome {
             Outcome::Paid(secret) => vec![secret.point()],
             Outcome::PaidJointly(points, _) => points.clone(),
             Outcome::Ended(point) => vec![*point],
         };
+        let _one_at_a_time = self.one_at_a_time();
         let mut writes = Vec::new();
         for point in points {
             let issued = self.issued(&point).map_err(|error| OrderError::Store(Arc::new(error)))?;
@@ -335,6 +348,12 @@ impl Router {
     /// Whatever lies under that key in that drawer.
     pub(super) fn paper(&self, drawer: Drawer, key: &[u8]) -> Result<Option<Paper>, StoreError> {
         self.reader.lock().expect("no holder of this lock panics").paper(drawer, key)
+    }
+
+    /// Held between reading a paper and writing it: nothing may become of a cheque or a purchase meanwhile. A turn is never waited for
+    /// while it is held.
+    pub(super) fn one_at_a_time(&self) -> MutexGuard<'_, ()> {
+        self.papers.lock().expect("no holder of this lock panics")
     }
 
     /// Held while something about the locks of a channel is going on.

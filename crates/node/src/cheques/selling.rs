@@ -75,6 +75,11 @@ pub enum LockError {
         "there is no open channel from here to there without a lock, with room, that ends in time: try again later"
     )]
     NoWay,
+    /// The promises of this channel hold enough of the channels to there.
+    #[error(
+        "cheques of one writer hold {0} channels from here to there, and one is left for others: try again when one of them is cashed"
+    )]
+    HoldsEnough(usize),
     /// The machine refused, or it could not be stored.
     #[error(transparent)]
     Order(#[from] Failed),
@@ -114,7 +119,7 @@ impl Teller {
         let mut answer = Answer { secrets: self.secrets(id)?, ..Answer::default() };
         match self.books.handle_blocking(id, held(held::Input::Take { update, cost })) {
             Ok(outcome) => {
-                self.router.hold(id, points.clone());
+                self.router.hold(id)?;
                 answer.taken = self.carry_out(id, outcome.effects).taken;
                 self.collect_sales(id, &points);
             }
@@ -197,6 +202,10 @@ impl Teller {
             (Towards::Channel(channel), _) => *channel,
             (Towards::Node(_), Some(locked)) => locked.channel,
             (Towards::Node(node), None) => {
+                let (held, most) = (self.held_towards(holder, node)?, self.terms.most_towards);
+                if held > 0 && held + 1 >= most {
+                    return Err(LockError::HoldsEnough(held));
+                }
                 let behind = self.books.setup(&id).ok_or(LockError::Unknown)?;
                 let latest = behind.channel().params().expiry.height().saturating_sub(self.terms.delta);
                 self.free_channel_to(node, ask.amount, latest)?.ok_or(LockError::NoWay)?.0
@@ -224,6 +233,17 @@ impl Teller {
             Some(reject) => Err(LockError::Refused(reject)),
             None => Ok(channel),
         }
+    }
+
+    /// How many channels to a node are held by locks that depend on the promises of one channel.
+    fn held_towards(&self, holder: &holder::Holder, node: &str) -> Result<usize, Failed> {
+        let entries = self.books.list_blocking()?;
+        let is_there = |channel: ChannelId| {
+            entries.iter().any(|entry| entry.id == channel && entry.record.peer() == Some(node))
+        };
+        let promises = holder.held().promises();
+        let locks = promises.filter_map(|(promise, _)| holder.held().onward(&promise.point));
+        Ok(locks.filter(|onward| is_there(onward.channel)).count())
     }
 
     /// Where the other side of a channel is reached, if it serves. Blocks.

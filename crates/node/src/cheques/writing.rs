@@ -3,22 +3,23 @@
 use farthing_protocol::channel::Expiry;
 use farthing_protocol::cheque::cancellation::{Cancellation, NotCancelled};
 use farthing_protocol::cheque::cheque::{Draft, Unwritten, Written};
-use farthing_protocol::cheque::drawer;
 use farthing_protocol::cheque::drawn::{self, Kind};
 use farthing_protocol::cheque::point::AdaptorPoint;
 use farthing_protocol::cheque::prekey::SignedPrekey;
 use farthing_protocol::cheque::promises::{BadUpdate, Promise};
 use farthing_protocol::cheque::receipt::Memo;
-use farthing_protocol::cheque::side::{Reject, Setup, Side};
+use farthing_protocol::cheque::side::{Effect, Reject, Setup, Side};
+use farthing_protocol::cheque::{drawer, held, holder};
 use farthing_protocol::{ChannelId, Msat};
 use secp256k1::XOnlyPublicKey;
 
-use super::machine::drawn;
+use super::machine::{drawn, held};
 use super::paper::{Fate, Issued, Paper};
+use super::routing::Router;
 use super::{Failed, Teller, now};
 use crate::books::OrderError;
-use crate::entropy;
 use crate::store::{StoreError, Write};
+use crate::{crash, entropy};
 
 /// What is to be written.
 #[derive(Clone, Debug)]
@@ -144,8 +145,7 @@ impl Teller {
     /// # Errors
     /// When there is none, or it could not be stored.
     pub fn mailed(&self, point: &AdaptorPoint) -> Result<(), WriteError> {
-        let issued = self.router.issued(point)?.ok_or(WriteError::Unknown)?;
-        Ok(self.write(Paper::Written(Issued { mailed: true, ..issued }))?)
+        self.router.rewrite(point, |issued| Ok((Some(Issued { mailed: true, ..issued }), ())))
     }
 
     /// Takes a cheque back. It counts when the agent has signed so ([`Self::given_up`]); until the promise is dead, the agent could break its
@@ -154,6 +154,7 @@ impl Teller {
     /// # Errors
     /// When there is no such cheque, or it is over.
     pub fn cancel(&self, point: &AdaptorPoint) -> Result<ChannelId, WriteError> {
+        let one_at_a_time = self.router.one_at_a_time();
         let issued = self.router.issued(point)?.ok_or(WriteError::Unknown)?;
         let id = issued.channel;
         match issued.fate {
@@ -167,6 +168,7 @@ impl Teller {
         let writes = vec![Write::Cheque(Box::new(paper))];
         let withdraw = drawn(drawn::Input::Withdraw(*point));
         let outcome = self.books.handle_and_write_blocking(id, withdraw, writes)?;
+        drop(one_at_a_time);
         self.carry_out(id, outcome.effects);
         Ok(id)
     }
@@ -176,30 +178,38 @@ impl Teller {
     /// # Errors
     /// When it could not be read or stored.
     pub fn reinstated(&self, point: &AdaptorPoint) -> Result<bool, WriteError> {
-        let issued = self.router.issued(point)?.ok_or(WriteError::Unknown)?;
-        let state = self.books.state_blocking(issued.channel)?;
-        let drawer = state.as_ref().and_then(Side::drawer);
-        let is_open =
-            drawer.is_some_and(|drawer| drawer.drawn().promises().any(|promise| promise.point == *point));
-        if is_open && matches!(issued.fate, Fate::Cancelled | Fate::GivenUp(_)) {
-            self.write(Paper::Written(Issued { fate: Fate::Pending, ..issued }))?;
-        }
-        Ok(is_open)
+        self.router.rewrite(point, |issued| {
+            let state = self.books.state_blocking(issued.channel)?;
+            let drawer = state.as_ref().and_then(Side::drawer);
+            let is_open =
+                drawer.is_some_and(|drawer| drawer.drawn().promises().any(|promise| promise.point == *point));
+            let is_cancelled = matches!(issued.fate, Fate::Cancelled | Fate::GivenUp(_));
+            let again = (is_open && is_cancelled).then_some(Issued { fate: Fate::Pending, ..issued });
+            Ok((again, is_open))
+        })
     }
 
-    /// As an agent: the signed word that no promise under that point is held in a channel any more; `None` while one is, or was sold.
-    /// Blocks.
+    /// As an agent: the signed word that no promise under that point is held in a channel any more, nor will be: stored before it is
+    /// signed. `None` while one is, or was sold. Blocks.
     ///
     /// # Errors
-    /// When there is no such channel in which this side is paid.
+    /// When there is no such channel in which this side is paid, too much was given up there, or it could not be stored.
     pub fn give_up(&self, id: ChannelId, point: &AdaptorPoint) -> Result<Option<Cancellation>, Failed> {
-        let state = self.books.state_blocking(id)?.ok_or(OrderError::NoChannel(id))?;
         let setup = self.books.setup(&id).ok_or(OrderError::NoChannel(id))?;
-        let (Some(holder), Setup::Holder(setup)) = (state.holder(), &*setup) else {
-            return Err(OrderError::NoChannel(id));
+        let Setup::Holder(setup) = &*setup else { return Err(OrderError::NoChannel(id)) };
+        let given_up = match self.books.handle_blocking(id, held(held::Input::GiveUp(*point))) {
+            Ok(outcome) => outcome.effects,
+            Err(OrderError::Rejected(Reject::Holder(holder::Reject::Promises(held::Reject::NotGivenUp)))) => {
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
         };
-        let number = holder.held().gave_up(point);
-        Ok(number.map(|number| Cancellation::sign(id, *point, number, &setup.keys)))
+        Ok(given_up.into_iter().find_map(|effect| match effect {
+            Effect::Holder(holder::Effect::Promises(held::Effect::GiveUp(point, number))) => {
+                Some(Cancellation::sign(id, point, number, &setup.keys))
+            }
+            Effect::Holder(_) | Effect::Drawer(_) => None,
+        }))
     }
 
     /// Keeps the agent's signed word that a cheque is taken back. Blocks.
@@ -207,19 +217,100 @@ impl Teller {
     /// # Errors
     /// When it is not the agent's, there is no such cheque, or it could not be stored.
     pub fn given_up(&self, point: &AdaptorPoint, word: Cancellation) -> Result<(), WriteError> {
-        let issued = self.router.issued(point)?.ok_or(WriteError::Unknown)?;
-        let setup = self.books.setup(&issued.channel).ok_or(OrderError::NoChannel(issued.channel))?;
-        word.check(setup.channel(), point)?;
-        match issued.fate {
-            Fate::Cancelled => {
-                Ok(self.write(Paper::Written(Issued { fate: Fate::GivenUp(word), ..issued }))?)
+        self.router.rewrite(point, |issued| {
+            let setup = self.books.setup(&issued.channel).ok_or(OrderError::NoChannel(issued.channel))?;
+            word.check(setup.channel(), point)?;
+            match issued.fate {
+                Fate::Cancelled => Ok((Some(Issued { fate: Fate::GivenUp(word), ..issued }), ())),
+                Fate::GivenUp(_) => Ok((None, ())),
+                Fate::Pending
+                | Fate::Paid(_)
+                | Fate::PaidJointly(..)
+                | Fate::Ended
+                | Fate::PaidAllTheSame(..) => Err(WriteError::Over),
             }
-            Fate::GivenUp(_) => Ok(()),
-            Fate::Pending
-            | Fate::Paid(_)
-            | Fate::PaidJointly(..)
-            | Fate::Ended
-            | Fate::PaidAllTheSame(..) => Err(WriteError::Over),
+        })
+    }
+}
+
+impl Router {
+    /// Reads a cheque, and writes what becomes of it; nobody else does meanwhile, or the receipt that came in between would be lost.
+    fn rewrite<T>(
+        &self,
+        point: &AdaptorPoint,
+        change: impl FnOnce(Issued) -> Result<(Option<Issued>, T), WriteError>,
+    ) -> Result<T, WriteError> {
+        let _one_at_a_time = self.one_at_a_time();
+        let issued = self.issued(point)?.ok_or(WriteError::Unknown)?;
+        let (next, answer) = change(issued)?;
+        if let Some(next) = next {
+            crash::point();
+            self.books.write_blocking(vec![Write::Cheque(Box::new(Paper::Written(next)))])?;
         }
+        Ok(answer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::{Arc, mpsc};
+    use std::time::Duration;
+
+    use bitcoin::Network;
+    use farthing_protocol::cheque::book::{Book, Effect, Input};
+    use farthing_protocol::cheque::drawn::Outcome;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::books::{Books, NoDesk};
+    use crate::home::Home;
+
+    fn issued(seed: &farthing_protocol::keys::Seed) -> Issued {
+        let keys = seed.cheque_keys();
+        let issued = Book::new([1; 8]).handle(&keys, Input::Issue(1)).unwrap();
+        let (_, effects) = issued.commit(|_| Ok::<_, Infallible>(())).unwrap();
+        let [Effect::Publish(prekeys)] = effects.as_slice() else { panic!("{effects:?}") };
+        let memo = Memo::new("a coffee").unwrap();
+        let draft = Draft { amount: Msat::new(1), memo, time: 0, latest: Expiry::at_height(9) };
+        Issued {
+            written: Written::new(draft, &keys.identity(), prekeys[0], [2; 32], &[3; 32]).unwrap(),
+            channel: ChannelId::from_bytes([7; 32]),
+            agent: "agent".to_owned(),
+            to: "the payee".to_owned(),
+            promised: Msat::new(1),
+            mailed: false,
+            fate: Fate::Pending,
+        }
+    }
+
+    /// What the chain tells of a cheque may come while its writer notes something else of it.
+    #[test]
+    fn what_became_of_a_cheque_is_not_overwritten_by_who_has_read_it_before() {
+        let folder = TempDir::new().unwrap();
+        Home::init(folder.path(), Network::Regtest).unwrap();
+        let home = Home::open(folder.path(), Network::Regtest).unwrap();
+        let seed = home.seed().unwrap();
+        let (books, _) =
+            Books::open(home.store().unwrap(), &Arc::new(home.seed().unwrap()), Arc::new(NoDesk)).unwrap();
+        let router = Arc::new(Router::new(Arc::new(books), home.store().unwrap(), seed.cheque_keys()));
+        let issued = issued(&seed);
+        let point = issued.written.point;
+        router.books.write_blocking(vec![Write::Cheque(Box::new(Paper::Written(issued)))]).unwrap();
+
+        let (other, (told, is_told)) = (router.clone(), mpsc::channel());
+        let other = router
+            .rewrite(&point, |issued| {
+                let other = std::thread::spawn(move || {
+                    other.keep(&Outcome::Ended(point)).unwrap();
+                    told.send(()).unwrap();
+                });
+                let _it_waits = is_told.recv_timeout(Duration::from_millis(200));
+                Ok((Some(Issued { mailed: true, ..issued }), other))
+            })
+            .unwrap();
+        other.join().unwrap();
+        let kept = router.issued(&point).unwrap().unwrap();
+        assert_eq!((kept.mailed, kept.fate), (true, Fate::Ended));
     }
 }

@@ -4,8 +4,11 @@
 //! ([`super::drawn`]). But if the cheque is cashed with them all the same, the writer has the agent's signature under both: under
 //! this word, and under the commitment or the secret that breaks it.
 //!
-//! **Replay.** It names the newest update that the agent has taken. A writer that promises the same again does so under a new
-//! point, or with a newer update, of which this says nothing.
+//! An agent that has signed it takes no promise under that point any more ([`super::held`]). So nobody can have it sign for a point
+//! that is not promised yet, promise under it then, and accuse it of a broken word.
+//!
+//! **Replay.** It names the newest update that the agent has taken by then. A writer that promises the same again does so under a new
+//! point, of which this says nothing.
 
 use secp256k1::schnorr;
 use serde::{Deserialize, Serialize};
@@ -36,7 +39,7 @@ pub struct Cancellation {
 pub struct NotCancelled;
 
 impl Cancellation {
-    /// Signs it for a state that is stored ([`super::held::Held::gave_up`]). The same is always signed alike.
+    /// Signs it for a state that is stored ([`super::held::Effect::GiveUp`]). The same is always signed alike.
     pub fn sign(channel: ChannelId, point: AdaptorPoint, number: u64, keys: &ChannelKeys) -> Self {
         let signature = keys.sign_statement(CANCELS, &digest(&channel, &point, number));
         Self { channel, point, number, signature }

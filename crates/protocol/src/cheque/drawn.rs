@@ -426,11 +426,11 @@ impl Drawn {
     }
 
     /// Notes that the next base pays for the secret of a point. A payee that has not heard of it holds the promise still, and
-    /// takes no other before: so of more than [`MOST_LOOSE`] it has heard.
+    /// takes no other before: so of more than [`promises::MOST_SETTLED`] it has heard.
     fn settle(&mut self, point: AdaptorPoint) {
         self.paid.insert(point);
         self.settled.push((self.number + 1, point));
-        let heard = self.settled.len().saturating_sub(MOST_LOOSE);
+        let heard = self.settled.len().saturating_sub(promises::MOST_SETTLED);
         self.settled.drain(..heard);
     }
 

@@ -30,6 +30,7 @@
 //! have been made, and hands secrets over again until the payer has paid plainly.
 
 mod authorised;
+mod given_up;
 mod refusal;
 
 use std::collections::BTreeSet;
@@ -37,6 +38,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 pub use self::authorised::Wish;
+pub use self::given_up::MOST_GIVEN_UP;
 pub use self::refusal::Reject;
 use super::point::{AdaptorPoint, AdaptorSecret};
 use super::promises::{Promise, Signed, Update};
@@ -59,6 +61,8 @@ pub struct Held {
     spent: Msat,
     /// Points that were bought and are paid: none is bought twice.
     sold: BTreeSet<AdaptorPoint>,
+    /// Points of promises that the holder has signed to hold no more: none is taken again.
+    given_up: BTreeSet<AdaptorPoint>,
     /// The authorisation that is open.
     authorised: Option<authorisation::Terms>,
     /// How many there were.
@@ -139,6 +143,8 @@ pub enum Input {
         /// How many blocks before its expiry the payee closes the channel.
         margin: u32,
     },
+    /// The payer asks for the holder's word that it holds the promise under that point no more.
+    GiveUp(AdaptorPoint),
     /// The payee authorises a payer, and goes offline.
     Authorise(Wish),
     /// A payer gave an authorisation back.
@@ -169,6 +175,8 @@ pub enum Effect {
     HandOver(AdaptorSecret),
     /// Sign this and give it to the payer that it names.
     Authorise(authorisation::Terms),
+    /// Sign that no promise under that point is held since the update of that number, at the latest.
+    GiveUp(AdaptorPoint, u64),
 }
 
 impl Held {
@@ -176,8 +184,16 @@ impl Held {
     pub fn new(newest: Option<Payment>, spent: Msat) -> Self {
         let mut signed = Signed::default();
         signed.terms.base = newest;
-        let sold = BTreeSet::new();
-        Self { signed, status: Vec::new(), best: newest, spent, sold, authorised: None, authorisations: 0 }
+        Self {
+            signed,
+            status: Vec::new(),
+            best: newest,
+            spent,
+            sold: BTreeSet::new(),
+            given_up: BTreeSet::new(),
+            authorised: None,
+            authorisations: 0,
+        }
     }
 
     /// The channel's money: what can be published, and what was spent.
@@ -206,11 +222,6 @@ impl Held {
         }
     }
 
-    /// The authorisation that is open, to be signed and given to its payer.
-    pub fn authorised(&self) -> Option<&authorisation::Terms> {
-        self.authorised.as_ref()
-    }
-
     /// Whether nothing is left but plain payments, so that the channel may be used for anything again.
     pub fn is_empty(&self) -> bool {
         self.status.is_empty()
@@ -228,13 +239,6 @@ impl Held {
     pub fn has_bought(&self, point: &AdaptorPoint) -> bool {
         let is_bought = |index: usize| matches!(self.status.get(index), Some(Status::Bought(_)));
         self.sold.contains(point) || self.place_of(point).is_some_and(is_bought)
-    }
-
-    /// The number of the newest update that was taken, if it leaves that point out, and nothing was bought under it either: then its promise
-    /// is held no more, or never was.
-    pub fn gave_up(&self, point: &AdaptorPoint) -> Option<u64> {
-        let number = self.signed.terms.number;
-        (number > 0 && self.place_of(point).is_none() && !self.sold.contains(point)).then_some(number)
     }
 
     /// Whether the payer has not paid plainly yet for a secret that is known here.
@@ -262,6 +266,7 @@ impl Held {
                 in_time(channel, is_deep, height, margin)?;
                 self.cash(channel, secret, least)
             }
+            Input::GiveUp(point) => self.give_up(point),
             Input::Authorise(wish) => self.authorise(channel, wish),
             Input::Release(release) => Ok(self.released(&release)),
             Input::Height(height) => Ok(self.lapsed(height)),
@@ -313,6 +318,9 @@ impl Held {
         }
         if let Some(sold) = terms.promises.iter().find(|promise| self.sold.contains(&promise.point)) {
             return Err(Reject::Sold(sold.point));
+        }
+        if let Some(again) = terms.promises.iter().find(|promise| self.given_up.contains(&promise.point)) {
+            return Err(Reject::GivenUp(again.point));
         }
         let mut next =
             Self { signed: update.signed.clone(), status: Vec::new(), authorised: None, ..self.clone() };

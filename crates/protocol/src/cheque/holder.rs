@@ -116,6 +116,7 @@ impl Holder {
             }
             held::Input::Unlocked(_)
             | held::Input::Learned(_)
+            | held::Input::GiveUp(_)
             | held::Input::Release(_)
             | held::Input::Height(_) => false,
         };

@@ -34,6 +34,10 @@ use crate::tagged;
 /// The most promises that are open in a channel at once.
 pub const MOST_OPEN: usize = 4;
 
+/// The most points that an update names as settled: a payee has heard of more than these long ago, and what is mailed must fit into a
+/// letter.
+pub const MOST_SETTLED: usize = 64;
+
 const _: () = assert!(MOST_OPEN < usize::BITS as usize, "a subset is a binary number");
 
 const STATEMENT: &str = "farthing/promises";
@@ -56,7 +60,7 @@ pub struct Terms {
     pub base: Option<Payment>,
     /// At most [`MOST_OPEN`].
     pub promises: Vec<Promise>,
-    /// Points whose secrets the payer has, newest last: the base pays for them. Of any other point that its holder has the
+    /// Points whose secrets the payer has, at most [`MOST_SETTLED`], newest last: the base pays for them. Of any other point that its holder has the
     /// secret of, the base pays nothing, however large it is.
     pub settled: Vec<AdaptorPoint>,
 }
@@ -96,6 +100,12 @@ pub enum BadUpdate {
     /// A promise of nothing.
     #[error("a promise of nothing")]
     Nothing,
+    /// A plain payment of nothing, which no payer signs.
+    #[error("a plain payment of nothing")]
+    EmptyBase,
+    /// Too many points that are paid.
+    #[error("{0} points are named as paid, but at most {MOST_SETTLED} may be")]
+    TooManySettled(usize),
     /// One point twice.
     #[error("two promises under the same point")]
     SamePoint,
@@ -163,6 +173,12 @@ impl Terms {
         }
         if self.promises.iter().any(|promise| promise.amount == Msat::ZERO) {
             return Err(BadUpdate::Nothing);
+        }
+        if self.base.is_some_and(|base| base.total == Msat::ZERO) {
+            return Err(BadUpdate::EmptyBase);
+        }
+        if self.settled.len() > MOST_SETTLED {
+            return Err(BadUpdate::TooManySettled(self.settled.len()));
         }
         let mut points: Vec<AdaptorPoint> = self.promises.iter().map(|promise| promise.point).collect();
         points.sort_unstable();

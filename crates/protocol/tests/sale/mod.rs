@@ -335,6 +335,7 @@ impl World {
             }
             held::Effect::HandOver(secret) => self.wire.push(Message::Secret(i, secret)),
             held::Effect::Authorise(_) => unreachable!("nobody is authorised in a sale"),
+            held::Effect::GiveUp(..) => unreachable!("nothing is taken back by a signed word"),
         }
     }
 

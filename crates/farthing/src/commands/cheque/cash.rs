@@ -8,7 +8,7 @@ use farthing_http::client::ClientError;
 use farthing_http::mailbox::{self, Owner};
 use farthing_http::problem::Kind;
 use farthing_mailbox::Letter;
-use farthing_node::cheques::cashing::CashError;
+use farthing_node::cheques::cashing::{CashError, amounts as amounts_of};
 use farthing_node::cheques::opening::Direction;
 use farthing_node::cheques::paper::{Paper, Presented};
 use farthing_node::cheques::selling::{Ask, Towards};
@@ -190,9 +190,14 @@ async fn bought(
 ) -> anyhow::Result<Result<Row, Refused>> {
     let terms = &delivery.update.signed.terms;
     let amount = terms.promises.first().map_or(Msat::ZERO, |promise| promise.amount);
-    let point = delivery.secret.point();
+    let (point, serial) = (delivery.secret.point(), delivery.serial);
     let teller = client.teller().clone();
-    let collected = blocking(move || Ok(teller.collect(channel, delivery))).await?;
+    // While the authorisation that it names is open, whatever is wrong with it may be right another time: somebody has paid for it.
+    let (collected, is_open) = blocking(move || {
+        let collected = teller.collect(channel, delivery);
+        Ok((collected, teller.is_authorised(channel, serial)?))
+    })
+    .await?;
     let row = |cashed, paid: Msat, why| {
         let (cheque, memo) = (name(&point), String::new());
         Row { cheque, amount_msat: amount.get(), memo, cashed, paid_msat: paid.get(), why }
@@ -206,7 +211,7 @@ async fn bought(
         Ok(paid) => Ok(row(true, paid, None)),
         Err(error) => {
             let row = row(false, Msat::ZERO, Some(error.to_string()));
-            Err(Refused { row, may_pass: error.may_pass() })
+            Err(Refused { row, may_pass: error.may_pass() || is_open })
         }
     })
 }
@@ -307,16 +312,16 @@ async fn sell(
     let channel = opened(client, until, pick).await?;
     is_enforceable(client, channel, amount).await?;
     let (teller, point, through) = (client.teller().clone(), presented.point, via.to_vec());
-    let (_, route) = blocking(move || Ok(teller.plan_sale(&point, channel, through)?)).await?;
+    let planned = blocking(move || Ok(teller.plan_sale(&point, channel, through, &fees)?));
+    let (planned, route) = planned.await?;
+    let amounts = planned.sale.map(|sale| sale.amounts).context("what was planned has a sale")?;
     let mut held = point;
     let whom = std::iter::once(&presented.agent).chain(via);
-    for (index, (at, hop)) in whom.zip(&route.hops).enumerate() {
-        let behind: Msat = fees.iter().skip(index).copied().sum();
+    for (index, ((at, hop), amount)) in whom.zip(&route.hops).zip(amounts).enumerate() {
         let towards = match via.get(index) {
             Some(next) => Towards::Node(next.clone()),
             None => Towards::Channel(channel),
         };
-        let amount = amount.saturating_add(behind);
         let ask = Ask { held, point: hop.point, tweak: hop.tweak.clone(), amount, towards };
         lock(client, at, &ask, until).await.with_context(|| format!("{at} makes no lock"))?;
         held = hop.point;
@@ -340,12 +345,12 @@ async fn way(client: &Client, presented: &Presented, via: &[String]) -> anyhow::
     let mut latest = presented.cheque.latest.height();
     let planned = presented.sale.as_ref().filter(|sale| sale.via == via);
     let route = planned.and_then(|sale| Route::new(&presented.point, &sale.tweaks));
+    let amounts = planned.map(|sale| sale.amounts.clone());
+    let amounts = amounts.unwrap_or_else(|| amounts_of(presented.cheque.terms.amount, &fees));
     let mut locked = route.into_iter().flat_map(|route| route.hops).map(|hop| hop.point);
     let mut held = Some(presented.point);
     let whom = std::iter::once(&presented.agent).chain(via);
-    for (index, (at, (node, delta))) in whom.zip(via.iter().zip(deltas)).enumerate() {
-        let behind: Msat = fees.iter().skip(index).copied().sum();
-        let amount = presented.cheque.terms.amount.saturating_add(behind);
+    for ((at, (node, delta)), amount) in whom.zip(via.iter().zip(deltas)).zip(amounts) {
         let expiry = client.way(at, node, amount, latest, held).await;
         held = locked.next();
         latest = expiry.with_context(|| format!("{at} has no way to {node}"))?.saturating_sub(delta);
@@ -367,10 +372,12 @@ async fn is_enforceable(client: &Client, channel: ChannelId, amount: Msat) -> an
 }
 
 /// Has a lock made. A cheque that was written a moment ago waits for its channel's funding, like a lock does.
-async fn lock(client: &Client, at: &str, ask: &Ask, until: Instant) -> Result<(), ClientError> {
+async fn lock(client: &Client, at: &str, ask: &Ask, until: Instant) -> Result<(), CarryError> {
     loop {
         match client.ask(at, ask).await {
-            Err(ClientError::Refused { kind: Some(Kind::FundingNotDeep), .. }) if Instant::now() < until => {
+            Err(CarryError::Client(ClientError::Refused { kind: Some(Kind::FundingNotDeep), .. }))
+                if Instant::now() < until =>
+            {
                 tokio::time::sleep(PACE).await;
             }
             asked => return asked,

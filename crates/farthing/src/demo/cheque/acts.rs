@@ -91,8 +91,12 @@ fn expired(stage: &Stage) -> anyhow::Result<Act> {
     let back = take_back(stage, &cast.payer)?;
     let listed = cast.listed(&cheque)?;
     let rows = cast.cash(&["--wait", "1"])?;
-    let is_cashed = rows.iter().any(|row| row["cashed"] == true);
-    let ok = back > 0 && listed["state"] == "ended" && !is_cashed;
+    // It comes, too late, and nothing else does.
+    let is_refused = match rows.as_slice() {
+        [row] => row["amount_msat"] == 4_000_000 && row["cashed"] == false && row["why"].is_string(),
+        _none_or_several => false,
+    };
+    let ok = back > 0 && listed["state"] == "ended" && is_refused;
     let outcome = format!("the payer has {back} sat back, and the cheque is worth nothing any more");
     Ok(Act { title: "expired", ok, outcome })
 }

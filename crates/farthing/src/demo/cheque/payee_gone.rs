@@ -70,7 +70,7 @@ async fn has_lock_made(stage: &Stage, cast: &Cast) -> anyhow::Result<ChannelId> 
     let (asking, at) = (teller.clone(), agent.clone());
     let ask = blocking(move || {
         let presented = asking.receive(cheque, at)?;
-        let (_, route) = asking.plan_sale(&presented.point, channel, Vec::new())?;
+        let (_, route) = asking.plan_sale(&presented.point, channel, Vec::new(), &[])?;
         let hop = route.hops.first().context("a hop")?.clone();
         let (held, towards) = (presented.point, Towards::Channel(channel));
         Ok(Ask { held, point: hop.point, tweak: hop.tweak, amount, towards })

@@ -13,8 +13,8 @@ use crate::demo::cheque::Sale;
 use crate::demo::cheque::acts::Act;
 use crate::output::table;
 
-/// How many hops a routed cheque takes: agent to node, node to payee.
-const HOPS: u32 = 2;
+/// Agent to node, node to payee.
+const HOPS: usize = 2;
 /// What one tick of the kernel's clock is, in milliseconds (`CONF_CLK_TCK` of 100).
 const TICK_MS: u64 = 10;
 
@@ -26,6 +26,8 @@ pub struct Report {
     direct: Direct,
     routed: Routed,
     reverse: Reverse,
+    /// Whether a process of the payer's held its folder's lock when the payee came, or the other way round: while one runs, the demo holds
+    /// the other's.
     online_together: bool,
     /// Of every process of the demo, whatever it did, the node's not: starting included. `null` where the system does not say.
     cpu_ms_all_roles: Option<u64>,
@@ -44,7 +46,8 @@ struct Direct {
 
 #[derive(Debug, Serialize)]
 struct Routed {
-    hops: u32,
+    /// In how many channels the agent and the node have paid it.
+    hops: usize,
     linkable: bool,
     paid_sat: u64,
     receipt_ok: bool,
@@ -72,6 +75,7 @@ impl Report {
     /// Puts everything together.
     pub fn new(
         [direct, routed, reverse]: [Sale; 3],
+        hops: usize,
         linkable: bool,
         online_together: bool,
         acts: [Act; 5],
@@ -82,6 +86,7 @@ impl Report {
         let ok = sold(&direct, 2_000)
             && sold(&routed, 3_000)
             && sold(&reverse, 4_000)
+            && hops == HOPS
             && !linkable
             && !online_together
             && acts.iter().all(|act| act.ok);
@@ -94,7 +99,7 @@ impl Report {
                 seconds: direct.took.as_secs_f64(),
             },
             routed: Routed {
-                hops: HOPS,
+                hops,
                 linkable,
                 paid_sat: routed.paid_sat,
                 receipt_ok: routed.receipt_ok,
@@ -146,10 +151,11 @@ impl Report {
             acts.add_row([*title, if *ok { "ok" } else { "FAILED" }, outcome]);
         }
         let together = if self.online_together { "were on together" } else { "were never on together" };
+        let hops = self.routed.hops;
         let linked = if self.routed.linkable { "can" } else { "cannot" };
         all.add_row([format!(
-            "Payer and payee {together}; the agent alone, or the node alone, {linked} tell from what it keeps who paid whom by \
-             cheque. The other way round, the payee was off while the payer bought its agent's signature."
+            "Payer and payee {together}: each ran while the other's folder was locked. The routed cheque was paid in {hops} channels; \
+             the agent alone, or the node alone, {linked} tell from what it keeps who paid whom by cheque. The other way round, the payee was off while the payer bought its agent's signature."
         )]);
         for part in [sales, acts] {
             all.add_row([part.to_string()]);

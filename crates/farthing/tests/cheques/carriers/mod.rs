@@ -409,12 +409,19 @@ impl Carriers {
         (presented, asked)
     }
 
+    /// How many prekeys of the payee's signed nothing yet.
+    pub fn unused_prekeys(&self) -> u32 {
+        self.home("payee").prekeys().unwrap().book().unwrap().unused()
+    }
+
     /// The payee takes a cheque in, and thinks of a way to cash it.
     pub fn plan(&self, cheque: &Cheque, towards: ChannelId, via: &[&str]) -> (Presented, Route) {
         let receive = |payee: &Teller| payee.receive(cheque.clone(), "agent".to_owned());
         let presented = self.does("payee", receive).unwrap();
         let via: Vec<String> = via.iter().map(ToString::to_string).collect();
-        self.does("payee", |payee| payee.plan_sale(&presented.point, towards, via.clone())).unwrap()
+        let fees = vec![FEE; via.len()];
+        let plan = |payee: &Teller| payee.plan_sale(&presented.point, towards, via.clone(), &fees);
+        self.does("payee", plan).unwrap()
     }
 
     /// The payee hands its secrets over, and hears nothing: its payer does not pay plainly.
@@ -511,7 +518,7 @@ fn copy_folder(from: &Path, to: &Path) {
 }
 
 /// What a payee asks for at the hop of that index.
-fn ask_for(presented: &Presented, route: &Route, index: usize, amount: Msat, towards: Towards) -> Ask {
+pub fn ask_for(presented: &Presented, route: &Route, index: usize, amount: Msat, towards: Towards) -> Ask {
     let hop = &route.hops[index];
     let held = index.checked_sub(1).map_or(presented.point, |before| route.hops[before].point);
     Ask { held, point: hop.point, tweak: hop.tweak.clone(), amount, towards }

@@ -8,6 +8,7 @@ mod postage;
 mod receipts;
 mod refused;
 mod routed;
+mod strangers;
 
 use anyhow::{Context as _, Result};
 use farthing_http::mailbox::{Client, Fetched, Owner};

@@ -68,6 +68,15 @@ impl Teller {
         Ok(self.books.list_blocking()?.iter().filter_map(|entry| open(&entry.state)).collect())
     }
 
+    /// Whether the authorisation of that number is open in a channel. Blocks.
+    ///
+    /// # Errors
+    /// When the program is ending.
+    pub fn is_authorised(&self, channel: ChannelId, serial: u64) -> Result<bool, Failed> {
+        let is_it = |terms: &Terms| terms.channel == channel && terms.serial == serial;
+        Ok(self.authorised()?.iter().any(is_it))
+    }
+
     /// Takes what a payer has mailed: the increment that it bought, completed and stored. Returns what it adds; zero when it was
     /// there before. Blocks.
     ///

@@ -3,8 +3,6 @@
 //! That something is promised is stored with the promise itself, in one write. What the channel gives away later, by message or on
 //! the chain, comes here through the router (`cheques/routing.rs`); it is mailed again until the mailbox has it.
 
-use std::sync::MutexGuard;
-
 use farthing_chain::{ChainError, OutputStatus};
 use farthing_protocol::channel::Channel;
 use farthing_protocol::cheque::drawn::{self, Kind, Outcome};
@@ -64,7 +62,7 @@ impl Teller {
         agent: String,
         to: String,
     ) -> Result<Bought, BuyError> {
-        let _one_at_a_time = self.router.purchases();
+        let _one_at_a_time = self.router.one_at_a_time();
         if let Some(known) = self.bought(&authorisation.digest())? {
             return Ok(known);
         }
@@ -112,7 +110,7 @@ impl Teller {
         payee: XOnlyPublicKey,
         most: Msat,
     ) -> Result<Bought, BuyError> {
-        let one_at_a_time = self.router.purchases();
+        let one_at_a_time = self.router.one_at_a_time();
         let bought = self.bought(digest)?.ok_or(BuyError::Unknown)?;
         let params = self.params(channel).ok_or(OrderError::NoChannel(channel))?;
         let keys = self.seed.cheque_keys();
@@ -181,7 +179,7 @@ impl Teller {
     }
 
     fn advance(&self, digest: &[u8; 32], input: Input) -> Result<Bought, BuyError> {
-        let _one_at_a_time = self.router.purchases();
+        let _one_at_a_time = self.router.one_at_a_time();
         let bought = self.bought(digest)?.ok_or(BuyError::Unknown)?;
         let next = bought.purchase.handle(&self.seed.cheque_keys(), input)?;
         let with = |purchase: &Purchase| Bought { purchase: purchase.clone(), ..bought.clone() };
@@ -210,11 +208,6 @@ impl Teller {
 }
 
 impl Router {
-    /// Held between reading a purchase and writing it: one that is given back must not be promised meanwhile.
-    fn purchases(&self) -> MutexGuard<'_, ()> {
-        self.purchases.lock().expect("no holder of this lock panics")
-    }
-
     /// What a payer's channel gave away, or that it never will, is stored with the purchase.
     pub(in crate::cheques) fn keep_bought(&self, id: ChannelId, outcome: &Outcome) -> Result<(), Failed> {
         let input = match outcome {
@@ -231,7 +224,7 @@ impl Router {
             Input::Ended(point) => *point,
             Input::Promise(..) | Input::Release | Input::Delivered => return Ok(()),
         };
-        let _one_at_a_time = self.purchases();
+        let _one_at_a_time = self.one_at_a_time();
         let papers = self.reader.lock().expect("no holder of this lock panics").papers();
         let papers = papers.map_err(|error| OrderError::Store(std::sync::Arc::new(error)))?;
         let is_it = |bought: &Bought| {

@@ -32,6 +32,11 @@ pub struct Wish {
 }
 
 impl Held {
+    /// The authorisation that is open, to be signed and given to its payer.
+    pub fn authorised(&self) -> Option<&Terms> {
+        self.authorised.as_ref()
+    }
+
     /// The same wish again is the same authorisation.
     pub(super) fn authorise(
         &self,
@@ -114,22 +119,29 @@ impl Held {
     ) -> Result<Transition<Self, Effect>, Reject> {
         let Delivery { serial, update, secret } = delivery;
         let point = secret.point();
-        if self.has_bought(&point) || update.signed.terms.number < self.signed.terms.number {
+        let offered = &update.signed.terms;
+        let authorised = self.authorised.as_ref().filter(|terms| terms.serial == serial);
+        let is_over = self.has_bought(&point) || offered.number < self.signed.terms.number;
+        if is_over && authorised.is_none() {
             return Ok(Transition::to(self.clone()));
         }
-        let offered = &update.signed.terms;
         let [increment] = offered.promises.as_slice() else { return Err(Reject::NotAuthorised) };
         if increment.point != point || serial > self.authorisations {
             return Err(Reject::NotAuthorised);
         }
         let amount = increment.amount;
-        if let Some(terms) = &self.authorised {
-            let is_it = serial == terms.serial && amount == terms.amount;
-            if !is_it || offered.base_total() != terms.base {
-                return Err(Reject::NotAuthorised);
-            }
+        let is_it =
+            authorised.is_some_and(|terms| amount == terms.amount && offered.base_total() == terms.base);
+        if self.authorised.is_some() && !is_it {
+            return Err(Reject::NotAuthorised);
         }
-        let open = Self { authorised: None, ..self.clone() };
+        let mut open = Self { authorised: None, ..self.clone() };
+        // A payer cannot know under which points something was sold or given up here before, so it is not to lose by an agent that
+        // sells under one of them again. The increment is completed at once, and its point is sold anew.
+        if is_it {
+            open.sold.remove(&point);
+            open.given_up.remove(&point);
+        }
         let taken = open.take(channel, *update, Msat::ZERO)?;
         let (collected, cashed) = taken.and_then(|held| held.cash(channel, secret, amount));
         cashed?;

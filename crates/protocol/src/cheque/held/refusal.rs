@@ -1,5 +1,6 @@
 //! Why a holder of promises refuses.
 
+use super::MOST_GIVEN_UP;
 use crate::amount::Msat;
 use crate::cheque::point::AdaptorPoint;
 use crate::cheque::promises::BadUpdate;
@@ -44,6 +45,15 @@ pub enum Reject {
     /// A point whose secret was bought already.
     #[error("the secret of {0:?} was sold before")]
     Sold(AdaptorPoint),
+    /// A point whose promise the holder has signed to hold no more.
+    #[error("it is signed that no promise under {0:?} is held any more: promise under another point")]
+    GivenUp(AdaptorPoint),
+    /// It cannot be signed that it is held no more.
+    #[error("that promise is held here still, or was cashed")]
+    NotGivenUp,
+    /// Too many words of that kind.
+    #[error("{MOST_GIVEN_UP} cheques of this channel are signed to be taken back, and no more are")]
+    TooManyGivenUp,
     /// The credit does not cover the cost.
     #[error("{needed} must be paid in total for this, but only {paid} is")]
     Unpaid {

@@ -98,6 +98,52 @@ fn no_two_promises_depend_on_locks_under_one_point() {
     assert_eq!(effects, [Effect::HandOver(secret(2))]);
 }
 
+/// Else a writer would have the agent sign that it holds nothing under a point, promise under it, and accuse it when it is cashed.
+#[test]
+fn nothing_is_promised_under_a_point_that_was_signed_to_be_given_up() {
+    let give_up = |byte| Input::GiveUp(secret(byte).point());
+    assert_eq!(
+        handle(&Held::new(None, Msat::ZERO), give_up(1)),
+        Err(Reject::NotGivenUp),
+        "nothing was taken"
+    );
+    let held = holding(600, &[(1, 1_000), (2, 2_000)]);
+    assert_eq!(handle(&held, give_up(1)), Err(Reject::NotGivenUp), "it is held");
+    let (held, _) = handle(&held, update(2, 600, &[(2, 2_000)])).unwrap();
+    // One that was promised, and one that never was.
+    let mut held = held;
+    for byte in [1, 3] {
+        let (next, effects) = handle(&held, give_up(byte)).unwrap();
+        assert_eq!(effects, [Effect::GiveUp(secret(byte).point(), 2)]);
+        held = next;
+        let refused = handle(&held, update(3, 600, &[(2, 2_000), (byte, 1_000)])).unwrap_err();
+        assert_eq!(refused, Reject::GivenUp(secret(byte).point()));
+    }
+    // As often as it is asked; and what was paid for is not given up.
+    let (held, effects) = handle(&held, give_up(1)).unwrap();
+    assert_eq!(effects, [Effect::GiveUp(secret(1).point(), 2)]);
+    let (held, _) = handle(&held, cash(2, 2_000)).unwrap();
+    assert_eq!(handle(&held, give_up(2)), Err(Reject::NotGivenUp));
+    let (mut held, _) = handle(&held, update(3, 2_600, &[])).unwrap();
+    assert_eq!(handle(&held, give_up(2)), Err(Reject::NotGivenUp));
+    // Whoever asks for points without an end fills nothing.
+    let signed = (10..=254).take_while(|byte| {
+        let next = handle(&held, give_up(*byte));
+        next.map(|(next, _)| held = next).is_ok()
+    });
+    assert_eq!(signed.count(), 245);
+    let more =
+        |byte: u8| AdaptorSecret::from_bytes(&[[byte; 16], [0; 16]].concat().try_into().unwrap()).unwrap();
+    let mut refused = None;
+    for byte in 1..=10 {
+        match handle(&held, Input::GiveUp(more(byte).point())) {
+            Ok((next, _)) => held = next,
+            Err(reject) => refused = refused.or(Some((byte, reject))),
+        }
+    }
+    assert_eq!(refused, Some((10, Reject::TooManyGivenUp)), "{MOST_GIVEN_UP} of them");
+}
+
 #[test]
 fn a_promise_is_locked_bought_and_paid() {
     let held = holding(0, &[(1, 1_000)]);

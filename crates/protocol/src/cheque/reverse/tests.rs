@@ -1,5 +1,6 @@
 //! A payee that is offline, an agent that may cheat, and a payer that may lie.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use crate::channel::{Channel, Expiry};
 use crate::cheque::drawn::{self, Drawn, Kind, Outcome};
 use crate::cheque::held::{self, Held, Wish};
 use crate::cheque::point::{AdaptorSecret, joint_secret};
-use crate::cheque::promises::{Promise, Terms, Update};
+use crate::cheque::promises::{BadUpdate, MOST_SETTLED, Promise, Terms, Update};
 use crate::cheque::receipt::Memo;
 use crate::commitment;
 use crate::keys::{ChequeKeys, Seed};
@@ -192,6 +193,33 @@ impl World {
         (sale, purchase, delivery.clone())
     }
 
+    /// The payee sells the agent these secrets, one after the other and for a satoshi each. Gives what it has then, in satoshi.
+    fn have_sold(&mut self, secrets: &BTreeSet<u8>) -> u64 {
+        let mut base = 0;
+        for (number, byte) in (1..).step_by(2).zip(secrets) {
+            base = base.max(600);
+            let promised = update(number, base, &[(*byte, 1)]);
+            self.payee(held::Input::Take { update: promised, cost: Msat::ZERO }).unwrap();
+            let (secret, least, is_deep) = (secret(*byte), sat(1), true);
+            self.payee(held::Input::Cash {
+                secret: secret.clone(),
+                least,
+                is_deep,
+                height: HEIGHT,
+                margin: MARGIN,
+            })
+            .unwrap();
+            base += 1;
+            let (channel, keys) = (towards(), testing::payer_keys());
+            let plain = Some(commitment::sign(&channel, &keys, sat(base)));
+            let settled = vec![secret.point()];
+            let terms = Terms { number: number + 1, base: plain, promises: Vec::new(), settled };
+            let update = Box::new(terms.sign(&channel, &keys));
+            self.payee(held::Input::Take { update, cost: Msat::ZERO }).unwrap();
+        }
+        base
+    }
+
     fn paid(&self) -> [Msat; 4] {
         let [payee, agent] = [&self.payee, &self.agent].map(|held| held.ledger().paid());
         [payee, self.lock.ledger().paid(), agent, self.payer.ledger().paid()]
@@ -291,6 +319,68 @@ fn an_agent_that_completes_silently_pays_with_its_secret_on_the_chain() {
     let [purchase::Effect::Deliver(delivery)] = effects.as_slice() else { panic!("{effects:?}") };
     world.deliver(delivery.clone()).unwrap();
     assert_eq!(world.payee.ledger().paid(), sat(AMOUNT));
+}
+
+/// The agent may sell under a point whose secret the payee has sold it before: the payer cannot see that.
+#[test]
+fn an_increment_under_a_point_that_was_sold_before_is_collected_all_the_same() {
+    let mut world = World::new();
+    let (_, _, first) = world.bought(&secret(7));
+    world.deliver(first.clone()).unwrap();
+    let plain = sent(&world.lock(drawn::Input::Secret(secret(7))).unwrap());
+    world.payee(held::Input::Take { update: plain, cost: Msat::ZERO }).unwrap();
+    assert!(world.payee.has_bought(&secret(7).point()));
+
+    let authorisation = world.authorise(payer().identity());
+    let update = update(9, AMOUNT, &[(7, AMOUNT)]);
+    let offer = Offer { params: towards().params().clone(), update: update.clone(), price: sat(AMOUNT) };
+    let promised = purchase::Input::Promise(Box::new(offer), conditions());
+    assert!(Purchase::new(authorisation.clone()).handle(&payer(), promised).is_ok(), "the payer pays for it");
+    // The mail of before is of the other.
+    assert_eq!(world.deliver(first), Ok(vec![]));
+    let delivery = Delivery { serial: authorisation.terms.serial, update, secret: secret(7) };
+    world.deliver(delivery.clone()).unwrap();
+    assert_eq!((world.payee.ledger().paid(), world.payee.ledger().spent), (sat(2 * AMOUNT), sat(2 * AMOUNT)));
+    assert_eq!(world.payee.authorised(), None);
+    world.deliver(delivery).unwrap();
+    assert_eq!(world.payee.ledger().spent, sat(2 * AMOUNT), "once");
+}
+
+/// The payee would refuse it as a first payment that is too small, after the payer had paid for it.
+#[test]
+fn an_offer_above_a_payment_of_nothing_is_refused() {
+    let mut world = World::new();
+    let authorisation = world.authorise(payer().identity());
+    let (channel, keys) = (towards(), testing::payer_keys());
+    let nothing = commitment::sign(&channel, &keys, Msat::ZERO);
+    let promises = vec![Promise { amount: sat(AMOUNT), point: secret(7).point() }];
+    let terms = Terms { number: 1, base: Some(nothing), promises, settled: Vec::new() };
+    let update = Box::new(terms.sign(&channel, &keys));
+    let offer = Offer { params: channel.params().clone(), update, price: sat(AMOUNT) };
+    let promised = purchase::Input::Promise(Box::new(offer), conditions());
+    let refused = Purchase::new(authorisation).handle(&payer(), promised).unwrap_err();
+    assert_eq!(refused, purchase::Reject::BadUpdate(BadUpdate::EmptyBase));
+}
+
+/// What is settled goes with the mail, which has an end.
+#[test]
+fn an_offer_that_would_not_fit_into_a_letter_is_refused() {
+    let mut world = World::new();
+    let authorisation = world.authorise(payer().identity());
+    let (channel, keys) = (towards(), testing::payer_keys());
+    let offer = |junk: usize| {
+        let settled = vec![secret(9).point(); junk];
+        let promises = vec![Promise { amount: sat(AMOUNT), point: secret(7).point() }];
+        let update = Box::new(Terms { number: 1, base: None, promises, settled }.sign(&channel, &keys));
+        Offer { params: channel.params().clone(), update, price: sat(AMOUNT) }
+    };
+    let promised = |junk| {
+        let input = purchase::Input::Promise(Box::new(offer(junk)), conditions());
+        Purchase::new(authorisation.clone()).handle(&payer(), input)
+    };
+    let refused = promised(MOST_SETTLED + 1).unwrap_err();
+    assert_eq!(refused, purchase::Reject::BadUpdate(BadUpdate::TooManySettled(MOST_SETTLED + 1)));
+    assert!(promised(MOST_SETTLED).is_ok());
 }
 
 #[test]
@@ -652,18 +742,33 @@ proptest! {
     /// Whatever the agent does with the payee meanwhile, a payer that has paid has not paid for nothing: with its mail the payee
     /// can claim the increment, above what it had. And the claim never falls.
     #[test]
-    fn whoever_pays_does_not_pay_for_nothing(tries in tries()) {
+    fn whoever_pays_does_not_pay_for_nothing(
+        tries in tries(),
+        sold in prop::collection::btree_set(6..=9_u8, 0..4),
+        is_given_up: bool,
+    ) {
         let mut world = World::new();
-        let (_, _, delivery) = world.bought(&secret(7));
-        let mut claim = Msat::ZERO;
+        let before = world.have_sold(&sold);
+        if is_given_up {
+            let _sold_or_given_up = world.payee(held::Input::GiveUp(secret(7).point()));
+        }
+        let authorisation = world.authorise(payer().identity());
+        let newest = authorisation.terms.number;
+        let offered = update(newest + 1, before, &[(7, AMOUNT)]);
+        let offer = Offer { params: towards().params().clone(), update: offered.clone(), price: sat(AMOUNT) };
+        let promised = purchase::Input::Promise(Box::new(offer), conditions());
+        prop_assert!(Purchase::new(authorisation).handle(&payer(), promised).is_ok(), "the payer pays");
+        let delivery = Delivery { serial: 1, update: offered, secret: secret(7) };
+        let mut claim = world.payee.ledger().paid();
         for attempt in tries {
             let _refused_or_not = match attempt {
                 Try::Update(number, base, promise) => {
                     let promises: Vec<(u8, u64)> = promise.into_iter().collect();
-                    world.payee(held::Input::Take { update: update(number, base, &promises), cost: Msat::ZERO })
+                    let update = update(newest + number, before + base, &promises);
+                    world.payee(held::Input::Take { update, cost: Msat::ZERO })
                 }
                 Try::Mail(serial, number, byte, amount) => {
-                    let update = update(number, 0, &[(byte, amount)]);
+                    let update = update(newest + number, before, &[(byte, amount)]);
                     world.deliver(Delivery { serial, update, secret: secret(byte) })
                 }
                 Try::Release => {
@@ -685,7 +790,7 @@ proptest! {
         }
         let _already_there = world.deliver(delivery);
         let payment = world.payee.ledger().newest.expect("the increment");
-        prop_assert!(payment.total >= sat(AMOUNT));
+        prop_assert!(payment.total >= sat(before + AMOUNT));
         prop_assert_eq!(commitment::verify(&towards(), &payment), Ok(()));
         prop_assert_eq!(world.payee.authorised(), None, "and its authorisation is used");
     }
