@@ -1,4 +1,4 @@
-//! Short texts that come with a request or an answer: a receipt, the span of a file, an invoice.
+//! Short texts that come with a request or an answer: a receipt, the span of a file, a call, an invoice.
 #![no_main]
 
 use bitcoin::Network;
@@ -7,6 +7,8 @@ use farthing_http::credential::Receipt;
 use farthing_http::encoding;
 use farthing_http::span::Span;
 use farthing_protocol::device::invoice::Invoice;
+use farthing_protocol::lightspeed::Call;
+use farthing_protocol::lightspeed::call;
 use farthing_protocol::{ChannelId, Msat};
 use libfuzzer_sys::fuzz_target;
 
@@ -15,9 +17,10 @@ const INVOICE: &str = "lnbcrt200u1p45n5sqdq8w3hkcmqpp5wkrhhdqa8ya4lwz9tnnqanvdmg
 
 fuzz_target!(|data: &[u8]| {
     let mut choices = Choices::new(data);
-    match choices.byte() % 4 {
+    match choices.byte() % 5 {
         0 => receipt(&mut choices),
         1 => span(choices),
+        2 => call(choices),
         _ => invoice(choices),
     }
 });
@@ -41,6 +44,23 @@ fn span(mut choices: Choices<'_>) {
     };
     let Ok(Span { start, length }) = Span::parse(&text, size) else { return };
     assert!(length > 0 && start.checked_add(length).is_some_and(|end| end <= size), "{text} of {size}");
+}
+
+/// As a gate reads it, whose room is for the longest call there is: a call has one spelling.
+fn call(mut choices: Choices<'_>) {
+    let mut room = [0; call::LENGTH_WITH_LAST.div_ceil(3) * 4];
+    let text = if choices.byte() % 2 == 0 {
+        encoding::encode_bytes(choices.rest())
+    } else {
+        String::from_utf8_lossy(choices.rest()).into_owned()
+    };
+    if text.len() > room.len() {
+        return;
+    }
+    let Ok(length) = encoding::decode_into(&text, &mut room) else { return };
+    let Ok((call, mac)) = Call::from_bytes(&room[..length]) else { return };
+    assert_eq!(call.to_bytes(&mac), room[..length]);
+    assert_eq!(encoding::encode_bytes(&room[..length]), text);
 }
 
 /// As it came, or a good one with up to three characters exchanged, which the checksum always notices.

@@ -149,7 +149,7 @@ fn call_input(choices: &mut Choices<'_>) -> call::Input {
         4 => call::Input::Call { cost: Msat::new(choices.amount()) },
         5 => call::Input::Answered { number, charged: Some(Msat::new(choices.amount())) },
         6 => call::Input::Epoch(choices.u32()),
-        _ => call::Input::Reconcile(Msat::new(choices.amount())),
+        _ => call::Input::Reconcile { last: number, spent: Msat::new(choices.amount()) },
     }
 }
 

@@ -269,7 +269,8 @@ fn told_standing(answer: StandingAnswer) {
     let state = after(&PAYING, call::Input::Epoch(answer.epoch)).expect("any epoch is taken note of");
     assert_eq!(state.ledger(), PAYING.ledger(), "an epoch costs nothing");
     let Some(spent) = answer.spent_msat.map(Msat::new) else { return };
-    let reconciled = after(&state, call::Input::Reconcile(spent));
+    let last = state.purse().expect("it pays for calls").last_number();
+    let reconciled = after(&state, call::Input::Reconcile { last, spent });
     assert_eq!(reconciled.is_ok(), spent <= CALLED);
     if let Ok(state) = reconciled {
         assert_eq!(state.ledger().spent, spent);

@@ -368,15 +368,17 @@ impl Caller {
         request: &Outgoing,
         prepared: &Prepared,
     ) -> Result<(Response, Outcome), ClientError> {
-        self.send_until_settled_at_most(request, prepared, prepared.call.cost).await
+        self.send_again_until_settled(request, prepared, prepared.call.cost, false).await
     }
 
-    /// [`Self::send_until_settled`] for a call that was topped up: it may have cost up to `most`.
-    async fn send_until_settled_at_most(
+    /// [`Self::send_until_settled`] for a call that may have cost up to `most` by now: it was topped up. `was_sent` says whether it
+    /// may have been served already.
+    async fn send_again_until_settled(
         &self,
         request: &Outgoing,
         prepared: &Prepared,
         most: Msat,
+        mut was_sent: bool,
     ) -> Result<(Response, Outcome), ClientError> {
         let header = encoding::encode_bytes(&prepared.bytes);
         let Call { channel, number, .. } = prepared.call;
@@ -391,12 +393,15 @@ impl Caller {
                     match Outcome::of(&response, most)? {
                         // Its answer is on the way.
                         Outcome::Running if started.elapsed() < self.means.patience => {
+                            was_sent = true;
                             tokio::time::sleep(outcome::retry_after(&response).unwrap_or(wait)).await;
                             continue;
                         }
                         Outcome::Open if attempt < self.means.attempts => {}
                         // Nothing came of it, if it was never sent before. Else it may have been served before the channel closed.
-                        Outcome::Closed if attempt == 1 => return Ok((response, Outcome::Refused)),
+                        Outcome::Closed if !was_sent => {
+                            return Ok((response, Outcome::Refused));
+                        }
                         outcome => return Ok((response, outcome)),
                     }
                 }
@@ -406,6 +411,7 @@ impl Caller {
                 Err(error) => return Err(error),
             }
             attempt += 1;
+            was_sent = true;
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(Duration::from_secs(2));
         }

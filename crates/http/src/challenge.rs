@@ -357,6 +357,11 @@ impl Request {
 
 #[cfg(test)]
 mod tests {
+    use bitcoin::{Amount, FeeRate, Network, ScriptBuf};
+    use farthing_protocol::Party;
+    use farthing_protocol::keys::Seed;
+    use farthing_protocol::opening::Confirmations;
+
     use super::*;
 
     fn challenge() -> Challenge {
@@ -390,6 +395,39 @@ mod tests {
         }
         let long = format!("Payment id=\"{}\"", "a".repeat(MOST_HEADER));
         assert!(Challenge::from_header(&long).is_err());
+    }
+
+    fn request() -> Request {
+        let keys = Seed::new([2; 64], Network::Regtest).channel_keys(KeyId::from_u64(1));
+        let payee = Party { funding: keys.funding(), session: keys.session(), output: ScriptBuf::new() };
+        let offer = Offer {
+            network: Network::Regtest,
+            payee,
+            capacity: (Amount::from_sat(1_000), Amount::from_sat(2_000)),
+            fee_rate: (FeeRate::BROADCAST_MIN, FeeRate::BROADCAST_MIN),
+            lifetime: (1, 2),
+            margin: 1,
+            confirmations: Confirmations { least: 1, one_more_per: Amount::ONE_BTC },
+        };
+        let price = CallPrice::default();
+        let calls = Calls { most_exposure: Msat::new(1), replay_window: 1, price, flat: None };
+        Request::for_call(offer, KeyId::from_u64(1), calls)
+    }
+
+    /// What makes a payment count once is the channel, so a clock that is put back brings no more than an old challenge.
+    #[test]
+    fn a_challenge_ends_with_its_lifetime_and_a_clock_that_jumps_changes_no_more_than_that() {
+        let issued: Timestamp = "2026-11-22T12:00:00Z".parse().unwrap();
+        let challenge = Challenge::issue(&[3; 32], "seller", &request(), issued);
+        let at = |now: Timestamp| challenge.check(&[3; 32], now);
+        let (second, year) = (SignedDuration::from_secs(1), SignedDuration::from_hours(365 * 24));
+        for valid in [issued, issued + (LIFETIME - second), issued - year, Timestamp::MIN] {
+            assert_eq!(at(valid).unwrap(), request(), "{valid}");
+        }
+        for late in [issued + LIFETIME, issued + year, Timestamp::MAX] {
+            assert!(matches!(at(late), Err(BadChallenge::Expired(_))), "{late}");
+        }
+        assert!(matches!(challenge.check(&[4; 32], issued), Err(BadChallenge::Foreign)));
     }
 
     /// Section 5.1.3 of the draft: seven slots joined by `|`, computed here by hand.

@@ -13,7 +13,9 @@ use bitcoin::{Amount, FeeRate, Transaction};
 use farthing_node::books::OrderError;
 use farthing_node::buyer::{Buyer, CloseError, ProposeError};
 use farthing_protocol::lightspeed::CallNumber;
+use farthing_protocol::lightspeed::purse::Unable;
 use farthing_protocol::opening::{Limits, Offer};
+use farthing_protocol::payer::Reject;
 use farthing_protocol::{ChannelId, Msat, commitment};
 use jiff::Timestamp;
 use reqwest::header::{AUTHORIZATION, RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -294,7 +296,7 @@ impl Client {
     }
 
     /// Asks the seller what calls came to whose answers were lost, or what it charged for pieces. Its sum is taken only if what
-    /// was sent allows it; for pieces it is what this gives.
+    /// was sent allows it, and nothing was sent meanwhile; for pieces it is what this gives.
     pub(crate) async fn reconcile(&self, id: ChannelId, peer: &Url) -> Result<Option<Msat>, ClientError> {
         let Some(purse) = self.buyer.purse(id).await? else {
             let none = CallNumber { epoch: 0, counter: 0 };
@@ -305,11 +307,21 @@ impl Client {
         if purse.unanswered().next().is_none() {
             return Ok(None);
         }
-        let standing = self.standing(id, peer, purse.last_number()).await?;
+        let last = purse.last_number();
+        let standing = self.standing(id, peer, last).await?;
+        // Before the epoch: it begins other numbers.
+        let reconciled = match standing.spent_msat {
+            Some(spent) => match self.buyer.reconcile(id, last, Msat::new(spent)).await {
+                // That one runs, or it is to come.
+                Err(OrderError::Rejected(Reject::Call(Unable::SentSince { .. }))) => {
+                    Err(ClientError::CallsRunning)
+                }
+                taken => Ok(taken?),
+            },
+            None => Err(ClientError::CallsRunning),
+        };
         self.buyer.epoch(id, standing.epoch).await?;
-        let spent = standing.spent_msat.ok_or(ClientError::CallsRunning)?;
-        self.buyer.reconcile(id, Msat::new(spent)).await?;
-        Ok(None)
+        reconciled.map(|()| None)
     }
 
     async fn standing(

@@ -26,7 +26,8 @@ use crate::gate::{Admitted, RECEIPT, Running};
 use crate::tariff::CallPrice;
 use crate::wire;
 
-/// The largest part of an answer that is released at once, in bytes: what must at least be set aside for it to go on.
+/// The largest part of an answer that is released at once, in bytes. Where events cost something it ends with the first one in it.
+/// So a payer that has set aside what this many bytes and one event cost has always enough for the next part.
 pub const PART: usize = 4_096;
 
 /// The answers that flow, so that top-ups find them.
@@ -92,6 +93,16 @@ impl Flowed {
         self
     }
 
+    /// How many of these bytes there are up to the end of an event, or all.
+    fn to_the_end_of_an_event(self, bytes: &[u8]) -> usize {
+        let mut after = self;
+        let end = bytes.iter().position(|byte| {
+            after = after.and(&[*byte]);
+            after.events > self.events
+        });
+        end.map_or(bytes.len(), |end| end + 1)
+    }
+
     /// What it costs.
     pub(crate) fn cost(&self, price: &CallPrice) -> Msat {
         price.of(self.bytes, self.events)
@@ -132,9 +143,10 @@ impl Meter {
     }
 
     fn flow(self, body: Body) -> impl Stream<Item = Result<Bytes, CutOff>> {
-        let parts = body.into_data_stream().flat_map(|part| {
+        let (mut handed_on, by_event) = (Flowed::default(), self.call.price.event > Msat::ZERO);
+        let parts = body.into_data_stream().flat_map(move |part| {
             let parts: Vec<Result<Bytes, axum::Error>> = match part {
-                Ok(bytes) => split(bytes).map(Ok).collect(),
+                Ok(bytes) => split(bytes, &mut handed_on, by_event).into_iter().map(Ok).collect(),
                 Err(error) => vec![Err(error)],
             };
             stream::iter(parts)
@@ -202,11 +214,16 @@ impl Drop for Meter {
     }
 }
 
-fn split(mut bytes: Bytes) -> impl Iterator<Item = Bytes> {
-    std::iter::from_fn(move || {
-        let size = bytes.len().min(PART);
-        (size > 0).then(|| bytes.split_to(size))
-    })
+fn split(mut bytes: Bytes, flowed: &mut Flowed, by_event: bool) -> Vec<Bytes> {
+    let mut parts = Vec::new();
+    while !bytes.is_empty() {
+        let most = bytes.len().min(PART);
+        let size = if by_event { flowed.to_the_end_of_an_event(&bytes[..most]) } else { most };
+        let part = bytes.split_to(size);
+        *flowed = flowed.and(&part);
+        parts.push(part);
+    }
+    parts
 }
 
 #[cfg(test)]
@@ -224,7 +241,17 @@ mod tests {
 
     #[test]
     fn a_large_answer_goes_out_in_small_parts() {
-        let parts: Vec<Bytes> = split(Bytes::from(vec![7; 2 * PART + 1])).collect();
-        assert_eq!(parts.iter().map(Bytes::len).collect::<Vec<_>>(), [PART, PART, 1]);
+        for by_event in [false, true] {
+            let parts = split(Bytes::from(vec![7; 2 * PART + 1]), &mut Flowed::default(), by_event);
+            assert_eq!(parts.iter().map(Bytes::len).collect::<Vec<_>>(), [PART, PART, 1]);
+        }
+    }
+
+    #[test]
+    fn a_part_has_the_end_of_one_event_where_events_cost_something() {
+        let mut flowed = Flowed::default();
+        let mut split = |text: &'static str| split(Bytes::from_static(text.as_bytes()), &mut flowed, true);
+        assert_eq!(split("data: a\n\ndata: b\n"), ["data: a\n\n", "data: b\n"]);
+        assert_eq!(split("\n\n\nid: c\r\n\r\n"), ["\n", "\n\n", "id: c\r\n\r\n"]);
     }
 }

@@ -9,7 +9,7 @@
 mod keeper;
 mod live;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::mpsc;
 use std::sync::{Arc, RwLock};

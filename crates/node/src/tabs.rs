@@ -99,6 +99,8 @@ struct Live {
     draining: u32,
     /// The tab is newer than what was drawn last.
     dirty: bool,
+    /// It was drawn, and is not in the books yet: who takes the tab from them has an older one.
+    storing: bool,
     /// It is on the list of what the books are to draw.
     asked: bool,
     waiting: Vec<FoldReply<Payee>>,
@@ -347,6 +349,7 @@ impl Tabs {
             cap,
             draining: 0,
             dirty: false,
+            storing: false,
             asked: false,
             waiting,
             is_closed: false,
@@ -427,13 +430,16 @@ impl Desk<Payee> for Tabs {
         if !std::mem::replace(&mut live.dirty, false) {
             return None;
         }
+        live.storing = true;
         let waiting = std::mem::take(&mut live.waiting);
         Some(Drawn { input: Input::Fold(Box::new(live.tab.clone())), waiting })
     }
 
     fn not_stored(&self, id: ChannelId) {
         if let Some(session) = self.session(id) {
-            self.changed(&mut session.live(), id);
+            let mut live = session.live();
+            live.storing = false;
+            self.changed(&mut live, id);
         }
     }
 
@@ -447,7 +453,9 @@ impl Desk<Payee> for Tabs {
             // Also while the first chain of a channel is being verified, before its tab is stored.
             true => {
                 if let Some(session) = self.session(id) {
-                    session.live().cap = state.cap(setup);
+                    let mut live = session.live();
+                    live.storing = false;
+                    live.cap = state.cap(setup);
                 }
             }
             // Closing or closed: nothing is admitted any more.

@@ -208,7 +208,8 @@ fn a_preimage_whose_call_was_lost_is_credit_again_in_the_next_batch() {
         served(&mut payer, counter, UNIT);
     }
     // Whether the last one was served nobody remembers, nor whether its preimage arrived.
-    payer.calls(Input::Reconcile(sat(38_000)));
+    let sum = payer.sum(sat(38_000));
+    payer.calls(sum);
     assert_eq!(paid(&payer), sat(40_600));
     assert_eq!(unable(&payer, Input::Call { cost: UNIT }), Unable::NeedsChain);
     let next = payer.state.purse().unwrap().fit_batch(&payer.setup.channel, &TERMS).unwrap().unwrap();
@@ -250,7 +251,8 @@ fn what_the_payee_says_it_has_served_is_certain() {
     for _ in 0..5 {
         sends(&mut payer, UNIT);
     }
-    payer.calls(Input::Reconcile(sat(6_000)));
+    let sum = payer.sum(sat(6_000));
+    payer.calls(sum);
     assert_eq!(payer.state.purse().unwrap().spent(), sat(6_000));
     assert_eq!(sends(&mut payer, UNIT), 5, "which of the five arrived is not known: a new one pays for sure");
 }

@@ -161,7 +161,11 @@ proptest! {
     ) {
         let mut payer = flat_payer();
         let mut sent = Msat::ZERO;
-        for input in inputs {
+        for mut input in inputs {
+            if let Input::Reconcile { last, .. } = &mut input {
+                // The payer knows what it had sent.
+                *last = payer.state.purse().unwrap().last_number();
+            }
             let before = payer.state.ledger();
             let asks = match &input {
                 Input::Call { cost } | Input::TopUp { by: cost, .. } => *cost,
@@ -229,7 +233,7 @@ fn payer_input() -> impl Strategy<Value = Input> {
         2 => (chain(), 0..9_u32).prop_map(|(chain, epoch)| Input::Taken { chain, epoch }),
         1 => chain().prop_map(|chain| Input::Refused { chain }),
         1 => (0..9_u32).prop_map(Input::Epoch),
-        1 => amount().prop_map(Input::Reconcile),
+        1 => (number(), amount()).prop_map(|(last, spent)| Input::Reconcile { last, spent }),
         2 => (chain(), 0..60_000_u64).prop_map(|(number, base)| {
             Input::AnnounceBatch(BatchTerms { number, ..batch_on(number, sat(base)) })
         }),

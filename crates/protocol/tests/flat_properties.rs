@@ -36,7 +36,7 @@ enum Down {
     Served(CallNumber, Msat),
     Free(CallNumber, u32),
     Forgotten(u32),
-    Spent(Msat),
+    Spent(CallNumber, Msat),
 }
 
 #[derive(Clone, Debug)]
@@ -49,6 +49,7 @@ enum Action {
     DoubleDown(usize),
     Finish { which: usize, charged: Option<u64> },
     AskAgain,
+    AskForTheSum,
     RestartPayer,
     CrashPayee,
 }
@@ -66,6 +67,7 @@ fn action() -> impl Strategy<Value = Action> {
         2 => any::<usize>().prop_map(Action::DoubleDown),
         14 => (any::<usize>(), charged).prop_map(|(which, charged)| Action::Finish { which, charged }),
         2 => Just(Action::AskAgain),
+        3 => Just(Action::AskForTheSum),
         1 => Just(Action::RestartPayer),
         2 => Just(Action::CrashPayee),
     ]
@@ -82,8 +84,6 @@ struct World {
     log: BTreeMap<CallNumber, Call>,
     up: Vec<Up>,
     down: Vec<Down>,
-    /// The question about the sum that waits for an answer; no call is sent meanwhile.
-    asks: bool,
 }
 
 impl World {
@@ -98,7 +98,6 @@ impl World {
             log: BTreeMap::new(),
             up: Vec::new(),
             down: Vec::new(),
-            asks: false,
         };
         world.store();
         world.crash();
@@ -138,9 +137,6 @@ impl World {
 
     /// Sends a call, or the batch that it needs first. Whether it did anything.
     fn call(&mut self, cost: Msat) -> bool {
-        if self.asks {
-            return false;
-        }
         match self.input(Input::Call { cost }) {
             Ok(effects) => {
                 let [Effect::Call(ticket)] = effects[..] else { panic!("a call, not {effects:?}") };
@@ -179,6 +175,10 @@ impl World {
         self.up.extend(self.purse().and_then(Purse::announced_batch).map(Up::Batch));
     }
 
+    fn ask_for_the_sum(&mut self) {
+        self.up.extend(self.purse().map(|purse| Up::Sum(purse.last_number())));
+    }
+
     fn deliver_up(&mut self, which: usize, refuse: bool) {
         if self.up.is_empty() {
             return;
@@ -210,7 +210,7 @@ impl World {
             Up::Sum(last) => {
                 let spent = self.tab.reconcile(last);
                 self.store();
-                self.down.extend(spent.map(Down::Spent));
+                self.down.extend(spent.map(|spent| Down::Spent(last, spent)));
             }
         }
     }
@@ -246,12 +246,10 @@ impl World {
                 self.input(Input::Answered { number, charged: None })
             }
             Down::Forgotten(epoch) => self.input(Input::Epoch(epoch)),
-            Down::Spent(spent) if self.asks => {
-                self.asks = false;
-                self.log.clear();
-                self.input(Input::Reconcile(spent))
-            }
-            Down::Spent(_) => Ok(Vec::new()),
+            Down::Spent(last, spent) => match self.input(Input::Reconcile { last, spent }) {
+                Err(Unable::SentSince { .. }) => Ok(Vec::new()),
+                heard => heard.inspect(|_| self.log.clear()),
+            },
         };
         match heard {
             Ok(_) | Err(Unable::WrongChain(_)) => {} // a copy of an answer that came before
@@ -279,6 +277,7 @@ impl World {
             Action::LoseUp(_) | Action::LoseDown(_) | Action::DoubleDown(_) => {}
             Action::Finish { which, charged } => self.finish(which, charged.map(Msat::new)),
             Action::AskAgain => self.ask_again(),
+            Action::AskForTheSum => self.ask_for_the_sum(),
             Action::RestartPayer => {
                 let stored = postcard::to_stdvec(&self.payer.state).expect("every state has an encoding");
                 self.payer.state = postcard::from_bytes(&stored).expect("what was written");
@@ -298,13 +297,10 @@ impl World {
             }
             let waits = self.purse().is_some_and(|purse| purse.announced_batch().is_some());
             if self.log.is_empty() && !waits {
-                self.asks = false;
                 return;
             }
             if round > 2 {
-                self.asks = true; // what is left now is what nobody remembers
-                let last = self.purse().expect("calls were sent").last_number();
-                self.up.push(Up::Sum(last));
+                self.ask_for_the_sum(); // what is left now is what nobody remembers
             } else {
                 self.ask_again();
             }

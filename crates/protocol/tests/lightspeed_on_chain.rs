@@ -134,7 +134,8 @@ fn a_rung_that_the_payee_claimed_leaves_the_payer_its_share() {
 
 fn closing_payer() -> Payer {
     let mut payer = payer_of_calls();
-    payer.calls(payer::call::Input::Reconcile(sat(829)));
+    let sum = payer.sum(sat(829));
+    payer.calls(sum);
     payer.takes(payer::Input::Close { fee_rate: rate(2), charged: None });
     payer
 }

@@ -71,7 +71,8 @@ fn each_call_shows_just_the_word_that_covers_everything_before_it() {
 fn nothing_is_sent_before_a_chain_is_taken() {
     let mut payer = Payer::open();
     assert_eq!(payer.refuses(payer::Input::Call(Input::Call { cost: sat(1) })), Reject::PaysForPieces);
-    assert_eq!(payer.refuses(payer::Input::Call(Input::Reconcile(sat(1)))), Reject::PaysForPieces);
+    let sum = Input::Reconcile { last: number(0, 0), spent: sat(1) };
+    assert_eq!(payer.refuses(payer::Input::Call(sum)), Reject::PaysForPieces);
     let effects = payer.calls(Input::Announce(terms(SHAPE, 1)));
     assert_eq!(effects, [Effect::Announce(terms(SHAPE, 1), PREPAID)]);
     assert_eq!(unable(&payer, Input::Call { cost: sat(1) }), Unable::NeedsChain);
@@ -221,15 +222,39 @@ fn a_payee_that_states_more_than_was_sent_is_not_believed() {
     buys(&mut payer, sat(20));
     buys(&mut payer, sat(3));
     for got in [Msat::new(123_001), Msat::new(u64::MAX)] {
-        let refused = unable(&payer, Input::Reconcile(got));
+        let refused = unable(&payer, payer.sum(got));
         assert_eq!(refused, Unable::WrongSum { most: sat(123), got });
     }
     assert_eq!(payer.refuses(close(rate(2))), Reject::CallsUnanswered(2));
-    payer.calls(Input::Reconcile(sat(120)));
+    let sum = payer.sum(sat(120));
+    payer.calls(sum);
     assert_eq!(payer.state.ledger().spent, sat(120));
     let to_payee = closing::due(sat(120), PREPAID);
     let settlement = closing::Settlement { to_payee, fee_rate: rate(2) };
     assert_eq!(payer.takes(close(rate(2))), [Effect::ProposeClosing(settlement)]);
+}
+
+/// The payee may have admitted it after it said what is spent: it would be in nobody's sum, and the payer's one too small for good.
+#[test]
+fn a_sum_says_nothing_of_what_was_sent_after_the_payee_was_asked() {
+    let mut payer = payer_on(SHAPE);
+    buys(&mut payer, sat(100));
+    let stated = payer.sum(sat(100));
+    let since = buys(&mut payer, sat(20));
+    let (asked, last) = (number(1, 1), number(1, 2));
+    assert_eq!(unable(&payer, stated.clone()), Unable::SentSince { asked, last });
+    payer.calls(Input::TopUp { number: since.number, by: sat(3) });
+    let stated = Input::Reconcile { last, spent: sat(100) };
+    assert_eq!(unable(&payer, stated), Unable::SentSince { asked: last, last: number(1, 3) });
+    payer.calls(Input::Epoch(2));
+    assert!(matches!(
+        unable(&payer, Input::Reconcile { last: number(1, 3), spent: sat(100) }),
+        Unable::SentSince { .. }
+    ));
+    assert_eq!(payer.state.ledger().spent, sat(123));
+    let sum = payer.sum(sat(100));
+    payer.calls(sum);
+    assert_eq!(payer.state.ledger().spent, sat(100));
 }
 
 /// It forgot what it had not stored when it crashed. The payer could not close otherwise.
@@ -240,7 +265,8 @@ fn a_payee_that_states_less_than_was_answered_gets_what_was_answered() {
         let answered = buys(&mut payer, sat(100));
         answer(&mut payer, answered.number, Some(sat(100)));
         buys(&mut payer, sat(20));
-        payer.calls(Input::Reconcile(stated));
+        let sum = payer.sum(stated);
+        payer.calls(sum);
         assert_eq!(payer.state.ledger().spent, sat(100));
     }
 }
@@ -252,14 +278,16 @@ fn a_sum_that_is_agreed_on_says_how_far_the_payee_has_the_words() {
     let mut payer = payer_on(long);
     let most = PREPAID.saturating_add(Msat::new(MOST_STEPS.into()));
     buys(&mut payer, most);
-    payer.calls(Input::Reconcile(most));
+    let sum = payer.sum(most);
+    payer.calls(sum);
     assert_eq!(buys(&mut payer, Msat::new(MOST_STEPS.into())).index, 2 * MOST_STEPS);
 }
 
 #[test]
 fn nothing_is_called_when_the_channel_closes() {
     let mut payer = payer_of_calls();
-    payer.calls(Input::Reconcile(sat(829)));
+    let sum = payer.sum(sat(829));
+    payer.calls(sum);
     payer.takes(close(rate(2)));
     let call = payer::Input::Call(Input::Call { cost: sat(1) });
     assert_eq!(payer.refuses(call), Reject::NotOpen("closing"));
@@ -293,7 +321,7 @@ fn any_input() -> impl Strategy<Value = Input> {
         12 => (number, prop::option::of(amount()))
             .prop_map(|(number, charged)| Input::Answered { number, charged }),
         1 => small().prop_map(Input::Epoch),
-        1 => amount().prop_map(Input::Reconcile),
+        1 => amount().prop_map(|spent| Input::Reconcile { last: CallNumber { epoch: 0, counter: 0 }, spent }),
     ]
 }
 
@@ -312,7 +340,11 @@ proptest! {
         let most = payer.setup.channel.max_total();
         let (mut high, mut called, mut widest) = (Msat::ZERO, Msat::ZERO, SHAPE.unit);
         let mut numbers = std::collections::BTreeSet::new();
-        for input in inputs {
+        for mut input in inputs {
+            if let Input::Reconcile { last, .. } = &mut input {
+                // The payer knows what it had sent.
+                *last = payer.state.purse().unwrap().last_number();
+            }
             let Ok(transition) = payer.state.handle(&payer.setup, payer::Input::Call(input)) else { continue };
             let before = payer.state.ledger();
             let (next, effects) = commit(transition);

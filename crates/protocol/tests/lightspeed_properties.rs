@@ -25,6 +25,7 @@ enum Action {
     DoubleDown(usize),
     Finish { which: usize, end: End },
     AskAgain,
+    AskForTheSum,
     Flush,
     RestartBuyer,
     CrashSeller,
@@ -67,6 +68,7 @@ fn action() -> impl Strategy<Value = Action> {
         3 => any::<usize>().prop_map(Action::DoubleDown),
         14 => (any::<usize>(), end).prop_map(|(which, end)| Action::Finish { which, end }),
         2 => Just(Action::AskAgain),
+        3 => Just(Action::AskForTheSum),
         1 => Just(Action::Flush),
         1 => Just(Action::RestartBuyer),
         2 => Just(Action::CrashSeller),
@@ -104,6 +106,7 @@ fn act(calls: &mut Calls, action: Action, shape: Shape) {
                 calls.down.push(copy);
             }
         }
+        Action::AskForTheSum => calls.ask_for_the_sum(),
         Action::Finish { which, end } => calls.finish(which, end),
         Action::Flush => calls.seller.flush(),
         Action::RestartBuyer => {

@@ -17,6 +17,7 @@ use common::flat_story::{flat_payee, flat_payer};
 use common::payee_story::{Payee, charge, settle};
 use common::payer_story::Payer;
 use common::*;
+use farthing_protocol::lightspeed::{CallNumber, Purse};
 use farthing_protocol::payee::Input;
 use farthing_protocol::{Msat, Params, payee, payer};
 use proptest::prelude::*;
@@ -230,7 +231,9 @@ proptest! {
             state.resume(&setup);
             let buy = payer::Input::Buy { cost: sat(1) };
             let call = payer::Input::Call(payer::call::Input::Call { cost: sat(1) });
-            let sum = payer::Input::Call(payer::call::Input::Reconcile(sat(1)));
+            let last = state.purse().map_or(CallNumber { epoch: 0, counter: 0 }, Purse::last_number);
+            let sum = payer::call::Input::Reconcile { last, spent: sat(1) };
+            let sum = payer::Input::Call(sum);
             let close = payer::Input::Close { fee_rate: rate(2), charged: None };
             for input in [buy, call, sum, close, payer::Input::Sighted(sighting())] {
                 drop(state.handle(&setup, input));

@@ -1,8 +1,8 @@
 //! A relay between a buyer and a seller, or before a node: it writes down what passes, may spoil answers or swallow them,
 //! and may answer itself.
 
-use std::io::BufReader;
-use std::net::{TcpListener, TcpStream};
+use std::io::{self, BufReader};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use anyhow::Result;
 
 use crate::message::Message;
-use crate::wait::PATIENCE;
+use crate::wait::{PATIENCE, until};
 
 const ANY_PORT: &str = "127.0.0.1:0";
 
@@ -131,7 +131,7 @@ impl Drop for Relay {
     fn drop(&mut self) {
         self.shared.ended.store(true, Ordering::SeqCst);
         for connection in self.shared.connections.lock().expect("no holder of this lock panics").drain(..) {
-            let _closed_already = connection.shutdown(std::net::Shutdown::Both);
+            let _closed_already = connection.shutdown(Shutdown::Both);
         }
         // Wakes the listener.
         let _woken = TcpStream::connect(&self.address);
@@ -157,7 +157,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         std::thread::spawn(move || {
             // A side that is gone closes the other's connection, as a real one would.
             let _broken = pass(&client, &shared);
-            let _closed_already = client.shutdown(std::net::Shutdown::Both);
+            let _closed_already = client.shutdown(Shutdown::Both);
             let is_other = |other: &mut TcpStream| other.peer_addr().ok() != peer;
             shared.connections.lock().expect("no holder of this lock panics").retain_mut(is_other);
         });
@@ -191,5 +191,75 @@ fn pass(client: &TcpStream, shared: &Shared) -> Result<()> {
             Fate::Cut => return Ok(()),
         }
     }
+    Ok(())
+}
+
+/// Hands every byte on. While nobody listens behind, whoever comes is kept waiting: a client that gives up after a while does
+/// not notice how long its seller takes to come back. Dropped, it takes no connection any more.
+pub struct Pipe {
+    address: String,
+    behind: String,
+    ended: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Pipe {
+    /// A pipe to a seller's address.
+    ///
+    /// # Errors
+    /// When there is no free port.
+    pub fn to(behind: &str) -> Result<Self> {
+        let listener = TcpListener::bind(ANY_PORT)?;
+        let address = listener.local_addr()?.to_string();
+        let (behind, ended) = (behind.to_owned(), Arc::new(AtomicBool::new(false)));
+        let (seller, is_over) = (behind.clone(), ended.clone());
+        let thread = std::thread::spawn(move || {
+            for client in listener.incoming() {
+                if is_over.load(Ordering::SeqCst) {
+                    return;
+                }
+                let (Ok(client), seller) = (client, seller.clone()) else { continue };
+                // Ends with its connection.
+                std::thread::spawn(move || {
+                    let _broken = hand_on(&client, &seller);
+                    let _closed_already = client.shutdown(Shutdown::Both);
+                });
+            }
+        });
+        Ok(Self { address, behind, ended, thread: Some(thread) })
+    }
+
+    /// Host and port.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The URL of what is behind the pipe, from its URL at the seller.
+    pub fn url(&self, at_seller: &str) -> String {
+        at_seller.replace(&self.behind, &self.address)
+    }
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::SeqCst);
+        // Wakes the listener.
+        let _woken = TcpStream::connect(&self.address);
+        if let Some(thread) = self.thread.take() {
+            let _panicked = thread.join();
+        }
+    }
+}
+
+fn hand_on(client: &TcpStream, behind: &str) -> Result<()> {
+    let seller = until("somebody listens behind", || Ok(TcpStream::connect(behind).ok()))?;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let _broken = io::copy(&mut &seller, &mut &*client);
+            let _closed_already = client.shutdown(Shutdown::Both);
+        });
+        let _broken = io::copy(&mut &*client, &mut &seller);
+        let _closed_already = seller.shutdown(Shutdown::Both);
+    });
     Ok(())
 }

@@ -94,6 +94,24 @@ fn a_service_that_stalls_in_the_middle_of_its_answer_is_given_up_and_costs_nothi
     assert!(drained.is_some(), "nothing is left running");
 }
 
+#[test]
+fn a_service_that_never_begins_its_answer_is_given_up_and_costs_nothing() {
+    let story = Story::begin();
+    let id = story.open_for_calls(rungs(1, 50));
+    let manner = Manner { patience: Duration::from_millis(100), ..Manner::default() };
+    let gate = Gate::with_manner(story.seller().clone(), Tariff::per_call(PRICE), manner);
+    let service = gate.layer(service_fn(|_: Request| std::future::pending::<Result<Response, Infallible>>()));
+    let bytes = wait(story.buyer().call(id, PRICE, &TARGET, None)).unwrap().bytes;
+
+    let answer = run(service.clone().oneshot(request(&bytes))).unwrap();
+
+    assert_eq!((answer.status().as_u16(), header(&answer, "lightspeed")), (503, Some("free")));
+    assert_eq!(spent(&story, id), Msat::ZERO);
+    let again = run(service.oneshot(request(&bytes))).unwrap();
+    assert_eq!((again.status().as_u16(), header(&again, "lightspeed")), (409, Some("refused")));
+    assert!(run(story.seller().drain(id, Duration::ZERO)).is_some(), "nothing is left running");
+}
+
 /// A service that states no length, and whose answer is all there.
 #[test]
 fn a_short_answer_without_a_stated_length_is_kept_and_free_when_it_breaks_off() {
@@ -293,6 +311,15 @@ impl Flood {
         call.number.counter = counter;
         request(&call.to_bytes(&self.mac.mac(&call, &TARGET)))
     }
+
+    fn request_to(&self, uri: &'static str, counter: u64) -> Request {
+        let target = Target { uri, ..TARGET };
+        let mut call = self.call;
+        (call.number.counter, call.cost) = (counter, Msat::new(50_000));
+        let mut asked = request(&call.to_bytes(&self.mac.mac(&call, &target)));
+        *asked.uri_mut() = uri.parse().unwrap();
+        asked
+    }
 }
 
 #[test]
@@ -353,6 +380,43 @@ fn a_call_that_has_left_the_window_is_neither_served_again_nor_charged() {
     assert_eq!((forgotten.status().as_u16(), header(&forgotten, "lightspeed")), (409, Some("forgotten")));
     assert!(!forgotten.headers().contains_key("payment-receipt"));
     assert_eq!(spent(&story, id), Msat::new(3_000));
+}
+
+/// A stream beside many other calls, or one that uses a number with each of its top-ups.
+#[test]
+fn an_answer_that_outlives_the_window_has_its_receipt_at_its_end_and_after_a_restart() {
+    let mut story = Story::begin();
+    let id = story.open_for_calls(rungs(30, 100));
+    let service = |story: &Story| {
+        let by_size = CallPrice { call: Msat::ZERO, kib: PRICE, event: Msat::ZERO };
+        let rules = vec![Rule { method: None, path: "/stream".to_owned(), price: by_size }];
+        let tariff = Tariff::list(rules, CallPrice::per_call(PRICE));
+        let gate = Gate::new(story.seller().clone(), tariff);
+        gate.layer(service_fn(async |asked: Request| {
+            let parts = if asked.uri().path() == "/stream" { 7 } else { 0 };
+            let parts = (0..parts).map(|_| Ok::<_, Infallible>(Bytes::from(vec![b'x'; 1_024])));
+            Ok::<_, Infallible>(Response::new(Body::from_stream(futures_util::stream::iter(parts))))
+        }))
+    };
+    let flood = Flood::new(&story, id);
+    let selling = service(&story);
+    run(async {
+        let answer = selling.clone().oneshot(flood.request_to("/stream", 1)).await.unwrap();
+        assert_eq!(header(&answer, "lightspeed"), Some("metered"));
+        for counter in 2..=1 + WINDOW {
+            assert_eq!(selling.clone().oneshot(flood.request(counter)).await.unwrap().status(), 200);
+        }
+        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes().len(), 7 * 1_024);
+    });
+    let receipt = |service, counter: u64| {
+        let again = run(tower::ServiceExt::oneshot(service, flood.request_to("/stream", counter))).unwrap();
+        let receipt = header(&again, "payment-receipt").map(|receipt| Receipt::from_header(receipt).unwrap());
+        (again.status().as_u16(), receipt.map(|receipt| receipt.cost))
+    };
+    assert_eq!(receipt(selling, 1), (204, Some(Msat::new(7_000))));
+    story.start_seller();
+    assert_eq!(receipt(service(&story), 1), (409, Some(Msat::new(7_000))));
+    assert_eq!(spent(&story, id), Msat::new(7_000 + WINDOW * 1_000));
 }
 
 /// A service that answers in parts of 1 KiB for ever.

@@ -91,6 +91,28 @@ fn calls_that_cost_less_than_they_stated_count_as_memory() {
 }
 
 #[test]
+fn a_chain_with_too_much_between_two_rungs_is_refused_and_the_next_one_is_taken() {
+    let story = Story::set(|setting| setting.terms.most_exposure = Msat::new(1_000_000));
+    let id = story.fund();
+    story.mine(1);
+    for (shape, is_taken) in [(rungs(1_001, 2), false), (rungs(1_000, 4), true)] {
+        let told = story.buyer().announce(id, shape).unwrap();
+        let announced = Announced::Chain(told.terms, told.rungs);
+        let taken = wait(story.seller().announce(id, announced, told.payment));
+        wait(story.buyer().announced(id, told.terms.number, taken.as_ref().ok().copied())).unwrap();
+        match taken {
+            Ok(_) => assert!(is_taken),
+            Err(AnnounceError::Exposure { most, got }) => {
+                assert_eq!((is_taken, most, got), (false, Msat::new(1_000_000), Msat::new(1_001_000)));
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+    story.call(id, 1_000).unwrap();
+    assert_eq!(spent(&story, id), (Msat::new(1_000_000), Msat::new(1_000_000)));
+}
+
+#[test]
 fn a_payer_that_signs_wrongly_again_and_again_is_no_longer_looked_at() {
     let mut story = Story::begin();
     let id = story.fund();

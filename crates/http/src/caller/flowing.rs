@@ -271,7 +271,7 @@ async fn settle(
     aside: OnDay,
 ) -> Result<Msat, ClientError> {
     let OnDay { day, amount: aside } = aside;
-    let (response, outcome) = caller.send_until_settled_at_most(request, prepared, aside).await?;
+    let (response, outcome) = caller.send_again_until_settled(request, prepared, aside, true).await?;
     let charged = match outcome {
         Outcome::Served(cost) => Some(cost),
         Outcome::Free | Outcome::Refused => None,

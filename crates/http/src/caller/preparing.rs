@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use farthing_node::books::OrderError;
+use farthing_node::buyer::CloseError;
 use farthing_node::buyer::calls::{CallsError, OnDay, Prepared};
 use farthing_protocol::lightspeed::CallNumber;
 use farthing_protocol::lightspeed::call::Target;
@@ -242,6 +243,10 @@ impl Caller {
                     match caller.client.close(channel, &peer).await {
                         Ok(_broadcast) => return,
                         Err(error) if error.is_transient() || matches!(error, ClientError::CallsRunning) => {}
+                        // One was sent after the seller had said what is spent.
+                        Err(ClientError::Close(CloseError::Order(OrderError::Rejected(
+                            Reject::CallsUnanswered(_),
+                        )))) => {}
                         Err(error) => {
                             tracing::warn!(%channel, %error, "the used-up channel is not closed");
                             return;

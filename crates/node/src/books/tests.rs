@@ -22,13 +22,13 @@ use crate::machine::{Payee, PayeeRecord};
 const BASE: Msat = Msat::new(600_000);
 const SHAPE: Shape = Shape { unit: Msat::new(10_000), words: 100, rungs: 4, delay: Delay::blocks(36) };
 
-struct Story {
+pub(crate) struct Story {
     folder: tempfile::TempDir,
     books: Option<Books<Payee>>,
 }
 
 impl Story {
-    fn begin() -> Self {
+    pub(crate) fn begin() -> Self {
         let mut story = Self { folder: tempfile::tempdir().unwrap(), books: None };
         story.restart();
         story
@@ -46,12 +46,12 @@ impl Story {
         Store::open(&self.folder.path().join("db")).unwrap()
     }
 
-    fn books(&self) -> &Books<Payee> {
+    pub(crate) fn books(&self) -> &Books<Payee> {
         self.books.as_ref().unwrap()
     }
 
     /// Accepts the opening of a channel over the output of that number.
-    fn opens(&self, number: u8) -> Result<ChannelId, OrderError<Reject>> {
+    pub(crate) fn opens(&self, number: u8) -> Result<ChannelId, OrderError<Reject>> {
         let (record, setup) = setup(number);
         let id = setup.channel.id();
         let (keys, channel) = (payers_keys(), Payee::setup(&record, &payees_seed()).unwrap().channel);
@@ -106,7 +106,7 @@ fn payers_keys() -> ChannelKeys {
     Seed::new([1; 64], Network::Regtest).channel_keys(KeyId::from_u64(1))
 }
 
-fn setup(number: u8) -> (PayeeRecord, payee::Setup) {
+pub(crate) fn setup(number: u8) -> (PayeeRecord, payee::Setup) {
     let key = KeyId::from_u64(2);
     let party = |keys: &ChannelKeys| Party {
         funding: keys.funding(),
@@ -130,7 +130,7 @@ fn setup(number: u8) -> (PayeeRecord, payee::Setup) {
     (record, setup)
 }
 
-fn payment(number: u8) -> Payment {
+pub(crate) fn payment(number: u8) -> Payment {
     commitment::sign(&setup(number).1.channel, &payers_keys(), BASE)
 }
 

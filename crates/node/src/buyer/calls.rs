@@ -270,12 +270,17 @@ impl Buyer {
         self.books.handle(id, Input::Call(call::Input::Epoch(epoch)), None).await.map(drop)
     }
 
-    /// Takes the payee's sum for the calls whose answers were lost, if the calls that were sent allow it.
+    /// Takes the payee's sum for the calls up to `last` whose answers were lost, if the calls that were sent allow it.
     ///
     /// # Errors
-    /// When they do not, or it could not be stored.
-    pub async fn reconcile(&self, id: ChannelId, spent: Msat) -> Result<(), OrderError<Reject>> {
-        self.books.handle(id, Input::Call(call::Input::Reconcile(spent)), None).await.map(drop)
+    /// When they do not, a call was sent since, or it could not be stored.
+    pub async fn reconcile(
+        &self,
+        id: ChannelId,
+        last: CallNumber,
+        spent: Msat,
+    ) -> Result<(), OrderError<Reject>> {
+        self.books.handle(id, Input::Call(call::Input::Reconcile { last, spent }), None).await.map(drop)
     }
 
     /// A channel's purse as it stands; `None` when the channel pays for no calls.

@@ -78,6 +78,7 @@ impl Live {
     /// Whether the stored tab is all there is to know.
     fn is_at_rest(&self) -> bool {
         !self.dirty
+            && !self.storing
             && !self.asked
             && !self.is_draining()
             && self.waiting.is_empty()
@@ -123,5 +124,44 @@ impl Tabs {
         if tells {
             books.fold();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use farthing_protocol::lightspeed::Tab;
+
+    use super::*;
+    use crate::books::tests::{Story, payment, setup};
+    use crate::books::{Desk as _, Drawn};
+    use crate::tabs::Durability;
+
+    /// Whoever took it from the books meanwhile would have it as it was before, and serve its last calls again.
+    #[test]
+    fn a_tab_stays_in_memory_until_the_books_have_what_they_drew() {
+        let story = Story::begin();
+        let id = story.opens(1).unwrap();
+        let state = story.books().list_blocking().unwrap().pop().unwrap().state;
+        let (_, setup) = setup(1);
+        let tabs = Tabs::new(1, Durability::Call, 0);
+        tabs.insert(id, &setup, Tab::new(payment(1), Msat::ZERO), Vec::new(), None);
+        let stays = || {
+            tabs.make_room(story.books());
+            tabs.sessions.read().unwrap().contains_key(&id)
+        };
+        let draw = || {
+            let session = tabs.session(id).unwrap();
+            tabs.changed(&mut session.live(), id);
+            drop(session);
+            let Drawn { waiting, .. } = tabs.draw(id).expect("it is newer");
+            assert!(waiting.is_empty());
+        };
+        draw();
+        assert!(stays(), "it is not stored yet");
+        tabs.not_stored(id);
+        assert!(stays(), "it never was");
+        draw();
+        tabs.turned(id, &state, &setup);
+        assert!(!stays());
     }
 }

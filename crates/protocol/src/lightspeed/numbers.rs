@@ -4,6 +4,9 @@
 //! crash left unknown belongs to an older epoch, and older epochs serve nothing new. The window remembers the newest
 //! [`WINDOW`] counters of the present epoch and of the one before; a number that has left it is refused, uncharged.
 //!
+//! A call may run for longer than that, beside many others: an answer that is charged as it flows uses a number with each of
+//! its top-ups. Its payer asks for the receipt at its end, so what such a call was charged is remembered apart.
+//!
 //! **What the payer hears of a number is final.** A call that was refused or failed is free, and its payer spends the
 //! money on another. So its number is void from then on: a copy of the call that comes late is not served after all. A
 //! number that nobody remembers is told apart from a void one, since it may have been served before.
@@ -17,6 +20,8 @@ use crate::lightspeed::call::CallNumber;
 
 /// How many numbers the window holds: so far may a retry lag behind the newest call.
 pub const WINDOW: u64 = 1_024;
+/// How many receipts are kept of calls whose numbers have left the window: as many as calls of one payer wait for an answer.
+pub const MOST_LATE: usize = (WINDOW / 2) as usize;
 const WORDS: usize = (WINDOW / 64) as usize;
 
 /// What the window knows of a number.
@@ -171,7 +176,8 @@ pub struct Numbers {
     /// What is set aside for all of them.
     #[serde(skip)]
     pending: Msat,
-    /// Served calls of both windows that cost something else than they stated, for their receipts.
+    /// Served calls that cost something else than they stated, and those that ended when their numbers were about to leave the
+    /// window, or had left it. For their receipts.
     other_costs: Vec<(CallNumber, Msat)>,
 }
 
@@ -213,7 +219,7 @@ impl Numbers {
         if window.is_served(counter) {
             Standing::Served
         } else if !window.is_within(counter) {
-            Standing::Forgotten
+            self.other_cost(number).map_or(Standing::Forgotten, |_receipt| Standing::Served)
         } else if is_present && !window.is_refused(counter) {
             Standing::New
         } else {
@@ -294,28 +300,44 @@ impl Numbers {
         let was_served = charged.is_some() || call.charged > Msat::ZERO;
         self.present.mark(call.counter, was_served);
         let total = charged.unwrap_or(Msat::ZERO).min(call.aside).max(call.charged);
-        if was_served && (total != call.stated || call.charged > Msat::ZERO) {
+        let is_late = self.present.highest.saturating_sub(call.counter) >= WINDOW / 2;
+        if was_served && (is_late || total != call.stated || call.charged > Msat::ZERO) {
             self.note_cost(number, total);
         }
         Some(Charged { total, more: total.saturating_sub(call.charged) })
     }
 
-    /// How many receipts it keeps for calls that cost something else than they stated.
+    /// How many receipts it keeps for calls that cost something else than they stated, or ended late.
     pub fn other_costs(&self) -> usize {
         self.other_costs.len()
     }
 
+    /// Notes what a call was charged. Of the calls that have left the window, the newest [`MOST_LATE`] stay noted.
     fn note_cost(&mut self, number: CallNumber, cost: Msat) {
         let mut costs = std::mem::take(&mut self.other_costs);
-        costs.retain(|(other, _)| {
-            let is_known = matches!(self.standing(*other), Standing::Served | Standing::Running);
-            is_known && *other != number
-        });
+        costs.retain(|(other, _)| *other != number);
         costs.push((number, cost));
+        if costs.len() > MOST_LATE {
+            let mut excess =
+                costs.iter().filter(|(other, _)| self.has_left(*other)).count().saturating_sub(MOST_LATE);
+            costs.retain(|(other, _)| {
+                let is_kept = excess == 0 || !self.has_left(*other);
+                excess -= usize::from(!is_kept);
+                is_kept
+            });
+        }
         self.other_costs = costs;
     }
 
-    /// What a served call was charged; `None` when it was all that it stated.
+    /// Whether a number is in no window any more, and its call does not run.
+    fn has_left(&self, CallNumber { epoch, counter }: CallNumber) -> bool {
+        if epoch == self.present.epoch {
+            return !self.present.is_within(counter) && self.place(counter).is_err();
+        }
+        !self.before.as_ref().is_some_and(|before| epoch == before.epoch && before.is_within(counter))
+    }
+
+    /// What a served call was charged; `None` when it was all that it stated and it ended in time.
     pub fn other_cost(&self, number: CallNumber) -> Option<Msat> {
         self.other_costs.iter().find(|(other, _)| *other == number).map(|(_, cost)| *cost)
     }
@@ -352,16 +374,16 @@ mod tests {
     }
 
     proptest! {
-        /// Against plain sets of everything ever served or failed: within the window each is known, outside of it nothing is,
-        /// and no number is ever served twice, nor after it failed.
+        /// Against plain sets of everything ever served or failed: within the window each is known, outside of it only what was
+        /// served late, and no number is ever served twice, nor after it failed.
         #[test]
         fn the_window_is_a_set_with_a_short_memory(steps in proptest::collection::vec((0..3_000_u64, any::<bool>()), 1..300)) {
             let mut numbers = Numbers::default();
             numbers.begin(1);
-            let (mut served, mut failed, mut highest) = (BTreeSet::new(), BTreeSet::new(), 0);
+            let (mut served, mut failed, mut late, mut highest) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new(), 0);
             for (counter, succeeds) in steps {
                 let standing = numbers.standing(number(1, counter));
-                let expected = if counter + WINDOW <= highest {
+                let expected = if counter + WINDOW <= highest && !late.contains(&counter) {
                     Standing::Forgotten
                 } else if served.contains(&counter) {
                     Standing::Served
@@ -380,6 +402,9 @@ mod tests {
                     prop_assert_eq!(numbers.end(number(1, counter), charged), Some(Charged { total: cost, more: cost }));
                     let ended = if succeeds { &mut served } else { &mut failed };
                     ended.insert(counter);
+                    if succeeds && counter + WINDOW / 2 <= highest {
+                        late.insert(counter);
+                    }
                 }
             }
         }
@@ -481,11 +506,6 @@ mod tests {
         let costs: Vec<Option<Msat>> =
             (1..=4).map(|counter| numbers.other_cost(number(1, counter))).collect();
         assert_eq!(costs, [None, Some(Msat::new(4)), Some(Msat::new(15)), None]);
-        // They are forgotten with their numbers.
-        serve(&mut numbers, 5_000);
-        numbers.start(5_001, Msat::new(10));
-        numbers.end(number(1, 5_001), Some(Msat::new(1))).unwrap();
-        assert_eq!(numbers.other_cost(number(1, 2)), None);
     }
 
     #[test]
@@ -556,11 +576,69 @@ mod tests {
     fn a_running_call_outlives_the_window() {
         let mut numbers = Numbers::default();
         numbers.begin(1);
-        numbers.start(1, Msat::new(9));
+        (1..=3).for_each(|counter| numbers.start(counter, Msat::new(9)));
         serve(&mut numbers, 5_000);
         assert_eq!(numbers.standing(number(1, 1)), Standing::Running);
         assert_eq!(numbers.end(number(1, 1), Some(Msat::new(9))).map(|end| end.total), Some(Msat::new(9)));
-        assert_eq!(numbers.standing(number(1, 1)), Standing::Forgotten);
+        assert_eq!(numbers.standing(number(1, 1)), Standing::Served);
+        assert_eq!(numbers.other_cost(number(1, 1)), Some(Msat::new(9)));
+        numbers.settle(number(1, 2), Msat::new(4)).unwrap();
+        numbers.end(number(1, 3), None).unwrap();
+        assert_eq!(numbers.standing(number(1, 3)), Standing::Forgotten, "nothing is to be had for it");
+        // The crash.
+        let bytes = postcard::to_allocvec(&numbers).unwrap();
+        let mut restarted: Numbers = postcard::from_bytes(&bytes).unwrap();
+        restarted.begin(2);
+        let standing: Vec<Standing> = (1..=3).map(|counter| restarted.standing(number(1, counter))).collect();
+        assert_eq!(standing, [Standing::Served, Standing::Served, Standing::Forgotten]);
+        assert_eq!(restarted.other_cost(number(1, 2)), Some(Msat::new(4)));
+    }
+
+    /// Or its payer would have no time to ask for its receipt.
+    #[test]
+    fn a_call_that_ends_near_the_end_of_the_window_does_not_leave_with_it() {
+        let mut numbers = Numbers::default();
+        numbers.begin(1);
+        (1..=2).for_each(|counter| numbers.start(counter, Msat::new(9)));
+        serve(&mut numbers, WINDOW);
+        numbers.end(number(1, 1), Some(Msat::new(9))).unwrap();
+        numbers.end(number(1, 2), Some(Msat::new(7))).unwrap();
+        serve(&mut numbers, 2 * WINDOW);
+        let standing: Vec<Standing> =
+            [1, 2, WINDOW].iter().map(|counter| numbers.standing(number(1, *counter))).collect();
+        assert_eq!(standing, [Standing::Served, Standing::Served, Standing::Forgotten]);
+        assert_eq!(numbers.other_cost(number(1, 2)), Some(Msat::new(7)));
+    }
+
+    #[test]
+    fn of_receipts_behind_the_window_the_newest_are_kept_and_those_of_what_runs() {
+        let most = MOST_LATE as u64;
+        let mut numbers = Numbers::default();
+        numbers.begin(1);
+        (1..=most + 2).for_each(|counter| numbers.start(counter, Msat::new(9)));
+        numbers.settle(number(1, 1), Msat::new(3)).unwrap();
+        serve(&mut numbers, 5_000);
+        for counter in 2..=most + 2 {
+            numbers.end(number(1, counter), Some(Msat::new(9))).unwrap();
+        }
+        for counter in 5_001..=5_000 + WINDOW {
+            numbers.start(counter, Msat::new(9));
+            numbers.end(number(1, counter), Some(Msat::new(1))).unwrap();
+        }
+        assert_eq!(numbers.standing(number(1, 2)), Standing::Forgotten);
+        for counter in (3..=most + 2).chain(5_001..=5_000 + WINDOW) {
+            assert_eq!(numbers.standing(number(1, counter)), Standing::Served, "{counter}");
+        }
+        assert_eq!(numbers.other_costs() as u64, 1 + most + WINDOW);
+        assert_eq!(numbers.end(number(1, 1), None).map(|end| end.total), Some(Msat::new(3)));
+        assert_eq!(numbers.standing(number(1, 1)), Standing::Served);
+        assert_eq!(numbers.standing(number(1, 3)), Standing::Forgotten);
+        // A new epoch keeps the same, and the one after that none of it.
+        numbers.begin(2);
+        assert_eq!(numbers.standing(number(1, 1)), Standing::Served);
+        assert_eq!(numbers.standing(number(1, most + 2)), Standing::Served);
+        numbers.begin(3);
+        assert_eq!(numbers.standing(number(1, most + 2)), Standing::Forgotten);
     }
 
     #[test]

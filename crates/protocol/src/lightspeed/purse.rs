@@ -27,7 +27,8 @@ use crate::lightspeed::purse::words::Chains;
 use crate::lightspeed::terms::{ChainTerms, Shape};
 use crate::payment::Payment;
 
-/// How many calls may be outstanding: fewer than the payee's window holds, so that each may be retried.
+/// How many calls may be outstanding: half of what the payee's window holds. It bounds how many wait, not how far apart their
+/// numbers are: of one that waits while more than a window of others pass, the payee may have forgotten all but a receipt.
 pub const MOST_OUTSTANDING: usize = (WINDOW / 2) as usize;
 
 /// A call whose answer has not come.
@@ -145,6 +146,14 @@ pub enum Unable {
         most: Msat,
         /// What the payee says.
         got: Msat,
+    },
+    /// What the payee says is spent may lack what was sent after it was asked.
+    #[error("the seller was asked what is spent by the calls up to {asked:?}, and {last:?} was sent since")]
+    SentSince {
+        /// The newest number when it was asked.
+        asked: CallNumber,
+        /// The newest number.
+        last: CallNumber,
     },
     /// The payee claims to have earned more than the calls allow.
     #[error("the seller says that {got} is spent; by the calls that were sent it is {most} at most")]
@@ -419,9 +428,13 @@ impl Purse {
         Ok(())
     }
 
-    /// The payee says what is spent in all, now that nothing runs any more. Never more than the calls that were sent allow. A
-    /// payee that forgot what it had not stored says less than was answered; then what was answered counts.
-    pub(crate) fn reconcile(&mut self, stated: Msat) -> Result<(), Unable> {
+    /// The payee says what is spent in all, now that nothing up to `asked` runs any more. Never more than the calls that were sent
+    /// allow. A payee that forgot what it had not stored says less than was answered; then what was answered counts.
+    pub(crate) fn reconcile(&mut self, asked: CallNumber, stated: Msat) -> Result<(), Unable> {
+        let last = self.last_number();
+        if asked != last {
+            return Err(Unable::SentSince { asked, last });
+        }
         let most = self.ledger().spent;
         if stated > most {
             return Err(Unable::WrongSum { most, got: stated });

@@ -50,7 +50,12 @@ pub enum Input {
     /// The payee began that epoch.
     Epoch(u32),
     /// The payee says that no call runs any more and what was spent in all.
-    Reconcile(Msat),
+    Reconcile {
+        /// The newest number that had been used when it was asked.
+        last: CallNumber,
+        /// What it says.
+        spent: Msat,
+    },
 }
 
 impl Purse {
@@ -73,7 +78,7 @@ impl Purse {
                 self.turn_to(epoch);
                 Ok(None)
             }
-            Input::Reconcile(spent) => self.reconcile(spent).map(|()| None),
+            Input::Reconcile { last, spent } => self.reconcile(last, spent).map(|()| None),
         }
     }
 }

@@ -192,9 +192,13 @@ impl Buyer {
         self.log.remove(&number);
     }
 
-    pub fn hears_the_sum(&mut self, spent: Msat) {
-        self.takes(payer::Input::Call(Input::Reconcile(spent))).expect("an honest sum");
-        self.log.clear();
+    pub fn hears_the_sum(&mut self, last: CallNumber, spent: Msat) -> Result<(), Unable> {
+        match self.takes(payer::Input::Call(Input::Reconcile { last, spent })) {
+            Ok(_) => self.log.clear(),
+            Err(payer::Reject::Call(unable)) => return Err(unable),
+            Err(other) => panic!("{other}"),
+        }
+        Ok(())
     }
 
     pub fn proposes_closing(&mut self) -> Option<Settlement> {

@@ -7,6 +7,7 @@ pub mod seller;
 use bitcoin::Amount;
 use buyer::{Buyer, Logged};
 use farthing_protocol::lightspeed::call::{MacKey, Target};
+use farthing_protocol::lightspeed::purse::Unable;
 use farthing_protocol::lightspeed::{CallNumber, ChainTerms, Rung, Shape};
 use farthing_protocol::payer::call::Input;
 use farthing_protocol::session::CallKey;
@@ -22,7 +23,7 @@ pub const TARGET: Target<'static> =
 pub enum Up {
     Chain { terms: ChainTerms, rungs: Vec<Rung>, prepaid: Payment },
     Call(Logged),
-    Reconcile { last: CallNumber, round: u32 },
+    Reconcile { last: CallNumber },
 }
 
 #[derive(Clone)]
@@ -48,8 +49,8 @@ pub enum Down {
         epoch: u32,
     },
     Spent {
+        last: CallNumber,
         spent: Msat,
-        round: u32,
     },
 }
 
@@ -58,9 +59,6 @@ pub struct Calls {
     pub seller: Seller,
     pub up: Vec<Up>,
     pub down: Vec<Down>,
-    /// The question about the sum that waits for an answer; no call is sent meanwhile.
-    asked: Option<u32>,
-    rounds: u32,
 }
 
 /// Small, so that a story reaches the end of the capacity.
@@ -91,14 +89,11 @@ impl Calls {
         let [payer::Effect::Propose(opening)] = &proposal[..] else { panic!("a proposal") };
         let seller = Seller::new(payee, &opening.signature, durability);
         let buyer = Buyer::new(payer, proposed, acceptance);
-        Self { buyer, seller, up: Vec::new(), down: Vec::new(), asked: None, rounds: 0 }
+        Self { buyer, seller, up: Vec::new(), down: Vec::new() }
     }
 
     /// Sends a call of at most `cost`, if the purse is able to.
     pub fn call(&mut self, cost: Msat) -> Result<(), payer::Reject> {
-        if self.asked.is_some() {
-            return Ok(());
-        }
         let call = self.buyer.call(cost)?;
         self.up.push(Up::Call(call));
         Ok(())
@@ -106,9 +101,7 @@ impl Calls {
 
     /// Lets a call that waits for its answer cost more, if the purse is able to.
     pub fn top_up(&mut self, which: usize, by: Msat) {
-        if self.asked.is_none()
-            && let Ok(call) = self.buyer.top_up(which, by)
-        {
+        if let Ok(call) = self.buyer.top_up(which, by) {
             self.up.extend(call.map(Up::Call));
         }
     }
@@ -128,9 +121,7 @@ impl Calls {
 
     /// Asks what is spent in all, so as to resolve calls that nobody remembers.
     pub fn ask_for_the_sum(&mut self) {
-        self.rounds += 1;
-        self.asked = Some(self.rounds);
-        self.up.push(Up::Reconcile { last: self.buyer.purse().last_number(), round: self.rounds });
+        self.up.push(Up::Reconcile { last: self.buyer.purse().last_number() });
     }
 
     /// A message reaches the payee; `refuse`: it does not like a chain that comes now.
@@ -142,9 +133,7 @@ impl Calls {
         let answer = match self.up.remove(which) {
             Up::Chain { terms, rungs, prepaid } => Some(self.seller.chain(terms, rungs, prepaid, refuse)),
             Up::Call(call) => self.seller.call(&call),
-            Up::Reconcile { last, round } => {
-                self.seller.reconcile(last).map(|spent| Down::Spent { spent, round })
-            }
+            Up::Reconcile { last } => self.seller.reconcile(last).map(|spent| Down::Spent { last, spent }),
         };
         self.down.extend(answer);
     }
@@ -163,12 +152,12 @@ impl Calls {
                 self.buyer.hears(Input::Epoch(epoch));
             }
             Down::Forgotten { epoch } => self.buyer.hears(Input::Epoch(epoch)),
-            Down::Spent { spent, round } => {
-                if self.asked == Some(round) {
-                    self.asked = None;
-                    self.buyer.hears_the_sum(spent);
-                }
-            }
+            Down::Spent { last, spent } => match self.buyer.hears_the_sum(last, spent) {
+                Ok(()) | Err(Unable::SentSince { .. }) => {}
+                // What a crash took of it was free in the end.
+                Err(Unable::WrongSum { .. }) if self.seller.durability == Durability::Batch => {}
+                Err(other) => panic!("an honest sum: {other}"),
+            },
         }
     }
 
@@ -184,7 +173,6 @@ impl Calls {
             self.deliver_all();
             self.buyer.check(&self.seller);
             if self.buyer.purse().announced().is_none() && self.buyer.purse().unanswered().count() == 0 {
-                self.asked = None;
                 return;
             }
             if round > 2 && self.seller.durability == Durability::Call {

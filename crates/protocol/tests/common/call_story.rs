@@ -124,6 +124,12 @@ pub fn payee_of_calls() -> Payee {
 }
 
 impl Payer {
+    /// What the payee says is spent by all calls that were sent.
+    pub fn sum(&self, spent: Msat) -> call::Input {
+        let last = self.state.purse().expect("it pays for calls").last_number();
+        call::Input::Reconcile { last, spent }
+    }
+
     pub fn calls(&mut self, input: call::Input) -> Vec<payer::Effect> {
         self.takes(payer::Input::Call(input))
     }

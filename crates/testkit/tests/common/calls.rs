@@ -94,7 +94,7 @@ impl Story {
         wait(self.buyer().epoch(id, self.seller().epoch()))?;
         let last = wait(self.buyer().purse(id))?.context("it pays for calls")?.last_number();
         let spent = wait(self.seller().reconcile(id, last))?.context("no call runs")?;
-        wait(self.buyer().reconcile(id, spent))?;
+        wait(self.buyer().reconcile(id, last, spent))?;
         Ok(spent)
     }
 

@@ -222,7 +222,12 @@ impl Scene {
         let vsize =
             Sizes { commitment: commitment.vsize(), micropayment: micropayment.vsize(), claims, refunds };
         let settled = sellers_is && buyers_is;
-        Ok(Flat { calls: CALLS, outputs: TERMS.outputs, claimed, refunded, settled, vsize })
+        let spent: Msat = sellers.iter().map(|entry| entry.state.ledger().spent).sum();
+        let price = Msat::from_amount(TERMS.unit).context("an amount")?;
+        let calls = u32::try_from(spent.get() / price.get())?;
+        let outputs = u32::try_from(micropayment.output.len())?;
+        ensure!(calls == CALLS, "{CALLS} calls were made, and {calls} are counted");
+        Ok(Flat { calls, outputs, claimed, refunded, settled, vsize })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use farthing_testkit::calls::curl;
+use farthing_testkit::wait::until;
 use farthing_testkit::{Api, Person, Service, World};
 
 use super::{charged, people};
@@ -148,6 +149,31 @@ fn a_seller_that_closes_alone_again_and_again_gets_no_more_than_the_budget() -> 
         // Two first payments, which their calls did not use up.
         ensure!(shop.payer.channels()?.len() == 2 && shop.service.requests().len() == 2);
     }
+    Ok(())
+}
+
+/// One process does not risk a second first payment for next to nothing.
+#[test]
+fn a_proxy_opens_no_other_channel_to_a_seller_that_closed_alone_and_kept_the_first_payment() -> Result<()> {
+    let (world, payee, payer) = people()?;
+    let service = Service::counting()?;
+    let api = payee.sell_calls(&service.url(), "1sat/call", &[])?;
+    let proxy = payer.proxy(&api.at("/"), &[])?;
+    let call = || curl(&["--write-out", " %{http_code}", &format!("{}/item", proxy.url)]);
+    let miner = world.miner();
+    ensure!(call()? == "/item 1 200");
+    drop(miner);
+    let channel = payee.channel()?;
+    payee.run(&["channels", "close", &channel.channel])?;
+    world.await_spend(&channel.funding)?;
+    world.make_final()?;
+    until("the buyer sees the end", || Ok((payer.channel()?.state == "closed").then_some(())))?;
+    for _ in 0..2 {
+        let said = call()?;
+        let kept = "alone, and 551 sat of the first payment bought nothing";
+        ensure!(said.contains(kept) && said.ends_with(" 502"), "{said}");
+    }
+    ensure!(payer.channels()?.len() == 1 && service.requests().len() == 1 && world.mempool()?.is_empty());
     Ok(())
 }
 

@@ -7,18 +7,32 @@ use farthing_testkit::message::Message;
 
 use super::{assert_closes_for, charged, people};
 
-const PRICES: [&str; 4] = ["--route", "/events*=2sat+500msat/event", "--route", "/bytes*=1sat/KiB"];
+const PRICES: [&str; 6] = [
+    "--route",
+    "/events*=2sat+500msat/event",
+    "--route",
+    "/ticks*=2sat+500msat/event",
+    "--route",
+    "/bytes*=1sat/KiB",
+];
 
 /// A service whose answers have as many events, or bytes, as they are asked for.
 fn service() -> Result<Service> {
     Service::answering(|request| {
         let target = request.target();
         let count = target.rsplit('/').next().and_then(|count| count.parse().ok()).unwrap_or(0);
-        match target.starts_with("/events") {
-            true => Message::answer(200, events(count).as_bytes()).with("content-type", "text/event-stream"),
-            false => Message::answer(200, &vec![b'x'; count]),
-        }
+        let events = match target.split('/').nth(1) {
+            Some("events") => events(count),
+            Some("ticks") => ticks(count),
+            _bytes => return Message::answer(200, &vec![b'x'; count]),
+        };
+        Message::answer(200, events.as_bytes()).with("content-type", "text/event-stream")
     })
+}
+
+/// Short events, of which a hundred come at once.
+fn ticks(count: usize) -> String {
+    (0..count).map(|event| format!("data: {event:032}\n\n")).collect()
 }
 
 fn events(count: usize) -> String {
@@ -37,18 +51,38 @@ fn events_and_bytes_are_charged_as_they_flow_with_more_set_aside_in_the_middle()
         ("/events/3", 3_500),
         ("/events/0", 2_000),
         ("/events/300", 152_000),
+        ("/ticks/300", 152_000),
         ("/bytes/200000", 195_313), // 195.3125 KiB
         ("/bytes/1", 1),
     ] {
         let answer = payer.call(&api.at(path), &[])?;
         let count: usize = path.rsplit('/').next().context("a count")?.parse()?;
-        let expected = if path.starts_with("/events") { events(count).len() } else { count };
+        let expected = match path.split('/').nth(1) {
+            Some("events") => events(count).len(),
+            Some("ticks") => ticks(count).len(),
+            _bytes => count,
+        };
         ensure!(answer.body.len() == expected, "{path}: {} bytes of {expected}", answer.body.len());
         due += cost;
         ensure!(charged(&payee, &payer)? == due, "{path}: {} of {due}", charged(&payee, &payer)?);
     }
     drop(miner);
-    assert_closes_for(&world, &payee, &payer, 352)
+    assert_closes_for(&world, &payee, &payer, 504)
+}
+
+/// Each top-up uses a number, so a long answer is further behind at its end than the seller's window is wide.
+#[test]
+fn an_answer_that_takes_more_top_ups_than_a_seller_remembers_numbers_ends_with_its_receipt() -> Result<()> {
+    let (world, payee, payer) = people()?;
+    let service = service()?;
+    let api = payee.sell_calls(&service.url(), "500sat/call", &["--route", "/events*=1msat/event"])?;
+    let _miner = world.miner();
+    let (count, ahead) = (16_800, 16);
+    assert!(count / ahead > farthing_protocol::lightspeed::numbers::WINDOW as usize);
+    let answer = payer.call(&api.at(&format!("/events/{count}")), &[])?;
+    assert_eq!(answer.body.len(), events(count).len());
+    assert_eq!(charged(&payee, &payer)?, count as u64);
+    Ok(())
 }
 
 #[test]

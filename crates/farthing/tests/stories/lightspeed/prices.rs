@@ -1,8 +1,11 @@
 //! What a call costs: by its route, and nothing when it fails.
 
 use anyhow::Result;
+use farthing_http::wire;
 use farthing_testkit::Service;
 use farthing_testkit::message::Message;
+use farthing_testkit::people::free_address;
+use farthing_testkit::relay::Relay;
 
 use super::{charged, people};
 
@@ -71,6 +74,43 @@ fn what_fails_is_free_and_comes_as_it_is() -> Result<()> {
         assert_eq!((answer.status(), answer.body), (status, format!("/{status}").into_bytes()));
     }
     assert_eq!(charged(&payee, &payer)?, 500_000, "the redirection was served");
+    Ok(())
+}
+
+#[test]
+fn a_call_to_a_service_that_is_not_there_is_free() -> Result<()> {
+    let (world, payee, payer) = people()?;
+    let api = payee.sell_calls(&format!("http://{}", free_address()?), "500sat/call", &[])?;
+    let _miner = world.miner();
+    let answer = payer.call(&api.at("/item"), &[])?;
+    assert_eq!((answer.status(), answer.header("lightspeed")), (503, Some("free")));
+    assert_eq!(charged(&payee, &payer)?, 0);
+    Ok(())
+}
+
+/// Prices that depend on the request are told by asking, which carries out what is free. So a list that cannot be read is not
+/// taken for one that is not there.
+#[test]
+fn only_a_list_that_is_not_found_has_the_buyer_ask_for_the_price() -> Result<()> {
+    let (world, payee, payer) = people()?;
+    let service = Service::counting()?;
+    let api = payee.sell_calls(&service.url(), "500sat/call", &[])?;
+    let before = |status: u16| {
+        Relay::instead_of(&api.address, move |request| {
+            (request.target() == wire::PRICES).then(|| Message::refusal(status, "unavailable"))
+        })
+    };
+    let _miner = world.miner();
+    for status in [503, 403, 410] {
+        let relay = before(status)?;
+        let said = payer.try_to_call(&relay.url(&api.at("/item")), &[])?.failure(3)?;
+        assert!(said.contains(&format!("HTTP {status}")), "{said}");
+        let asked: Vec<String> = relay.requests().iter().map(|request| request.target().to_owned()).collect();
+        assert_eq!(asked, [wire::PRICES]);
+        assert!(payer.channels()?.is_empty() && service.requests().is_empty());
+    }
+    payer.call(&before(404)?.url(&api.at("/item")), &[])?;
+    assert_eq!((service.requests().len(), charged(&payee, &payer)?), (1, 500_000));
     Ok(())
 }
 

@@ -75,7 +75,7 @@ fn a_load_generator_pays_for_every_call_that_it_gets() -> Result<()> {
     })?;
     let charged = spent / 500;
     ensure!(
-        answered > 50 && (answered..=answered + 16).contains(&charged),
+        answered > 0 && (answered..=answered + 16).contains(&charged),
         "{answered} answered, {charged} charged"
     );
     proxy.process.stop()?.success()?;

@@ -11,7 +11,7 @@ use farthing_protocol::Msat;
 use farthing_testkit::calls::curl;
 use farthing_testkit::message::Message;
 use farthing_testkit::people::free_address;
-use farthing_testkit::relay::{Fate, Relay};
+use farthing_testkit::relay::{Fate, Pipe, Relay};
 use farthing_testkit::service::Latch;
 use farthing_testkit::wait::until;
 use farthing_testkit::{Person, Service};
@@ -119,14 +119,16 @@ fn a_buyer_follows_a_seller_through_two_restarts() -> Result<()> {
     let api = sell_again(&payee, &service, &[], &address)?;
     let loses = Arc::new(AtomicBool::new(true));
     let losing = loses.clone();
-    let relay = Relay::before(&api.address, move |request, _| {
+    let pipe = Pipe::to(&address)?;
+    let relay = Relay::before(pipe.address(), move |request, _| {
         let is_lost = is_call(request, "/lost") && losing.load(Ordering::SeqCst);
         if is_lost { Fate::Swallow } else { Fate::Deliver }
     })?;
     let miner = world.miner();
     let payer = payer.with("FARTHING_BUY__PATIENCE_SECONDS", "5");
-    payer.call(&relay.url(&api.at("/opens")), &[])?;
-    let calling = payer.start_calling(&relay.url(&api.at("/lost")), &[])?;
+    let at = |path: &str| relay.url(&pipe.url(&format!("http://{address}{path}")));
+    payer.call(&at("/opens"), &[])?;
+    let calling = payer.start_calling(&at("/lost"), &[])?;
     until("the call is served", || Ok((service.requests().len() == 2).then_some(())))?;
     until("it is stored", || Ok((payee.channel()?.spent_msat == 1_000_000).then_some(())))?;
     api.kill()?;
@@ -136,33 +138,38 @@ fn a_buyer_follows_a_seller_through_two_restarts() -> Result<()> {
     ensure!(said.contains("was served and cost 500"), "{said}");
     api.kill()?;
     let _api = sell_again(&payee, &service, &[], &address)?;
-    payer.call(&relay.url(&format!("http://{address}/after")), &[])?;
+    payer.call(&at("/after"), &[])?;
     assert_eq!(charged(&payee, &payer)?, 1_500_000);
     drop(miner);
     assert_closes_for(&world, &payee, &payer, 1_500)
 }
 
-/// The answer is lost, and then the seller says that the channel is closed: it may have been served before.
+/// The answer is lost, or the call is said to run, and then the seller says that the channel is closed: it may have been served
+/// before.
 #[test]
 fn a_call_that_may_have_been_served_is_not_paid_again_in_another_channel() -> Result<()> {
-    let (world, payee, payer) = people()?;
-    let service = Service::counting()?;
-    let api = payee.sell_calls(&service.url(), "500sat/call", &[])?;
-    let sent = AtomicUsize::new(0);
-    let relay = Relay::before(&api.address, move |request, answer| {
-        if is_call(request, "/lost") {
-            if sent.fetch_add(1, Ordering::SeqCst) == 0 {
-                return Fate::Cut;
+    for first in [None, Some(Message::refusal(409, "call-running").with("lightspeed", "running"))] {
+        let (world, payee, payer) = people()?;
+        let service = Service::counting()?;
+        let api = payee.sell_calls(&service.url(), "500sat/call", &[])?;
+        let sent = AtomicUsize::new(0);
+        let relay = Relay::before(&api.address, move |request, answer| {
+            if is_call(request, "/lost") {
+                *answer = Message::refusal(402, "channel-not-open").with("lightspeed", "closed");
+                if sent.fetch_add(1, Ordering::SeqCst) == 0 {
+                    let Some(first) = &first else { return Fate::Cut };
+                    *answer = first.clone();
+                }
             }
-            *answer = Message::refusal(402, "channel-not-open").with("lightspeed", "closed");
-        }
-        Fate::Deliver
-    })?;
-    let _miner = world.miner();
-    payer.call(&relay.url(&api.at("/opens")), &[])?;
-    let said = payer.try_to_call(&relay.url(&api.at("/lost")), &[])?.failure(3)?;
-    ensure!(said.contains("not known whether the call was served"), "{said}");
-    assert_eq!((payer.channels()?.len(), service.requests().len()), (1, 2));
+            Fate::Deliver
+        })?;
+        let _miner = world.miner();
+        payer.call(&relay.url(&api.at("/opens")), &[])?;
+        let said = payer.try_to_call(&relay.url(&api.at("/lost")), &[])?.failure(3)?;
+        ensure!(said.contains("not known whether the call was served"), "{said}");
+        assert_eq!((payer.channels()?.len(), service.requests().len()), (1, 2));
+        assert_eq!(payer.channel()?.spent_msat, 1_000_000, "it counts until the close settles it");
+    }
     Ok(())
 }
 
