@@ -11,7 +11,6 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bitcoin::BlockHash;
 use farthing_protocol::Msat;
 use farthing_protocol::device::Proposal;
 use farthing_protocol::device::bolt3::closing::Closing;
@@ -25,6 +24,7 @@ use lightning::ln::types::ChannelId;
 use secp256k1::PublicKey;
 use tokio::sync::Notify;
 
+use self::onchain::Looked;
 use crate::caller::{CallError, Caller, Pending};
 use crate::channels::AddKeysError;
 use crate::gateway::Gateway;
@@ -73,8 +73,8 @@ pub struct Clerk {
     opened: HashSet<[u8; 32]>,
     /// Channels that stand still since the device refused something.
     stuck: HashSet<[u8; 32]>,
-    /// At which block the ends of channels were looked at.
-    looked: HashMap<[u8; 32], BlockHash>,
+    /// When the ends of channels were looked at.
+    looked: HashMap<[u8; 32], Looked>,
     /// Secrets of the bridge's that the device was told and has not confirmed yet, oldest first.
     told: VecDeque<Told>,
 }

@@ -140,15 +140,14 @@ impl Gateway {
         let Some(before) = books.payments.get(&hash) else { return Ok(()) };
         let record = PaymentRecord { outcome: outcome.clone(), ..before.clone() };
         let device = books.channels.get(&record.channel).map(|channel| channel.device);
-        self.payment_shelf.put(&hash.0, "record", &record)?;
+        let counted = match (device, &outcome) {
+            (Some(device), Outcome::Paid { preimage, .. }) => vec![self.counted(device, *preimage)?],
+            (_, Outcome::Paid { .. } | Outcome::Pending | Outcome::Failed(_)) => Vec::new(),
+        };
+        self.payment_shelf.put_first_with(&hash.0, "record", &record, counted)?;
         books.note(record);
         let order = books.payment_orders.remove(&hash);
         drop(books);
-        if let (Some(device), Outcome::Paid { preimage, .. }) = (device, &outcome)
-            && let Err(error) = self.count(device, *preimage)
-        {
-            tracing::error!(%error, "a payment was not counted");
-        }
         if let (Some(device), Some(order)) = (device, order) {
             self.report(device, order, crate::payments::report(hash, &outcome));
         }

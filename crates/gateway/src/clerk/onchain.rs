@@ -5,7 +5,7 @@
 //! rate of the moment, until all of it is in the chain. All of it pays the owner, so it is no matter of trust; a gateway that does nothing
 //! of this leaves it to `force-close`.
 
-use bitcoin::{BlockHash, FeeRate, Transaction};
+use bitcoin::{BlockHash, FeeRate, OutPoint, Transaction, TxOut};
 use farthing_chain::{BroadcastError, Chain, ChainError, OutputStatus};
 use farthing_node::device::alone::{CloseError, Found, spender};
 use farthing_protocol::device::bolt3::{Commitment, Side, Terms};
@@ -30,10 +30,15 @@ const NOTHING_LEFT: &str = "onchain-fee-range";
 /// What the bitcoind says of a funding.
 struct Look {
     found: Found,
-    /// What of it and its second stages nobody has spent yet, but for the owner's own.
-    left: Vec<(bitcoin::OutPoint, bitcoin::TxOut)>,
     fee_rate: FeeRate,
     is_deep: bool,
+}
+
+/// When a channel's end was looked at last.
+pub(super) struct Looked {
+    at: BlockHash,
+    /// What spent the funding, and in which block: to find it may take long.
+    found: Option<(Found, BlockHash)>,
 }
 
 impl Clerk {
@@ -54,7 +59,7 @@ impl Clerk {
 
     /// Whether nothing was looked at for this channel since the newest block.
     pub(super) fn is_to_look(&self, channel: &[u8; 32]) -> bool {
-        self.looked.get(channel) != Some(&self.newest_block())
+        self.looked.get(channel).is_none_or(|looked| looked.at != self.newest_block())
     }
 
     fn newest_block(&self) -> BlockHash {
@@ -64,7 +69,8 @@ impl Clerk {
     /// Has the device sign what a closing of the bridge's leaves to be done, and sends it.
     pub(super) async fn bring_home(&mut self, desk: &Desk) -> Result<(), ClerkError> {
         let channel = desk.channel();
-        self.looked.insert(channel, self.newest_block());
+        let at = self.newest_block();
+        self.looked.entry(channel).or_insert(Looked { at, found: None }).at = at;
         let Some(terms) = desk.ended() else { return Ok(()) };
         let look = match self.look(channel, &terms).await {
             Ok(Some(look)) => look,
@@ -101,7 +107,7 @@ impl Clerk {
             Err(CallError::Refused { rule, .. }) if rule == NOT_IN_FORCE => {
                 let revoked = Revoked {
                     commitment: look.found.transaction.clone(),
-                    outputs: look.left.clone(),
+                    outputs: self.left(channel, &look.found).await?,
                     // The device finds them by its own books.
                     htlcs: Vec::new(),
                     fee_rate,
@@ -120,21 +126,56 @@ impl Clerk {
     }
 
     /// Who spent the funding; `None` while nobody has.
-    async fn look(&self, channel: [u8; 32], terms: &Terms) -> Result<Option<Look>, CloseError> {
-        let record = self.gateway.books().channels.get(&channel).cloned();
-        let Some(closing_script) = record.map(|record| record.keys.closing_script) else { return Ok(None) };
+    async fn look(&mut self, channel: [u8; 32], terms: &Terms) -> Result<Option<Look>, CloseError> {
+        let known = self.looked.get_mut(&channel).and_then(|looked| looked.found.take());
         let most = self.gateway.policy(self.device).map_or(FeeRate::MAX, |policy| policy.most_fee_rate);
-        let (chain, funding) = (self.gateway.chain.clone(), terms.funding);
-        let Ok(turn) = self.gateway.header_readers.clone().acquire_owned().await else { return Ok(None) };
-        let looking = spawn_blocking(move || {
-            let _turn = turn;
-            let Some(found) = spender(&chain, &funding)? else { return Ok(None) };
-            let left = found.left(&chain, &closing_script)?;
+        let funding = terms.funding;
+        let looking = self.ask_chain(move |chain| {
+            let known = match known {
+                Some((found, block)) if is_in_chain(chain, &found, &block)? => Some((found, block)),
+                Some(_) | None => None,
+            };
+            let found = match &known {
+                Some((found, _)) => found.clone(),
+                None => match spender(chain, &funding)? {
+                    Some(found) => found,
+                    None => return Ok(None),
+                },
+            };
+            let block = found.height.map(|height| chain.block_hash(height)).transpose()?.flatten();
             let tip = chain.tip()?.height;
             let is_deep = found.height.is_some_and(|height| tip >= height + (DEEP - 1));
-            Ok(Some(Look { left, fee_rate: fee_rate(&chain)?.min(most), is_deep, found }))
+            let look = Look { fee_rate: fee_rate(chain)?.min(most), is_deep, found: found.clone() };
+            Ok(Some((look, block.map(|block| (found, block)))))
         });
-        looking.await.unwrap_or_else(|_the_process_ends| Ok(None))
+        let Some((look, found)) = looking.await? else { return Ok(None) };
+        if let Some(looked) = self.looked.get_mut(&channel) {
+            looked.found = found;
+        }
+        Ok(Some(look))
+    }
+
+    /// What nobody has spent yet of a revoked commitment and of what the bridge made of it, but for the owner's own.
+    async fn left(&self, channel: [u8; 32], found: &Found) -> Result<Vec<(OutPoint, TxOut)>, ClerkError> {
+        let record = self.gateway.books().channels.get(&channel).cloned();
+        let own = record.ok_or(ClerkError::NoTerms)?.keys.closing_script;
+        let found = found.clone();
+        let left = self.ask_chain(move |chain| Ok(Some(found.left(chain, &own)?))).await;
+        Ok(left.map_err(|error| CallError::Interrupted(error.to_string()))?.unwrap_or_default())
+    }
+
+    /// Asks the bitcoind what takes many questions: a few devices at once. `None` when the process ends.
+    async fn ask_chain<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&Chain) -> Result<Option<T>, CloseError> + Send + 'static,
+    ) -> Result<Option<T>, CloseError> {
+        let Ok(turn) = self.gateway.header_readers.clone().acquire_owned().await else { return Ok(None) };
+        let chain = self.gateway.chain.clone();
+        let asking = spawn_blocking(move || {
+            let _turn = turn;
+            ask(&chain)
+        });
+        asking.await.unwrap_or(Ok(None))
     }
 
     /// Sends all of them. Returns whether nothing of it waits any more: what they spend is spent in blocks.
@@ -154,6 +195,13 @@ impl Clerk {
             })
         });
         sending.await.unwrap_or(false)
+    }
+}
+
+fn is_in_chain(chain: &Chain, found: &Found, block: &BlockHash) -> Result<bool, ChainError> {
+    match found.height {
+        Some(height) => Ok(chain.block_hash(height)?.as_ref() == Some(block)),
+        None => Ok(false),
     }
 }
 
