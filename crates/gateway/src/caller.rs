@@ -17,6 +17,11 @@ use crate::records::ChannelKeys;
 /// How many replies to one request may come before the first is taken: a round has one at a time.
 const MOST_REPLIES: usize = 4;
 
+/// How many messages to a device wait in memory. One that reads none while it asks for more is let go: what it is told would fill the memory.
+pub const MOST_UNREAD: usize = 256;
+/// When so many wait, what can wait is not read for it yet.
+const CROWDED: usize = 16;
+
 /// Why a device did not do what it was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -67,7 +72,7 @@ type Waiting = Arc<Mutex<HashMap<u64, mpsc::Sender<Reply>>>>;
 
 /// One connection to a device.
 pub struct Caller {
-    out: mpsc::UnboundedSender<ToDevice>,
+    out: mpsc::Sender<ToDevice>,
     connection: [u8; 32],
     next: AtomicU64,
     waiting: Waiting,
@@ -77,7 +82,7 @@ pub struct Caller {
 
 /// A request that was sent.
 pub struct Pending {
-    out: mpsc::UnboundedSender<ToDevice>,
+    out: mpsc::Sender<ToDevice>,
     waiting: Waiting,
     id: u64,
     replies: mpsc::Receiver<Reply>,
@@ -117,19 +122,20 @@ impl Pending {
         }
     }
 
+    /// A round goes on only while there is room: a device that answers has read what came before.
     fn send_round(&self, messages: Vec<Vec<u8>>) -> Result<(), CallError> {
-        self.out.send(ToDevice::Round { id: self.id, messages }).map_err(|_| CallError::Gone)
+        self.out.try_send(ToDevice::Round { id: self.id, messages }).map_err(|_| CallError::Gone)
     }
 }
 
 impl Caller {
     /// Over that connection, whose handshake has that hash.
-    pub fn new(out: mpsc::UnboundedSender<ToDevice>, connection: [u8; 32]) -> Self {
+    pub fn new(out: mpsc::Sender<ToDevice>, connection: [u8; 32]) -> Self {
         let (next, waiting) = (AtomicU64::new(1), Waiting::default());
         Self { out, connection, next, waiting, is_over: AtomicBool::new(false), over: Notify::new() }
     }
 
-    /// Sends a message.
+    /// Sends a message. A device that has left too many unread is let go.
     ///
     /// # Errors
     /// When the connection is gone.
@@ -137,7 +143,18 @@ impl Caller {
         if self.is_over.load(Ordering::SeqCst) {
             return Err(CallError::Gone);
         }
-        self.out.send(message).map_err(|_| CallError::Gone)
+        self.out.try_send(message).map_err(|not_sent| {
+            if let mpsc::error::TrySendError::Full(_) = not_sent {
+                tracing::info!("a device that reads nothing is let go");
+                self.hang_up();
+            }
+            CallError::Gone
+        })
+    }
+
+    /// Whether what can wait should: the device has not read what it was sent.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.out.max_capacity() - self.out.capacity() >= CROWDED
     }
 
     /// Tells the device what became of an order.

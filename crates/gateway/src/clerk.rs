@@ -5,7 +5,9 @@
 //!
 //! What the device refuses stays on the desk and the channel stands still: nothing is lost by it, and the operator sees why.
 
-use std::collections::{HashSet, VecDeque};
+mod onchain;
+
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +24,7 @@ use lightning::ln::types::ChannelId;
 use secp256k1::PublicKey;
 use tokio::sync::Notify;
 
+use self::onchain::Looked;
 use crate::caller::{CallError, Caller, Pending};
 use crate::channels::AddKeysError;
 use crate::gateway::Gateway;
@@ -70,6 +73,8 @@ pub struct Clerk {
     opened: HashSet<[u8; 32]>,
     /// Channels that stand still since the device refused something.
     stuck: HashSet<[u8; 32]>,
+    /// When the ends of channels were looked at.
+    looked: HashMap<[u8; 32], Looked>,
     /// Secrets of the bridge's that the device was told and has not confirmed yet, oldest first.
     told: VecDeque<Told>,
 }
@@ -95,7 +100,8 @@ impl Clerk {
         };
         let opened = standings.iter().filter(|(_, standing)| has_terms(standing));
         let opened = opened.map(|(channel, _)| channel.0).collect();
-        Self { gateway, device, caller, opened, stuck: HashSet::new(), told: VecDeque::new() }
+        let (stuck, looked, told) = (HashSet::new(), HashMap::new(), VecDeque::new());
+        Self { gateway, device, caller, opened, stuck, looked, told }
     }
 
     /// Works until the connection ends.
@@ -231,6 +237,10 @@ impl Clerk {
                 self.close_alone(&desk).await?;
                 continue;
             }
+            if order == Order::BringHome {
+                self.bring_home(&desk).await?;
+                continue;
+            }
             let terms = self.record(channel);
             if let Ok((record, _)) = &terms {
                 self.tell_terms(channel, record).await?;
@@ -256,7 +266,7 @@ impl Clerk {
                     let (signature, _) = self.sign(channel, closing.digest(), request).await?;
                     desk.closed(txid, signature);
                 }
-                Order::BridgeRevoked(..) | Order::CloseAlone => continue,
+                Order::BridgeRevoked(..) | Order::CloseAlone | Order::BringHome => continue,
             }
             self.unblock(channel);
             did = true;
@@ -281,6 +291,7 @@ impl Clerk {
             }
             Order::SignBridge(_) | Order::Revoke(_) | Order::CloseTogether(..) => !is_silent,
             Order::CloseAlone => true,
+            Order::BringHome => self.is_to_look(&channel),
         })
     }
 
@@ -385,20 +396,6 @@ impl Clerk {
             return Err(ClerkError::Wrong("a secret that does not fit its point"));
         }
         desk.revealed(number, secret);
-        Ok(())
-    }
-
-    /// Has the device publish, and publishes what it gives: another node may be better connected than the device's.
-    async fn close_alone(&self, desk: &Desk) -> Result<(), ClerkError> {
-        let answer = self.caller.ask(desk.channel(), Request::CloseAlone).await?;
-        let Answer::Transactions(transactions) = answer else { return Err(CallError::OutOfTurn.into()) };
-        for transaction in transactions {
-            if let Err(error) = self.gateway.chain.broadcast(&transaction) {
-                // An HTLC's second stage waits for its lock time; the device brings it again.
-                tracing::info!(%error, txid = %transaction.compute_txid(), "not in a mempool yet");
-            }
-        }
-        desk.published();
         Ok(())
     }
 

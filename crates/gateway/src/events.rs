@@ -1,6 +1,7 @@
 //! What LDK reports, and what the gateway does about it.
 
 use bitcoin::{Amount, ScriptBuf};
+use farthing_chain::OutputStatus;
 use farthing_protocol::Msat;
 use farthing_protocol::device::bolt3::{PaymentHash, Preimage};
 use farthing_protocol::device::wire::{ChannelKeysId, Report};
@@ -8,7 +9,7 @@ use lightning::events::{ClosureReason, Event};
 use lightning::ln::types::ChannelId;
 
 use crate::gateway::Gateway;
-use crate::records::{Outcome, PaymentRecord, Stage};
+use crate::records::{ChannelRecord, Outcome, PaymentRecord, Stage};
 use crate::shelf::ShelfError;
 
 impl Gateway {
@@ -107,9 +108,15 @@ impl Gateway {
         let desk = self.desk(&channel);
         let txid = desk.as_ref().and_then(|desk| desk.last_closing());
         let is_in_chain = matches!(reason, ClosureReason::CommitmentTxConfirmed);
-        let was_open = self.books().channels.get(&channel).is_some_and(|record| record.terms().is_some());
-        if let Some(desk) = desk.filter(|_| was_open && !is_together && !is_in_chain) {
-            desk.close_alone();
+        let terms = self.books().channels.get(&channel).and_then(ChannelRecord::terms);
+        if let (Some(desk), Some(terms), false) = (desk, terms, is_together) {
+            if !is_in_chain {
+                desk.close_alone();
+            }
+            // The bridge has closed, or still may. What was never in a block is not looked for: that would be a year of blocks.
+            if is_in_chain || !matches!(self.chain.output(&terms.funding), Ok(OutputStatus::Absent)) {
+                desk.end(terms)?;
+            }
         }
         self.set_stage(channel, |stage| {
             *stage = match stage {
@@ -133,15 +140,14 @@ impl Gateway {
         let Some(before) = books.payments.get(&hash) else { return Ok(()) };
         let record = PaymentRecord { outcome: outcome.clone(), ..before.clone() };
         let device = books.channels.get(&record.channel).map(|channel| channel.device);
-        self.payment_shelf.put(&hash.0, "record", &record)?;
+        let counted = match (device, &outcome) {
+            (Some(device), Outcome::Paid { preimage, .. }) => vec![self.counted(device, *preimage)?],
+            (_, Outcome::Paid { .. } | Outcome::Pending | Outcome::Failed(_)) => Vec::new(),
+        };
+        self.payment_shelf.put_first_with(&hash.0, "record", &record, counted)?;
         books.note(record);
         let order = books.payment_orders.remove(&hash);
         drop(books);
-        if let (Some(device), Outcome::Paid { preimage, .. }) = (device, &outcome)
-            && let Err(error) = self.count(device, *preimage)
-        {
-            tracing::error!(%error, "a payment was not counted");
-        }
         if let (Some(device), Some(order)) = (device, order) {
             self.report(device, order, crate::payments::report(hash, &outcome));
         }

@@ -195,7 +195,11 @@ impl Gateway {
         config.channel_config.force_close_avoidance_max_fee_satoshis = settings.closing_margin.to_sat();
         config.manually_accept_inbound_channels = true;
         config.reject_inbound_splices = true;
-        let fees = FeeRates { commitment: settings.commitment_fee_rate, onchain: settings.onchain_fee_rate };
+        let fees = FeeRates {
+            commitment: settings.commitment_fee_rate,
+            onchain: settings.onchain_fee_rate,
+            follows_estimates: false,
+        };
         let setup = Setup {
             name: "gateway",
             folder: settings.folder.join("lightning"),
@@ -261,6 +265,11 @@ impl Gateway {
         let books = self.books();
         let terms = books.channels.get(&channel)?.terms()?;
         Some((terms, books.ledgers.get(&channel)?.newest(Side::Holder)?.clone()))
+    }
+
+    /// How many orders of a channel wait for its device.
+    pub fn orders(&self, channel: [u8; 32]) -> usize {
+        self.desk(&channel).map_or(0, |desk| desk.waiting())
     }
 
     pub(crate) fn books(&self) -> MutexGuard<'_, Books> {

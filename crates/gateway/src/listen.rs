@@ -6,15 +6,16 @@ use std::sync::Arc;
 
 use farthing_node::link::{Link, LinkError, StaticKey};
 use farthing_node::seats::Seats;
-use farthing_protocol::device::wire::{BadMessage, ToGateway};
+use farthing_protocol::device::wire::{BadMessage, ToDevice, ToGateway};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
+use crate::caller::MOST_UNREAD;
 use crate::gateway::{Gateway, Limits};
 use crate::session::{Connection, SessionError};
 
 /// How many messages of a device wait in memory for the session. What else it sends waits in the network.
-const MOST_UNREAD: usize = 16;
+const MOST_WAITING: usize = 16;
 
 /// Why a device's connection ended.
 #[derive(Debug, thiserror::Error)]
@@ -73,9 +74,8 @@ impl Gateway {
     pub async fn serve_link(self: &Arc<Self>, link: Link) -> Result<(), ConnectionError> {
         let (device, hash) = (link.peer(), link.connection());
         let (mut sender, mut receiver) = link.split();
-        let (to_session, incoming) = mpsc::channel(MOST_UNREAD);
-        let (outgoing, mut to_device) =
-            mpsc::unbounded_channel::<farthing_protocol::device::wire::ToDevice>();
+        let (to_session, incoming) = mpsc::channel(MOST_WAITING);
+        let (outgoing, mut to_device) = mpsc::channel::<ToDevice>(MOST_UNREAD);
         let counting = |bytes: u64| {
             let mut books = self.books();
             books.tally.link_bytes += bytes;

@@ -102,7 +102,8 @@ pub fn config(fee_ppm: u32) -> UserConfig {
 
 /// Fee rates for a private chain.
 pub fn low_fees() -> FeeRates {
-    FeeRates { commitment: FeeRate::from_sat_per_kwu(1_000), onchain: FeeRate::from_sat_per_kwu(1_000) }
+    let low = FeeRate::from_sat_per_kwu(1_000);
+    FeeRates { commitment: low, onchain: low, follows_estimates: false }
 }
 
 impl Ordinary {

@@ -2,6 +2,7 @@
 
 use std::str::FromStr as _;
 
+use farthing_node::cabinet::Change;
 use farthing_protocol::Msat;
 use farthing_protocol::device::bolt3::{PaymentHash, Preimage};
 use farthing_protocol::device::payments::{Payments, Source};
@@ -160,7 +161,6 @@ impl Gateway {
             }
         };
         has_room(&details, &route, &policy)?;
-        self.allow(device, &policy, text)?;
         {
             let mut books = self.books();
             // Another device may have ordered it while a way was looked for.
@@ -171,7 +171,11 @@ impl Gateway {
             if payer.is_some_and(|payer| payer != device) {
                 return Err(PayError::Others);
             }
-            self.payment_shelf.put_first(&hash.0, "record", &record)?;
+            // The same books about a device as the device keeps, under the gateway's own copy of the owner's policy: a thief who has the
+            // device, and changed its program, gets no more than that.
+            let payments = self.approved(&books, device, &policy, text)?;
+            let allowed = self.device_shelf.change(&device, "payments", &payments);
+            self.payment_shelf.put_first_with(&hash.0, "record", &record, vec![allowed])?;
             books.note(record.clone());
             books.payment_orders.insert(hash, order);
         }
@@ -260,14 +264,6 @@ impl Gateway {
         })
     }
 
-    /// Keeps the same books about a device as the device does, under the gateway's own copy of the owner's policy: a thief who has the
-    /// device, and changed its program, gets no more than that.
-    fn allow(&self, device: [u8; 32], policy: &Policy, invoice: &str) -> Result<(), PayError> {
-        let books = self.books();
-        let payments = self.approved(&books, device, policy, invoice)?;
-        Ok(self.device_shelf.put(&device, "payments", &payments)?)
-    }
-
     /// What is to be stored when a payment is allowed.
     fn approved(
         &self,
@@ -292,12 +288,11 @@ impl Gateway {
         Ok(payments)
     }
 
-    /// A payment went through: it counts for what it cost.
-    pub(crate) fn count(&self, device: [u8; 32], preimage: Preimage) -> Result<(), ShelfError> {
-        let _one_at_a_time = self.books();
+    /// What is to be stored when a payment went through: it counts for what it cost. For who holds the books, and goes on holding them.
+    pub(crate) fn counted(&self, device: [u8; 32], preimage: Preimage) -> Result<Change, ShelfError> {
         let mut payments: Payments = self.device_shelf.get(&device, "payments")?.unwrap_or_default();
         payments.learn(&[preimage]);
-        self.device_shelf.put(&device, "payments", &payments)
+        Ok(self.device_shelf.change(&device, "payments", &payments))
     }
 
     /// The owner's policy for a device, as the gateway enforces it.

@@ -46,8 +46,8 @@ pub struct Connection {
     pub hash: [u8; 32],
     /// What comes from the device. Ends with the connection.
     pub incoming: mpsc::Receiver<ToGateway>,
-    /// What goes to it.
-    pub outgoing: mpsc::UnboundedSender<ToDevice>,
+    /// What goes to it, at most [`MOST_UNREAD`](crate::caller::MOST_UNREAD) messages.
+    pub outgoing: mpsc::Sender<ToDevice>,
 }
 
 /// Why a connection ended.
@@ -208,7 +208,8 @@ impl Session {
     fn read_on(&mut self) {
         // Whoever may connect would cost the bitcoind whatever they like.
         let is_enrolled = self.gateway.books().devices.contains_key(&self.device);
-        if !is_enrolled || !self.reading.is_empty() {
+        // And a device that reads slowly is sent no more of them than it reads.
+        if !is_enrolled || !self.reading.is_empty() || self.caller.is_crowded() {
             return;
         }
         // The node looks for blocks anyway: a device that waits costs the bitcoind nothing.
@@ -231,6 +232,10 @@ impl Session {
     fn send(&mut self, page: Page) {
         let is_first = self.sent.replace(page.up_to).is_none();
         let is_full = page.is_full();
+        if !page.headers.is_empty() {
+            // What was looked for on the chain may be there now.
+            self.gateway.books().bell(self.device).notify_one();
+        }
         if is_first || !page.headers.is_empty() {
             self.send_headers(page.headers);
         }

@@ -77,12 +77,28 @@ impl Shelf {
     /// # Errors
     /// See [`ShelfError`].
     pub fn put_first<T: Serialize>(&self, owner: &[u8; 32], name: &str, value: &T) -> Result<(), ShelfError> {
+        self.put_first_with(owner, name, value, Vec::new())
+    }
+
+    /// The same, with values of other owners: all of them or none.
+    ///
+    /// # Errors
+    /// See [`ShelfError`].
+    pub(crate) fn put_first_with<T: Serialize>(
+        &self,
+        owner: &[u8; 32],
+        name: &str,
+        value: &T,
+        others: Vec<Change>,
+    ) -> Result<(), ShelfError> {
         let listed = (Place::new(self.room, OWNERS, &hex(owner)), Some(vec![1]));
-        let written = self.cabinet.put(vec![self.change(owner, name, value), listed]);
+        let own = [self.change(owner, name, value), listed];
+        let written = self.cabinet.put(own.into_iter().chain(others).collect());
         written.map_err(|source| failed(&hex(owner), name, source))
     }
 
-    fn change<T: Serialize>(&self, owner: &[u8; 32], name: &str, value: &T) -> Change {
+    /// A value, to be written with others.
+    pub(crate) fn change<T: Serialize>(&self, owner: &[u8; 32], name: &str, value: &T) -> Change {
         let bytes = postcard::to_stdvec(value).expect("values of ours can be encoded into memory");
         (Place::new(self.room, &hex(owner), name), Some(bytes))
     }

@@ -4,12 +4,16 @@
 #![allow(clippy::unwrap_used, reason = "a test helper may panic like the test that calls it")]
 
 // What these modules find in `crate`.
-use farthing_gateway::{operator, records, shelf};
+use farthing_gateway::{ldk, operator, records, shelf};
 
 #[path = "../src/arrears.rs"]
 mod arrears;
 #[path = "../src/bans.rs"]
 mod bans;
+#[path = "../src/ldk/dial.rs"]
+mod dial;
+#[path = "../src/ldk/gossip.rs"]
+mod gossip;
 #[path = "../src/greeting.rs"]
 mod greeting;
 #[path = "../src/headers.rs"]

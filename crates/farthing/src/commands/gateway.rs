@@ -103,7 +103,11 @@ async fn ordinary(
         folder: settings.folder.join("ordinary"),
         seed: *home::ordinary_seed(seed),
         chain: context.chain()?,
-        fees: FeeRates { commitment: settings.commitment_fee_rate, onchain: settings.onchain_fee_rate },
+        fees: FeeRates {
+            commitment: settings.commitment_fee_rate,
+            onchain: settings.onchain_fee_rate,
+            follows_estimates: true,
+        },
         config,
         poll: settings.poll,
     };

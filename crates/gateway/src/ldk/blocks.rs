@@ -11,7 +11,7 @@ use lightning::chain::{BestBlock, Listen};
 use lightning::sign::ecdsa::EcdsaChannelSigner;
 
 use super::broadcaster::Broadcaster;
-use super::fees::FeeRates;
+use super::fees::Fees;
 use super::log::Log;
 
 /// A block that a listener has seen.
@@ -86,7 +86,7 @@ impl<A: Listen, B: Listen> Listen for Both<'_, A, B> {
 pub(super) struct OneMonitor<S: EcdsaChannelSigner>(
     pub(super) ChannelMonitor<S>,
     pub(super) Arc<Broadcaster>,
-    pub(super) Arc<FeeRates>,
+    pub(super) Arc<Fees>,
     pub(super) Arc<Log>,
 );
 

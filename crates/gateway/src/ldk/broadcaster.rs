@@ -19,13 +19,18 @@ impl Broadcaster {
 
 impl BroadcasterInterface for Broadcaster {
     fn broadcast_transactions(&self, transactions: &[&Transaction]) {
-        let sent = match transactions {
-            [parent, child] => self.chain.broadcast_package(parent, child),
-            others => others.iter().try_for_each(|transaction| self.chain.broadcast(transaction)),
-        };
-        if let Err(error) = sent {
-            let txids: Vec<_> = transactions.iter().map(|transaction| transaction.compute_txid()).collect();
-            tracing::warn!(?txids, %error, "not broadcast");
+        if let [parent, child] = transactions {
+            if let Err(error) = self.chain.broadcast_package(parent, child) {
+                let txids = [parent.compute_txid(), child.compute_txid()];
+                tracing::warn!(?txids, %error, "not broadcast");
+            }
+            return;
+        }
+        // Each, whatever becomes of the others: what is refused because it is spent already says nothing of the rest.
+        for transaction in transactions {
+            if let Err(error) = self.chain.broadcast(transaction) {
+                tracing::warn!(txid = %transaction.compute_txid(), %error, "not broadcast");
+            }
         }
     }
 }

@@ -5,8 +5,9 @@
 //! | [`blocks`] | feeds blocks of a bitcoind, through reorganisations |
 //! | [`broadcaster`], [`fees`], [`log`] | what LDK asks its surroundings for |
 //! | [`ear`] | hears what a bridge answers to an opening |
+//! | `gossip` | from whom the network is learnt |
 //! | `map` | what is known of the network, and which routes failed |
-//! | `peers` | connects to other nodes, until the node stops |
+//! | `peers`, `dial` | connects to other nodes, until the node stops |
 //! | [`vault`] | writes LDK's state in an order that survives crashes |
 //!
 //! What LDK must not lose lies in one database, `lightning.sqlite`: monitors (what protects a channel's money, written before a
@@ -14,8 +15,10 @@
 
 pub mod blocks;
 pub mod broadcaster;
+mod dial;
 pub mod ear;
 pub mod fees;
+mod gossip;
 pub mod log;
 mod map;
 mod peers;
@@ -37,10 +40,8 @@ use lightning::ln::channelmanager::{ChainParameters, ChannelManager, ChannelMana
 use lightning::ln::peer_handler::{IgnoringMessageHandler, MessageHandler, PeerManager};
 use lightning::ln::types::ChannelId;
 use lightning::onion_message::messenger::NullMessageRouter;
-use lightning::routing::gossip::P2PGossipSync;
 use lightning::routing::router::DefaultRouter;
 use lightning::routing::scoring::ProbabilisticScoringFeeParameters;
-use lightning::routing::utxo::UtxoLookup;
 use lightning::sign::{KeysManager, NodeSigner as _, SignerProvider};
 use lightning::util::config::UserConfig;
 use lightning::util::persist::read_channel_monitors;
@@ -53,7 +54,8 @@ use tokio::task::JoinSet;
 use blocks::{Both, OneMonitor, Position};
 use broadcaster::Broadcaster;
 use ear::Ear;
-use fees::FeeRates;
+use fees::{FeeRates, Fees};
+use gossip::Gossip;
 use log::Log;
 use map::{Graph, Map, Scorer};
 use vault::Vault;
@@ -67,7 +69,6 @@ pub type Router = DefaultRouter<
     ProbabilisticScoringFeeParameters,
     Scorer,
 >;
-type Gossip = P2PGossipSync<Arc<Graph>, Arc<dyn UtxoLookup + Send + Sync>, Arc<Log>>;
 type Signer<P> = <P as SignerProvider>::EcdsaSigner;
 
 /// LDK's channel monitors.
@@ -75,7 +76,7 @@ pub type Monitors<P> = ChainMonitor<
     Signer<P>,
     Arc<dyn Filter + Send + Sync>,
     Arc<Broadcaster>,
-    Arc<FeeRates>,
+    Arc<Fees>,
     Arc<Log>,
     Arc<Vault>,
     Arc<KeysManager>,
@@ -88,7 +89,7 @@ pub type Channels<P> = ChannelManager<
     Arc<KeysManager>,
     Arc<KeysManager>,
     Arc<P>,
-    Arc<FeeRates>,
+    Arc<Fees>,
     Arc<Router>,
     Arc<NullMessageRouter>,
     Arc<Log>,
@@ -115,6 +116,8 @@ const IDLE: Duration = Duration::from_millis(500);
 /// How often LDK wants to be told that time passes, and its peers.
 const TICK: Duration = Duration::from_secs(60);
 const PEER_TICK: Duration = Duration::from_secs(10);
+/// How often the bitcoind is asked what fees are.
+const ESTIMATES: Duration = Duration::from_secs(30);
 /// How often claims that are not in a block are sent again.
 const REBROADCAST: Duration = Duration::from_secs(30);
 
@@ -177,6 +180,8 @@ pub struct Node<P: SignerProvider + Send + Sync + 'static> {
     /// Finds routes.
     pub router: Arc<Router>,
     name: &'static str,
+    gossip: Arc<Gossip>,
+    fees: Arc<Fees>,
     map: Map,
     keys: Arc<KeysManager>,
     chain: Chain,
@@ -203,7 +208,8 @@ where
     pub fn open(setup: Setup, provider: Arc<P>) -> Result<Arc<Self>, StartError> {
         let Setup { name, folder, seed, chain, fees, config, poll } = setup;
         let log = Arc::new(Log { node: name });
-        let fees = Arc::new(fees);
+        let fees = Arc::new(Fees::new(fees));
+        fees.ask(&chain);
         let network = chain.network();
         let broadcaster = Arc::new(Broadcaster::new(chain.clone()));
         std::fs::create_dir_all(&folder)
@@ -295,10 +301,10 @@ where
         }
 
         let ear = Arc::new(Ear::new(channels.clone()));
-        let gossip = Arc::new(Gossip::new(map.graph.clone(), None, log.clone()));
+        let gossip = Arc::new(Gossip::new(map.graph.clone(), log.clone()));
         let handlers = MessageHandler {
             chan_handler: ear.clone(),
-            route_handler: gossip,
+            route_handler: gossip.clone(),
             onion_message_handler: IgnoringMessageHandler {},
             custom_message_handler: IgnoringMessageHandler {},
             send_only_message_handler: monitors.clone(),
@@ -311,6 +317,8 @@ where
             ear,
             router,
             name,
+            gossip,
+            fees,
             map,
             keys,
             chain,
@@ -434,8 +442,13 @@ where
     }
 
     fn watch(&self) {
-        let mut mapped = Instant::now();
+        let (mut mapped, mut estimated) = (Instant::now(), Instant::now());
         while !self.is_stopped() {
+            // Before the blocks: what LDK does about them pays these.
+            if estimated.elapsed() > ESTIMATES {
+                self.fees.ask(&self.chain);
+                estimated = Instant::now();
+            }
             let mut position = self.position.lock().unwrap_or_else(PoisonError::into_inner);
             let listener = Both(&*self.channels, &*self.monitors);
             if let Err(error) = position.follow(&self.chain, &listener) {

@@ -7,16 +7,15 @@ use std::time::Duration;
 use farthing_node::seats::Seats;
 use lightning::sign::SignerProvider;
 use secp256k1::PublicKey;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::time::timeout;
+use tokio::net::TcpListener;
 
+use super::dial::dial;
 use super::{Node, Signer};
 
 /// How many nodes may be connected that dialled this one, and how many from one address.
 const CONNECTIONS: usize = 512;
 const OF_ONE_PEER: usize = 32;
-/// How long a peer may take to answer a dial, and the pause before the next one.
-const CONNECT: Duration = Duration::from_secs(10);
+/// The pause before the next dial.
 const RECONNECT: Duration = Duration::from_millis(200);
 
 impl<P> Node<P>
@@ -50,14 +49,14 @@ where
         Ok(address)
     }
 
-    /// Keeps a connection to a peer, whatever happens to it.
+    /// Keeps a connection to a peer, whatever happens to it. What it tells of the network is believed.
     pub fn keep_connected(self: &Arc<Self>, peer: PublicKey, address: SocketAddr) {
+        self.gossip.choose(peer);
         let node = self.clone();
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(async move {
             loop {
                 if node.peers.peer_by_node_id(&peer).is_none()
-                    && let Ok(Ok(stream)) = timeout(CONNECT, TcpStream::connect(address)).await
-                    && let Ok(stream) = stream.into_std()
+                    && let Ok(stream) = dial(address).await
                 {
                     let peers = node.peers.clone();
                     let connected = node.admit(|| lightning_net_tokio::setup_outbound(peers, peer, stream));

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bitcoin::Txid;
 use farthing_protocol::device::bolt3::closing::Settlement;
-use farthing_protocol::device::bolt3::{CommitmentNumber, CommitmentSecret};
+use farthing_protocol::device::bolt3::{CommitmentNumber, CommitmentSecret, Terms};
 use secp256k1::{PublicKey, ecdsa};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -22,6 +22,9 @@ use crate::shelf::{Shelf, ShelfError};
 
 /// The value that says whether the device is to close alone.
 const CLOSE_ALONE: &str = "close_alone";
+
+/// The value that holds the terms of a channel that ended on the chain, until nothing of it waits there.
+const ENDED: &str = "ended";
 
 /// Answers older than this many commitments are forgotten.
 const KEPT: u64 = 4;
@@ -39,6 +42,8 @@ pub enum Order {
     CloseTogether(Settlement, Txid),
     /// Publish the holder's commitment: LDK has given the channel up, and only the device can.
     CloseAlone,
+    /// See who has spent the funding, and sign what that leaves to be done.
+    BringHome,
 }
 
 /// A commitment of ours with the bridge's signatures.
@@ -81,6 +86,7 @@ struct Inner {
     secrets: BTreeMap<CommitmentNumber, CommitmentSecret>,
     closings: BTreeMap<Txid, ecdsa::Signature>,
     last_closing: Option<Txid>,
+    ended: Option<Terms>,
 }
 
 impl Desk {
@@ -99,12 +105,16 @@ impl Desk {
             secrets: BTreeMap::new(),
             closings: BTreeMap::new(),
             last_closing: None,
+            ended: shelf.get(&channel, ENDED)?.flatten(),
         };
         let secrets = inner.bridge_secrets.iter();
         inner.orders =
             secrets.map(|(number, secret)| Order::BridgeRevoked(*number, secret.clone())).collect();
         if shelf.get(&channel, CLOSE_ALONE)?.unwrap_or_default() {
             inner.orders.push_back(Order::CloseAlone);
+        }
+        if inner.ended.is_some() {
+            inner.orders.push_back(Order::BringHome);
         }
         Ok(Arc::new(Self { channel, shelf, inner: Mutex::new(inner), bell }))
     }
@@ -199,8 +209,9 @@ impl Desk {
         self.note_close_alone(true);
         let mut inner = self.inner();
         // Nothing else can be done for this channel any more, but for what helps the device to punish.
-        inner.orders.retain(|order| matches!(order, Order::BridgeRevoked(..)));
-        inner.orders.push_back(Order::CloseAlone);
+        inner.orders.retain(|order| matches!(order, Order::BridgeRevoked(..) | Order::BringHome));
+        // First: what the bridge published is looked for after it.
+        inner.orders.push_front(Order::CloseAlone);
         self.bell.notify_one();
     }
 
@@ -208,6 +219,35 @@ impl Desk {
     pub fn published(&self) {
         self.note_close_alone(false);
         self.inner().done(|order| *order == Order::CloseAlone);
+    }
+
+    /// The channel ends on the chain, by whosever transaction. LDK says so only once.
+    ///
+    /// # Errors
+    /// When it is not stored.
+    pub fn end(&self, terms: Terms) -> Result<(), ShelfError> {
+        let mut inner = self.inner();
+        self.shelf.put(&self.channel, ENDED, &Some(terms))?;
+        inner.ended = Some(terms);
+        inner.orders.retain(|order| matches!(order, Order::BridgeRevoked(..) | Order::CloseAlone));
+        inner.orders.push_back(Order::BringHome);
+        self.bell.notify_one();
+        Ok(())
+    }
+
+    /// The terms of a channel that ended on the chain.
+    pub fn ended(&self) -> Option<Terms> {
+        self.inner().ended
+    }
+
+    /// Nothing waits on the chain any more.
+    pub fn brought_home(&self) {
+        if let Err(error) = self.shelf.put(&self.channel, ENDED, &None::<Terms>) {
+            tracing::warn!(%error, "the end of a channel is looked at again after the next start");
+        }
+        let mut inner = self.inner();
+        inner.ended = None;
+        inner.done(|order| *order == Order::BringHome);
     }
 
     fn note_close_alone(&self, is_ordered: bool) {

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use bitcoin::{OutPoint, Transaction};
+use farthing_gateway::ldk::fees::Fees;
 use farthing_gateway::ldk::log::Log;
 use farthing_gateway::ldk::vault::Vault;
 use farthing_gateway::ordinary::low_fees;
@@ -63,7 +64,7 @@ fn commitment(world: &World, funding: &OutPoint) -> Option<Transaction> {
     let monitor = monitors.into_iter().map(|(_, monitor)| monitor);
     let monitor = monitor.into_iter().find(|monitor| is_it(monitor.get_funding_txo())).expect("it is stored");
     let caught = Arc::new(Caught::default());
-    let (fees, log) = (Arc::new(low_fees()), Arc::new(Log { node: "bridge's copy" }));
+    let (fees, log) = (Arc::new(Fees::new(low_fees())), Arc::new(Log { node: "bridge's copy" }));
     vault.catch_up(&monitor, |update| monitor.update_monitor(update, &caught, &fees, &log).is_ok()).ok()?;
     monitor.broadcast_latest_holder_commitment_txn(&caught, &fees, &log);
     let caught = caught.0.lock().unwrap();

@@ -1,9 +1,12 @@
 //! The bridge, alone and with the gateway: it closes, or publishes what it had revoked.
 
-use bitcoin::{Amount, FeeRate};
+use bitcoin::{Amount, FeeRate, OutPoint};
+use farthing_gateway::gateway::Gateway;
 use farthing_node::device::alone::Closer;
 use farthing_protocol::Msat;
+use farthing_protocol::device::State;
 use farthing_protocol::device::bolt3::{Contents, Htlc, Preimage, Side};
+use farthing_protocol::device::owner::Claim;
 use farthing_protocol::device::wire::{Answer, Request};
 
 use crate::bridge;
@@ -173,4 +176,123 @@ async fn the_bridge_publishes_every_state_that_it_had_revoked() {
         assert!(world.cold() - before > balance, "more than the owner had");
         world.regtest.invalidate(&block).unwrap();
     }
+}
+
+/// The bridge publishes a state that it had revoked while the device is away, and the gateway ends meanwhile. The device has no bitcoind, and
+/// nobody closes anything: once it is back, the gateway has it sign the penalty, and sends that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_that_comes_back_punishes_through_its_gateway() {
+    cheat_while_the_device_is_away(false).await;
+}
+
+/// The same, after the gateway had given the channel up over a payment that expired.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_that_comes_back_punishes_a_cheat_that_came_after_the_gateway_gave_up() {
+    cheat_while_the_device_is_away(true).await;
+}
+
+async fn cheat_while_the_device_is_away(gateway_gives_up: bool) {
+    let mut world = World::start().await;
+    let mut car = Car::new();
+    car.connect(&world.gateway).await;
+    car.open(&world).await;
+    car.pay(&world.destination.invoice(20_000_000)).await;
+    let failed = Preimage([2; 32]);
+    car.lock_in(&mut world, &failed, 50_000_000).await;
+    let revoked = bridge::newest(&world).await;
+    assert_eq!(revoked.output.len(), 3);
+    world.destination.node.give_back(&failed.hash());
+    car.settle().await;
+    car.pay(&world.destination.invoice(30_000_000)).await;
+    let (channel, _) = car.device().paying().unwrap();
+    if gateway_gives_up {
+        car.lock_in(&mut world, &Preimage([3; 32]), 10_000_000).await;
+    }
+    car.hang_up();
+    world.bridge.node.stop();
+    let gateway = world.gateway.clone();
+    if gateway_gives_up {
+        world.mine(300);
+        until("the gateway gives the channel up", || gateway.details(channel.0).is_none()).await;
+    }
+    world.regtest.mine_with(std::slice::from_ref(&revoked)).unwrap();
+    world.mine(500);
+    until("the gateway has heard", || {
+        let height = gateway.node.channels.current_best_block().height;
+        gateway.details(channel.0).is_none() && height == world.chain.tip().unwrap().height
+    })
+    .await;
+    world.restart_gateway().await;
+
+    car.connect(&world.gateway).await;
+    let claim = Claim::of_bridge_commitment(&revoked, &car.enrolled.enrolment.payment);
+    let claim = claim.expect("the owner's balance");
+    let taken = OutPoint { txid: revoked.compute_txid(), vout: (claim.outpoint.vout + 1) % 3 };
+    let mut penalty = None;
+    car.answer_until("the penalty is on its way", |_| {
+        penalty = world.chain.mempool_spender(&taken).unwrap();
+        penalty.is_some()
+    })
+    .await;
+    let penalty = penalty.unwrap();
+    assert_eq!(penalty.input.len(), 2, "the bridge's balance, and the payment that had failed");
+    // Until that is deep in the chain, and then no more.
+    let desk = |gateway: &Gateway| gateway.orders(channel.0);
+    assert_ne!(desk(&world.gateway), 0);
+    for _ in 0..6 {
+        world.mine(1);
+        let tip = world.chain.tip().unwrap().height;
+        car.answer_until("the device has the block", |car| car.device().headers().tip().height == tip).await;
+    }
+    let gateway = world.gateway.clone();
+    car.answer_until("nothing is looked for any more", |_| desk(&gateway) == 0).await;
+    assert!(matches!(car.state(), State::Closing(_)));
+    car.hang_up();
+
+    let value: Amount = revoked.output.iter().map(|output| output.value).sum();
+    let fee = fee_of(&penalty, value - claim.value);
+    let swept = car.sweep(&world, &[claim]);
+    assert_eq!(world.cold(), value - fee - swept, "all of the channel");
+}
+
+/// The bridge closes with a payment under way that nobody claims, while the device is away. Once it is back and the payment has expired, it
+/// comes home through the gateway.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_that_comes_back_takes_its_payment_back_through_its_gateway() {
+    let mut world = World::start().await;
+    let mut car = Car::new();
+    car.connect(&world.gateway).await;
+    car.open(&world).await;
+    car.pay(&world.destination.invoice(20_000_000)).await;
+    car.lock_in(&mut world, &Preimage([2; 32]), 30_000_000).await;
+    let (besides, channel) = (car.balance().floor(), car.device().paying().unwrap().0);
+    car.hang_up();
+    let published = bridge::newest(&world).await;
+    world.bridge.node.stop();
+    world.chain.broadcast(&published).unwrap();
+    world.mine(1);
+    let gateway = world.gateway.clone();
+    until("the gateway has heard", || gateway.details(channel.0).is_none()).await;
+
+    car.connect(&world.gateway).await;
+    car.answer_until("the device knows", |car| matches!(car.state(), State::Closing(_))).await;
+    assert_eq!(world.cold(), Amount::ZERO, "it has not expired");
+    world.mine(300);
+    let claim = Claim::of_bridge_commitment(&published, &car.enrolled.enrolment.payment).unwrap();
+    let outputs = (0..).zip(&published.output);
+    let outputs =
+        outputs.map(|(vout, output)| (OutPoint { txid: published.compute_txid(), vout }, output.value));
+    let outputs: Vec<_> = outputs.collect();
+    let mut found = None;
+    car.answer_until("it comes back", |_| {
+        let spender = |outpoint| world.chain.mempool_spender(outpoint).unwrap();
+        found = outputs.iter().find_map(|(outpoint, value)| Some((spender(outpoint)?, *value)));
+        found.is_some()
+    })
+    .await;
+    let (taken_back, htlc) = found.unwrap();
+    world.mine(1);
+    car.hang_up();
+    let swept = car.sweep(&world, &[claim]);
+    assert_eq!(world.cold(), besides + htlc - commitment_fee(1) - fee_of(&taken_back, htlc) - swept);
 }

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use farthing_gateway::caller::MOST_UNREAD;
 use farthing_gateway::gateway::Gateway;
 use farthing_gateway::session::Connection;
 use farthing_gateway::shelf::Shelf;
@@ -65,7 +66,7 @@ async fn serve_through(gateway: Arc<Gateway>, link: Link, mut tap: Tap) {
     let (device, hash) = (link.peer(), link.connection());
     let (mut sender, mut receiver) = link.split();
     let (to_session, incoming) = mpsc::channel(16);
-    let (outgoing, mut from_session) = mpsc::unbounded_channel();
+    let (outgoing, mut from_session) = mpsc::channel(MOST_UNREAD);
     let session = tokio::spawn(async move {
         let connection = Connection { device, hash, incoming, outgoing };
         if let Err(error) = gateway.serve(connection).await {

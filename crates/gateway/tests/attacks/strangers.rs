@@ -5,11 +5,13 @@ use std::sync::Arc;
 use bitcoin::{Amount, FeeRate, Network};
 use farthing_chain::RegtestNode;
 use farthing_gateway::admin;
-use farthing_gateway::caller::{CallError, Caller, Reply};
+use farthing_gateway::caller::{CallError, Caller, MOST_UNREAD, Reply};
 use farthing_gateway::gateway::{Gateway, Limits, Settings};
 use farthing_gateway::session::{Connection, SessionError};
 use farthing_protocol::Msat;
-use farthing_protocol::device::wire::{Enrol, Hello, Order, Report, Request, ToDevice, ToGateway};
+use farthing_protocol::device::wire::{
+    ChannelKeysId, Enrol, Hello, Order, Report, Request, ToDevice, ToGateway,
+};
 use farthing_protocol::device::{Policy, SignedPolicy};
 use secp256k1::{Keypair, SECP256K1};
 use serde_json::json;
@@ -30,7 +32,7 @@ struct Stage {
 /// One connection of the device.
 struct Line {
     to_gateway: mpsc::Sender<ToGateway>,
-    from_gateway: mpsc::UnboundedReceiver<ToDevice>,
+    from_gateway: mpsc::Receiver<ToDevice>,
     session: JoinHandle<Result<(), SessionError>>,
 }
 
@@ -68,7 +70,7 @@ impl Stage {
 
     async fn connect_as(&self, device: [u8; 32], hash: [u8; 32]) -> (Line, bool) {
         let (to_gateway, incoming) = mpsc::channel(256);
-        let (outgoing, from_gateway) = mpsc::unbounded_channel();
+        let (outgoing, from_gateway) = mpsc::channel(MOST_UNREAD);
         let serving = self.gateway.clone();
         let session =
             tokio::spawn(async move { serving.serve(Connection { device, hash, incoming, outgoing }).await });
@@ -227,10 +229,36 @@ async fn a_device_that_connects_again_has_no_older_connection() {
     stage.gateway.stop();
 }
 
+/// Every order is answered, also a stranger's: answers that nobody reads would fill the memory.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_that_orders_and_reads_nothing_is_let_go() {
+    let stage = Stage::new();
+    let (line, is_enrolled) = stage.connect([1; 32]).await;
+    assert!(!is_enrolled);
+    let Line { to_gateway, from_gateway: mut unread, session } = line;
+    let flood = async {
+        for id in 1.. {
+            let order = Order::Status { channel: ChannelKeysId([1; 32]) };
+            if to_gateway.send(ToGateway::Order { id, order }).await.is_err() {
+                return id;
+            }
+        }
+        unreachable!("numbers do not end")
+    };
+    let taken = timeout(PATIENCE, flood).await.expect("it is let go");
+    timeout(PATIENCE, session).await.expect("the session ends").unwrap().unwrap();
+    let mut waited = 0;
+    while unread.recv().await.is_some() {
+        waited += 1;
+    }
+    assert!(waited <= MOST_UNREAD, "{waited} answers to {taken} orders");
+    stage.gateway.stop();
+}
+
 /// Replies that are waited for later would fill the memory.
 #[test]
 fn a_device_that_says_more_than_it_was_asked_is_let_go() {
-    let (out, _to_device) = mpsc::unbounded_channel();
+    let (out, _to_device) = mpsc::channel(MOST_UNREAD);
     let caller = Caller::new(out, [0; 32]);
     let ask = || caller.begin_to_ask([1; 32], Request::Fund);
     let _waits = ask().unwrap();

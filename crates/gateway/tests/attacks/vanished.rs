@@ -124,9 +124,9 @@ async fn fees_rise_while_the_gateway_is_gone() {
     let besides = in_the_middle(&mut world, &mut car, &Preimage([2; 32])).await;
     world.gateway.stop();
     car.power_cut();
-    let mut spike = Spike::prepare(&world);
+    let mut spike = Spike::prepare(&world.regtest);
     for _ in 0..10 {
-        spike.fill_a_block(&world);
+        spike.fill_a_block(&world.chain);
         let ended = car.close_alone(&world);
         assert!(ended.sent[0].1.is_ok(), "{ended:?}");
         world.mine(1);

@@ -104,7 +104,7 @@ impl Device {
     pub async fn run(
         mut self,
         connection: [u8; 32],
-        mut incoming: mpsc::UnboundedReceiver<ToDevice>,
+        mut incoming: mpsc::Receiver<ToDevice>,
         outgoing: mpsc::Sender<ToGateway>,
         mut wishes: mpsc::UnboundedReceiver<Do>,
     ) -> Self {

@@ -17,8 +17,10 @@ use bitcoin::{
     Address, Amount, FeeRate, Network, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Witness,
 };
 use farthing_chain::{Chain, RegtestNode};
+use farthing_gateway::caller::MOST_UNREAD;
 use farthing_gateway::gateway::{Gateway, Limits, Settings};
 use farthing_gateway::ldk::Setup;
+use farthing_gateway::ldk::fees::FeeRates;
 use farthing_gateway::ordinary::{News, Ordinary, config, low_fees};
 use farthing_gateway::session::Connection;
 use farthing_protocol::Msat;
@@ -113,13 +115,18 @@ pub struct Stock {
 
 impl Stock {
     pub async fn start(name: &'static str, byte: u8, chain: &Chain) -> Self {
+        Self::start_with(name, byte, chain, low_fees()).await
+    }
+
+    /// With other fee rates.
+    pub async fn start_with(name: &'static str, byte: u8, chain: &Chain, fees: FeeRates) -> Self {
         let folder = farthing_chain::temporary_folder("farthing-gateway-").unwrap();
         let setup = Setup {
             name,
             folder: folder.path().to_owned(),
             seed: [byte; 32],
             chain: chain.clone(),
-            fees: low_fees(),
+            fees,
             config: config(0),
             poll: POLL,
         };
@@ -299,7 +306,7 @@ pub fn connect(
     tip: (u32, bitcoin::BlockHash),
 ) -> Connected {
     let (to_gateway, incoming) = mpsc::channel(16);
-    let (outgoing, to_device) = mpsc::unbounded_channel();
+    let (outgoing, to_device) = mpsc::channel(MOST_UNREAD);
     let (wishes, of_wishes) = mpsc::unbounded_channel();
     let hash = farthing_node::entropy::bytes();
     to_gateway.try_send(ToGateway::Hello(device.hello(tip))).unwrap();

@@ -14,7 +14,7 @@
 
 use bitcoin::{Amount, FeeRate, OutPoint, ScriptBuf, Transaction, TxOut, Txid};
 use farthing_chain::{BroadcastError, Chain, ChainError, OutputStatus};
-use farthing_protocol::device::bolt3::PaymentHash;
+use farthing_protocol::device::bolt3::{Htlc, PaymentHash};
 use farthing_protocol::device::machine::{Publication, Revoked};
 use farthing_protocol::device::owner::{Claim, Lock};
 use farthing_protocol::device::wire::ChannelKeysId;
@@ -127,6 +127,22 @@ impl Device {
         let channels: Vec<ChannelKeysId> = funded.into_iter().map(|(id, _)| id).collect();
         let one = |channel| (channel, close(chain, channel, &mut OfDevice { device: &mut *self, channel }));
         channels.into_iter().map(one).collect()
+    }
+}
+
+impl Device {
+    /// The holder's HTLCs in a commitment that the bridge had revoked: who asks for the penalty need not know them. None when it is no
+    /// such commitment.
+    pub(super) fn htlcs_of_revoked(
+        &mut self,
+        channel: ChannelKeysId,
+        commitment: &Transaction,
+    ) -> Result<Vec<Htlc>, GiveError> {
+        if !self.lives().any(|(id, _)| id == channel) {
+            return Err(GiveError::Unknown);
+        }
+        let tip = self.headers().tip().height;
+        Ok(old_htlcs(&OfDevice { device: self, channel }, commitment, tip)?)
     }
 }
 
@@ -243,15 +259,7 @@ fn punish(
     fee_rate: FeeRate,
 ) -> Result<Vec<Effect>, CloseError> {
     let outputs = found.left(chain, &closing.setup().enrolment.closing_script)?;
-    let tip = chain.tip()?.height;
-    let hashes = closing.hashes().map_err(GiveError::from)?;
-    let account = closing.state().account();
-    // The policy may have allowed more when they were offered.
-    let most = account.policy().most_expiry_delta.max(MOST_EXPIRY_DELTA);
-    let highest = tip.saturating_add(most);
-    let heights = MOST_TRIALS / u32::try_from(hashes.len().max(1)).unwrap_or(u32::MAX);
-    let expiries = highest.saturating_sub(heights)..=highest;
-    let htlcs = account.revoked_htlcs(closing.setup(), &found.transaction, &hashes, expiries);
+    let htlcs = old_htlcs(closing, &found.transaction, chain.tip()?.height).map_err(GiveError::from)?;
     let revoked = Revoked { commitment: found.transaction.clone(), outputs, htlcs, fee_rate };
     match closing.give(Input::Punish(Box::new(revoked))) {
         Ok(effects) => Ok(effects),
@@ -259,6 +267,18 @@ fn punish(
         Err(GiveError::Rule(Reject::OnchainFee { .. })) => Ok(Vec::new()),
         Err(error) => Err(error.into()),
     }
+}
+
+/// The holder's HTLCs in a commitment that the bridge had revoked, by the payments that the device remembers.
+fn old_htlcs(closing: &impl Closable, commitment: &Transaction, tip: u32) -> Result<Vec<Htlc>, StoreError> {
+    let hashes = closing.hashes()?;
+    let account = closing.state().account();
+    // The policy may have allowed more when they were offered.
+    let most = account.policy().most_expiry_delta.max(MOST_EXPIRY_DELTA);
+    let highest = tip.saturating_add(most);
+    let heights = MOST_TRIALS / u32::try_from(hashes.len().max(1)).unwrap_or(u32::MAX);
+    let expiries = highest.saturating_sub(heights)..=highest;
+    Ok(account.revoked_htlcs(closing.setup(), commitment, &hashes, expiries))
 }
 
 /// What the node estimates, within what the owner allows: above that the machine signs nothing, and a penalty at the highest rate
@@ -288,15 +308,21 @@ fn send(chain: &Chain, transactions: impl Iterator<Item = Transaction>) -> Resul
 }
 
 /// What spends a funding.
-struct Found {
-    transaction: Transaction,
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The transaction.
+    pub transaction: Transaction,
     /// The height of its block, once it has one.
-    height: Option<u32>,
+    pub height: Option<u32>,
 }
 
 impl Found {
-    /// What of its outputs, and of the outputs of what spends them, is not spent by somebody else.
-    fn left(&self, chain: &Chain, own: &ScriptBuf) -> Result<Vec<(OutPoint, TxOut)>, CloseError> {
+    /// What of its outputs, and of the outputs of what spends them, is not spent by somebody else. `own` is where the device takes what it
+    /// takes.
+    ///
+    /// # Errors
+    /// See [`CloseError`].
+    pub fn left(&self, chain: &Chain, own: &ScriptBuf) -> Result<Vec<(OutPoint, TxOut)>, CloseError> {
         let in_blocks = self.spenders_in_blocks(chain)?;
         let is_own = |spender: &Transaction| spender.output.iter().all(|output| output.script_pubkey == *own);
         let mut left = Vec::new();
@@ -341,7 +367,10 @@ fn outputs(transaction: &Transaction) -> impl Iterator<Item = (OutPoint, TxOut)>
 }
 
 /// What spends the funding, in the mempool or in a block. Searched from the tip down, as far as the block of the funding.
-fn spender(chain: &Chain, funding: &OutPoint) -> Result<Option<Found>, CloseError> {
+///
+/// # Errors
+/// See [`CloseError`].
+pub fn spender(chain: &Chain, funding: &OutPoint) -> Result<Option<Found>, CloseError> {
     if let Some(transaction) = chain.mempool_spender(funding)? {
         return Ok(Some(Found { transaction, height: None }));
     }

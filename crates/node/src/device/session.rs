@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use bitcoin::Transaction;
 use farthing_protocol::device::bolt3::CommitmentNumber;
 use farthing_protocol::device::joint::{DeviceShare as _, Failure, Round as _, Step, Task};
 use farthing_protocol::device::kept::Kept;
@@ -40,6 +41,9 @@ pub enum Said {
     Funded(ChannelKeysId, FundingStatement),
     /// Bring these into blocks through a node of the owner's. The channel is being closed.
     Publish(ChannelKeysId, Box<Publication>),
+    /// By the gateway's word the bridge has closed this channel. These bring what was under way in it back, or take what it may not have;
+    /// the gateway was given them.
+    ClosedByBridge(ChannelKeysId, Vec<Transaction>),
     /// The gateway's request broke a rule. It was told.
     Refused {
         /// The rule's name.
@@ -198,7 +202,10 @@ impl Session {
             Request::Fund => (Input::Fund, None),
             Request::CloseAlone => (Input::CloseAlone, None),
             Request::TakeBack { commitment, fee_rate } => (Input::TakeBack { commitment, fee_rate }, None),
-            Request::Punish(revoked) => (Input::Punish(revoked), None),
+            Request::Punish(mut revoked) => {
+                revoked.htlcs.extend(device.htlcs_of_revoked(channel, &revoked.commitment)?);
+                (Input::Punish(revoked), None)
+            }
         };
         if first.is_some() {
             self.check_number(id)?;
@@ -256,7 +263,8 @@ impl Session {
                     said.push(Said::Publish(channel, publication));
                 }
                 Effect::Broadcast(transactions) => {
-                    said.extend(answer(id, Answer::Transactions(transactions)));
+                    said.extend(answer(id, Answer::Transactions(transactions.clone())));
+                    said.push(Said::ClosedByBridge(channel, transactions));
                 }
                 // The program that gave the invoice sends the order to pay it.
                 Effect::Approved(_) => {}

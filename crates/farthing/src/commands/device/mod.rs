@@ -118,6 +118,11 @@ fn show(context: &Context, said: &Said) {
                 }
             }
         }
+        Said::ClosedByBridge(id, _) => eprintln!(
+            "farthing: the gateway says that the bridge has closed channel {}: it was given what brings the money back. What the \
+             owner can claim, and whether anything is left to send: `farthing device force-close -o claims.json`, where there is a bitcoind",
+            short(*id)
+        ),
         Said::Send(_) | Said::Keep(_) | Said::Welcome(_) | Said::Report(..) | Said::Funded(..) => {}
     }
 }
