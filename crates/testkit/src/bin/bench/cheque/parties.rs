@@ -198,7 +198,10 @@ fn handed_over(effects: Vec<holder::Effect>) -> anyhow::Result<AdaptorSecret> {
     let secret = effects.into_iter().find_map(|effect| match effect {
         holder::Effect::Promises(held::Effect::HandOver(secret)) => Some(secret),
         holder::Effect::Promises(
-            held::Effect::Taken(_) | held::Effect::Lock(_) | held::Effect::Authorise(_),
+            held::Effect::Taken(_)
+            | held::Effect::Lock(_)
+            | held::Effect::Authorise(_)
+            | held::Effect::GiveUp(..),
         )
         | holder::Effect::Channel(_) => None,
     });
