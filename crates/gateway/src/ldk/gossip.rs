@@ -4,10 +4,11 @@
 //! channels between keys of its own without end, and all of them would stay in the memory and on the disk. To ask the bitcoind for
 //! each funding would be a whole block for each channel of the network, at every first start, and nothing at all from a pruned one.
 //!
-//! So announcements come from those only whom this node dials: the bridge, and peers that the operator chose. They are nodes that look at the
-//! chain themselves; what they could do to the memory has a bound all the same. Of channels that are known, everybody may tell what changed.
+//! So those are believed whom this node dials: the bridge, and peers that the operator chose. They are nodes that look at the chain
+//! themselves. All others together may tell of a few channels, their own for example; and the whole map has a bound.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lightning::ln::msgs::{
@@ -25,25 +26,31 @@ use crate::ldk::log::Log;
 
 /// So many channels the map has at most: several times those of the network.
 const MOST_CHANNELS: usize = 250_000;
+/// So many of them strangers tell of, all together, while the process runs.
+const MOST_OF_STRANGERS: usize = 5_000;
 
 type Graph = NetworkGraph<Arc<Log>>;
 
-/// LDK's gossip, of chosen peers.
+/// LDK's gossip, bounded.
 pub struct Gossip {
     graph: Arc<Graph>,
     ldk: P2PGossipSync<Arc<Graph>, Arc<dyn UtxoLookup + Send + Sync>, Arc<Log>>,
     chosen: Mutex<HashSet<PublicKey>>,
+    /// How many channels strangers have told of.
+    of_strangers: AtomicUsize,
     most: usize,
+    most_of_strangers: usize,
 }
 
 impl Gossip {
     /// Into that map, of nobody yet.
     pub(crate) fn new(graph: Arc<Graph>, log: Arc<Log>) -> Self {
         let ldk = P2PGossipSync::new(graph.clone(), None, log);
-        Self { graph, ldk, chosen: Mutex::default(), most: MOST_CHANNELS }
+        let (chosen, of_strangers) = (Mutex::default(), AtomicUsize::new(0));
+        Self { graph, ldk, chosen, of_strangers, most: MOST_CHANNELS, most_of_strangers: MOST_OF_STRANGERS }
     }
 
-    /// From now on this peer is listened to.
+    /// From now on this peer is believed.
     pub(crate) fn choose(&self, peer: PublicKey) {
         self.chosen.lock().unwrap_or_else(PoisonError::into_inner).insert(peer);
     }
@@ -70,12 +77,8 @@ impl BaseMessageHandler for Gossip {
         self.ldk.provided_init_features(their_node_id)
     }
 
-    /// LDK asks the first peers for all they know: only those that are listened to.
     fn peer_connected(&self, their_node_id: PublicKey, init: &Init, inbound: bool) -> Result<(), ()> {
-        if self.is_chosen(&their_node_id) {
-            return self.ldk.peer_connected(their_node_id, init, inbound);
-        }
-        Ok(())
+        self.ldk.peer_connected(their_node_id, init, inbound)
     }
 }
 
@@ -101,13 +104,18 @@ impl RoutingMessageHandler for Gossip {
             err: why.to_owned(),
             action: ErrorAction::IgnoreAndLog(Level::Gossip),
         };
-        if !self.is_chosen(&peer) {
-            return Err(ignored("channels are learnt from chosen peers only"));
-        }
         if self.graph.read_only().channels().len() >= self.most {
             return Err(ignored("the map is as large as it may be"));
         }
-        self.ldk.handle_channel_announcement(their_node_id, msg)
+        let is_chosen = self.is_chosen(&peer);
+        if !is_chosen && self.of_strangers.load(Ordering::Relaxed) >= self.most_of_strangers {
+            return Err(ignored("strangers have told of enough channels"));
+        }
+        let is_to_tell = self.ldk.handle_channel_announcement(their_node_id, msg)?;
+        if !is_chosen {
+            self.of_strangers.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(is_to_tell)
     }
 
     fn handle_channel_update(
@@ -209,21 +217,24 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_announces_channels_that_do_not_exist_and_none_is_kept() {
+    fn strangers_announce_channels_that_do_not_exist_and_few_are_kept() {
         let log = Arc::new(Log { node: "test" });
         let graph = Arc::new(Graph::new(Network::Regtest, log.clone()));
-        let gossip = Gossip { most: 2, ..Gossip::new(graph.clone(), log) };
-        let [bridge, stranger] = [8, 9].map(|byte| secret(byte).public_key(SECP256K1));
+        let gossip = Gossip { most: 5, most_of_strangers: 2, ..Gossip::new(graph.clone(), log) };
+        let [bridge, one, other] = [7, 8, 9].map(|byte| secret(byte).public_key(SECP256K1));
         gossip.choose(bridge);
         let known = || graph.read_only().channels().len();
-        for id in 1..=100 {
-            assert!(gossip.handle_channel_announcement(Some(stranger), &made_up(id)).is_err());
+        for (id, stranger) in (1..=100).zip([one, other].into_iter().cycle()) {
+            let taken = gossip.handle_channel_announcement(Some(stranger), &made_up(id));
+            assert_eq!(taken.is_ok(), id <= 2, "{id}");
         }
-        assert_eq!(known(), 0);
+        assert_eq!(known(), 2, "of all strangers together");
         // The bridge is believed, and so is this node itself; but not without bound.
-        gossip.handle_channel_announcement(Some(bridge), &made_up(1)).unwrap();
-        gossip.handle_channel_announcement(None, &made_up(2)).unwrap();
-        assert!(gossip.handle_channel_announcement(Some(bridge), &made_up(3)).is_err());
-        assert_eq!(known(), 2);
+        gossip.handle_channel_announcement(None, &made_up(101)).unwrap();
+        for id in 102..=110 {
+            let taken = gossip.handle_channel_announcement(Some(bridge), &made_up(id));
+            assert_eq!(taken.is_ok(), id <= 103, "{id}");
+        }
+        assert_eq!(known(), 5);
     }
 }

@@ -5,7 +5,7 @@
 //! | [`blocks`] | feeds blocks of a bitcoind, through reorganisations |
 //! | [`broadcaster`], [`fees`], [`log`] | what LDK asks its surroundings for |
 //! | [`ear`] | hears what a bridge answers to an opening |
-//! | `gossip` | from whom the network is learnt |
+//! | `gossip` | whom the node believes about the network |
 //! | `map` | what is known of the network, and which routes failed |
 //! | `peers`, `dial` | connects to other nodes, until the node stops |
 //! | [`vault`] | writes LDK's state in an order that survives crashes |
