@@ -99,7 +99,7 @@ impl Person {
     /// # Errors
     /// When the program cannot be run or does not end.
     pub fn try_to_call(&self, url: &str, options: &[&str]) -> Result<Ended> {
-        self.start_calling(url, options)?.wait()
+        self.persevere(|| self.start_calling(url, options)?.wait())
     }
 
     /// Calls, and reads the answer.

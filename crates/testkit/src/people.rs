@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use bitcoin::{OutPoint, Txid};
@@ -16,6 +17,11 @@ use crate::process::{Ended, Process};
 use crate::terminal;
 use crate::world::World;
 
+/// The exit code of whoever cannot reach somebody.
+const UNREACHED: i32 = 4;
+/// How long a program that died takes to begin anew, on a busy machine.
+const TO_BEGIN_ANEW: Duration = Duration::from_secs(3);
+
 /// Somebody with a wallet.
 #[derive(Clone, Debug)]
 pub struct Person {
@@ -24,6 +30,8 @@ pub struct Person {
     environment: Vec<(String, String)>,
     /// Bytes that no file may outgrow.
     disk: Option<u64>,
+    /// Its programs die and begin anew.
+    dies: bool,
 }
 
 /// What is sold, and how.
@@ -81,7 +89,13 @@ impl Person {
     pub fn new(world: &World, name: &str, sat: u64) -> Result<Self> {
         let folder = world.folder().join(name);
         let rpc = world.rpc_config();
-        let person = Self { program: world.program().into(), folder, environment: Vec::new(), disk: None };
+        let person = Self {
+            program: world.program().into(),
+            folder,
+            environment: Vec::new(),
+            disk: None,
+            dies: false,
+        };
         let person = person
             .with("FARTHING_NETWORK", "regtest")
             .with("FARTHING_DATA", &person.folder.display().to_string())
@@ -127,7 +141,7 @@ impl Person {
     /// The same person: each of its programs dies at its `point`-th crash point and begins anew, and leaves a file that says so.
     #[must_use]
     pub fn dying_at(&self, point: u64, mark: &Path) -> Self {
-        self.with("FARTHING_CRASH_AT", &format!("{point}:{}", mark.display()))
+        Self { dies: true, ..self.with("FARTHING_CRASH_AT", &format!("{point}:{}", mark.display())) }
     }
 
     /// The same person on a full disk: none of its files may outgrow so many bytes.
@@ -185,7 +199,19 @@ impl Person {
     /// # Errors
     /// When it cannot be run or does not end.
     pub fn attempt(&self, arguments: &[&str]) -> Result<Ended> {
-        self.start(arguments)?.wait()
+        self.persevere(|| self.start(arguments)?.wait())
+    }
+
+    /// Where everybody dies, whom one cannot reach is about to begin anew: then one does the same again, as the program says.
+    pub(crate) fn persevere(&self, run: impl Fn() -> Result<Ended>) -> Result<Ended> {
+        let begun = Instant::now();
+        loop {
+            let ended = run()?;
+            let is_unreached = ended.status.code() == Some(UNREACHED);
+            if !(self.dies && is_unreached && begun.elapsed() < TO_BEGIN_ANEW) {
+                return Ok(ended);
+            }
+        }
     }
 
     /// Runs a command that must succeed, on a terminal. Returns what it shows there.
@@ -225,12 +251,20 @@ impl Person {
         held.into_iter().sum::<Option<u64>>().context("a balance")
     }
 
-    /// All channels.
+    /// All channels. Of one who dies, without those that never held anything: a proposal that was not funded before a death is given up.
     ///
     /// # Errors
     /// When the program fails.
     pub fn channels(&self) -> Result<Vec<ChannelRow>> {
-        Ok(serde_json::from_value(self.run(&["channels", "list"])?)?)
+        let mut channels: Vec<ChannelRow> = serde_json::from_value(self.run(&["channels", "list"])?)?;
+        if self.dies {
+            let is_worthless = |channel: &ChannelRow| match channel.state.as_str() {
+                "abandoned" => true,
+                state => state == "awaiting depth" && channel.paid_msat == 0,
+            };
+            channels.retain(|channel| !is_worthless(channel));
+        }
+        Ok(channels)
     }
 
     /// The only channel.
@@ -289,7 +323,7 @@ impl Person {
     /// # Errors
     /// When the program cannot be run or does not end.
     pub fn buy(&self, url: &str, out: &str, options: &[&str]) -> Result<Ended> {
-        self.start_buying(url, out, options)?.wait()
+        self.persevere(|| self.start_buying(url, out, options)?.wait())
     }
 }
 

@@ -27,7 +27,7 @@ pub(crate) fn overstating(seller: &str, msat: u64, lies: &Arc<AtomicBool>) -> Re
 
 /// It is free, so it is checked first.
 #[test]
-pub(crate) fn a_false_list_of_pieces_opens_no_channel() -> Result<()> {
+fn a_false_list_of_pieces_opens_no_channel() -> Result<()> {
     let (_world, payee, payer, goods) = scene(20_000)?;
     let seller = payee.sell(&goods)?;
     let relay = Relay::before(&seller.address, move |request, answer| {
@@ -75,7 +75,7 @@ pub(crate) fn a_wrong_piece_costs_that_piece_and_nothing_more() -> Result<()> {
 }
 
 #[test]
-pub(crate) fn a_seller_that_falls_silent_costs_the_pieces_in_flight() -> Result<()> {
+fn a_seller_that_falls_silent_costs_the_pieces_in_flight() -> Result<()> {
     let (world, payee, payer, goods) = scene(20_000)?;
     let seller = payee.sell(&goods)?;
     let served = AtomicU64::new(0);
@@ -95,7 +95,7 @@ pub(crate) fn a_seller_that_falls_silent_costs_the_pieces_in_flight() -> Result<
 }
 
 #[test]
-pub(crate) fn a_challenge_that_makes_no_sense_locks_nothing() -> Result<()> {
+fn a_challenge_that_makes_no_sense_locks_nothing() -> Result<()> {
     let (world, payee, payer, goods) = scene(5_000)?;
     let seller = payee.sell(&goods)?;
     for garbage in [

@@ -35,7 +35,7 @@ fn shown(person: &Person, name: &str) -> Result<Value> {
 }
 
 #[test]
-pub(crate) fn a_channel_is_shown_with_what_it_has_and_with_how_it_ended() -> Result<()> {
+fn a_channel_is_shown_with_what_it_has_and_with_how_it_ended() -> Result<()> {
     let (world, payee, payer, _, seller) = kept_open()?;
     payer.balance()?; // which looks at the chain
     let (channel, cost) = (payer.channel()?, seller.cost_msat);
@@ -78,7 +78,7 @@ pub(crate) fn a_channel_is_shown_with_what_it_has_and_with_how_it_ended() -> Res
 }
 
 #[test]
-pub(crate) fn the_buyer_closes_together_with_the_seller() -> Result<()> {
+fn the_buyer_closes_together_with_the_seller() -> Result<()> {
     let (world, payee, payer, _, seller) = kept_open()?;
     let channel = payer.channel()?;
     let closed = payer.run(&["channels", "close", &channel.channel[..8]])?;
@@ -133,7 +133,7 @@ pub(crate) fn the_seller_closes_while_it_does_not_sell() -> Result<()> {
 /// The seller refuses pieces that were paid for. The buyer does not ask again, but closes: it pays what was charged, and no piece
 /// more.
 #[test]
-pub(crate) fn a_purchase_that_was_broken_off_is_settled_for_what_was_charged() -> Result<()> {
+fn a_purchase_that_was_broken_off_is_settled_for_what_was_charged() -> Result<()> {
     let (world, payee, payer, goods) = scene(60_000)?;
     let seller = payee.sell(&goods)?;
     let paid = AtomicU64::new(0);

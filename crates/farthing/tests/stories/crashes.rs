@@ -237,9 +237,7 @@ macro_rules! retold {
 
 retold! {
     bad_seller: a_seller_that_states_more_than_was_bought_is_paid_what_was_bought a_wrong_piece_costs_that_piece_and_nothing_more;
-    closing: a_purchase_that_was_broken_off_is_settled_for_what_was_charged the_buyer_closes_together_with_the_seller
-        the_seller_closes_while_it_does_not_sell the_seller_closes_while_it_sells;
-    repriced: a_channel_that_pays_for_calls_is_no_hindrance_to_buying a_payment_at_a_higher_price_that_was_lost_counts_as_it_was_made
-        a_payment_at_a_lower_price_that_was_lost_is_made_up_to_the_new_one a_piece_that_was_charged_at_a_lower_price_comes_for_it;
-    sale: a_channel_that_was_kept_open_pays_for_the_next_file a_file_cheaper_than_dust_is_closed_for_dust;
+    closing: the_seller_closes_while_it_does_not_sell the_seller_closes_while_it_sells;
+    repriced: a_payment_at_a_lower_price_that_was_lost_is_made_up_to_the_new_one a_piece_that_was_charged_at_a_lower_price_comes_for_it;
+    sale: a_channel_that_was_kept_open_pays_for_the_next_file;
 }

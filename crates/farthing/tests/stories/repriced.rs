@@ -32,7 +32,7 @@ fn spent(payer: &Person, payee: &Person) -> Result<(u64, u64)> {
 }
 
 #[test]
-pub(crate) fn a_purchase_under_way_is_finished_at_the_price_that_was_agreed() -> Result<()> {
+fn a_purchase_under_way_is_finished_at_the_price_that_was_agreed() -> Result<()> {
     let (world, payee, payer, goods) = scene(60_000)?;
     let seller = payee.sell_at(&goods, &free_address()?)?;
     let (address, cost) = (seller.address.clone(), seller.cost_msat);
@@ -54,7 +54,7 @@ pub(crate) fn a_purchase_under_way_is_finished_at_the_price_that_was_agreed() ->
 }
 
 #[test]
-pub(crate) fn a_buyer_whose_terms_ran_out_pays_a_higher_price_only_when_it_is_told_to() -> Result<()> {
+fn a_buyer_whose_terms_ran_out_pays_a_higher_price_only_when_it_is_told_to() -> Result<()> {
     let (world, payee, payer, goods) = scene(60_000)?;
     let seller = payee.sell_at(&goods, &free_address()?)?;
     let (address, most) = (seller.address.clone(), format!("{}msat", seller.cost_msat));
@@ -164,7 +164,7 @@ pub(crate) fn a_payment_at_a_lower_price_that_was_lost_is_made_up_to_the_new_one
 }
 
 #[test]
-pub(crate) fn a_payment_at_a_higher_price_that_was_lost_counts_as_it_was_made() -> Result<()> {
+fn a_payment_at_a_higher_price_that_was_lost_counts_as_it_was_made() -> Result<()> {
     let story = Interrupted::new(CHEAPER, mute)?;
     assert_eq!(story.payee.channel()?.spent_msat, 0);
     story.goes_on(story.seller.cost_msat - CHEAPER_PIECE_MSAT + PIECE_MSAT)
@@ -172,7 +172,7 @@ pub(crate) fn a_payment_at_a_higher_price_that_was_lost_counts_as_it_was_made() 
 
 /// A piece of that number was bought before, when pieces were small.
 #[test]
-pub(crate) fn larger_pieces_are_not_paid_with_what_small_ones_cost() -> Result<()> {
+fn larger_pieces_are_not_paid_with_what_small_ones_cost() -> Result<()> {
     let (world, payee, payer, goods) = scene(60_000)?;
     let seller = payee.sell_at(&goods, &free_address()?)?;
     let address = seller.address.clone();
@@ -196,7 +196,7 @@ pub(crate) fn larger_pieces_are_not_paid_with_what_small_ones_cost() -> Result<(
 
 /// The seller of a file sold calls at that address before, and the channel of those is open.
 #[test]
-pub(crate) fn a_channel_that_pays_for_calls_is_no_hindrance_to_buying() -> Result<()> {
+fn a_channel_that_pays_for_calls_is_no_hindrance_to_buying() -> Result<()> {
     let (world, payee, payer, goods) = scene(6_000)?;
     let service = Service::counting()?;
     let address = free_address()?;

@@ -9,7 +9,7 @@ use farthing_testkit::relay::Relay;
 use crate::{CHEAP, CHEAP_PIECE_MSAT, COINS, scene};
 
 #[test]
-pub(crate) fn a_sale_moves_the_price_and_costs_two_fees() -> Result<()> {
+fn a_sale_moves_the_price_and_costs_two_fees() -> Result<()> {
     let (world, payee, payer, goods) = scene(20_000)?;
     let seller = payee.sell(&goods)?;
     let bought = {
@@ -38,7 +38,7 @@ pub(crate) fn a_sale_moves_the_price_and_costs_two_fees() -> Result<()> {
 
 /// The payment is in the request for its piece: no piece takes a second request, and none a connection of its own.
 #[test]
-pub(crate) fn a_piece_takes_one_request_on_a_connection_that_stays() -> Result<()> {
+fn a_piece_takes_one_request_on_a_connection_that_stays() -> Result<()> {
     const PIECES: usize = 40;
     let (_world, payee, payer, goods) = scene(PIECES * 1_024)?;
     // Whoever waits for the funding to be deep asks again.
@@ -58,7 +58,7 @@ pub(crate) fn a_piece_takes_one_request_on_a_connection_that_stays() -> Result<(
 
 /// An output may not hold what the file costs, so the least that one may hold is due.
 #[test]
-pub(crate) fn a_file_cheaper_than_dust_is_closed_for_dust() -> Result<()> {
+fn a_file_cheaper_than_dust_is_closed_for_dust() -> Result<()> {
     let (world, payee, payer, goods) = scene(3 * 1_024)?;
     let seller = payee.sell(&Goods { price: CHEAP, ..goods.clone() })?;
     let bought = {
@@ -81,7 +81,7 @@ pub(crate) fn a_file_cheaper_than_dust_is_closed_for_dust() -> Result<()> {
 }
 
 #[test]
-pub(crate) fn a_free_file_needs_no_channel() -> Result<()> {
+fn a_free_file_needs_no_channel() -> Result<()> {
     let (world, payee, payer, goods) = scene(5_000)?;
     let seller = payee.sell(&Goods { price: "0", ..goods.clone() })?;
     let bought = payer.buy(&seller.url, "out", &["--max-cost", "0sat"])?.result()?;
