@@ -7,8 +7,9 @@
 //! The thread also carries out effects on the chain. They are idempotent: what fails now is tried again at the next
 //! block, because the machine's state asks for it again.
 
+mod glimpse;
+
 use std::collections::{HashMap, HashSet};
-use std::iter;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -26,6 +27,7 @@ use crate::publish::{self, Publication};
 use crate::spread::{self, Spreading};
 use crate::store::{Followed, Spend, Write, locked_outputs};
 use crate::wallet::{Wallet, WalletError};
+use crate::watch::glimpse::Glimpse;
 
 /// A channel with more outputs than this on the chain is looked at once a block, and not in between.
 const MANY: usize = 64;
@@ -202,14 +204,6 @@ struct Watcher<M: Watchable> {
     complained: bool,
 }
 
-/// What distinguishes one look from the next.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Glimpse {
-    tip: BlockId,
-    /// Confirmations and spender of the funding and of what is locked after it.
-    outputs: Vec<(Option<u32>, Option<Txid>)>,
-}
-
 impl<M: Watchable> Watcher<M> {
     fn run(mut self, queue: &mpsc::Receiver<Task>, resumed: Vec<(ChannelId, M::Effect)>) {
         for (id, effect) in resumed {
@@ -289,7 +283,7 @@ impl<M: Watchable> Watcher<M> {
         let fee_rate = publish::fee_rate(&self.chain, self.pace.target_blocks, self.pace.fallback_fee_rate)?;
         self.forget_all_but(&watched);
         for Watched { id, outpoint, parties } in watched {
-            let is_large = |seen: &&Glimpse| seen.tip == tip && seen.outputs.len() > MANY;
+            let is_large = |seen: &&Glimpse| seen.tip == tip && seen.len() > MANY;
             if self.seen.get(&id).filter(is_large).is_some() {
                 continue; // each output is a question to the node
             }
@@ -492,26 +486,6 @@ impl<M: Watchable> Watcher<M> {
         };
         if let Err(error) = done {
             tracing::warn!(%error, "not done on chain; trying again with the next block");
-        }
-    }
-}
-
-impl Glimpse {
-    fn of(tip: BlockId, funding: &Funding, locked: &[Locked]) -> Self {
-        let all = iter::once(funding).chain(locked.iter().map(|locked| &locked.status));
-        Self { tip, outputs: all.map(Self::of_one).collect() }
-    }
-
-    fn has_unseen(&self) -> bool {
-        self.outputs.contains(&(None, None))
-    }
-
-    fn of_one(output: &Funding) -> (Option<u32>, Option<Txid>) {
-        match output {
-            Funding::Unseen => (None, None),
-            Funding::Unconfirmed(_) => (Some(0), None),
-            Funding::Confirmed { confirmations, .. } => (Some(*confirmations), None),
-            Funding::Spent { by, confirmations } => (Some(*confirmations), Some(by.compute_txid())),
         }
     }
 }

@@ -20,7 +20,7 @@ fn sale() -> (Carriers, ChannelId, ChannelId, Issued) {
 }
 
 fn expiry(story: &Carriers, name: &str, id: ChannelId) -> u32 {
-    story.at(name).params(id).unwrap().expiry.height()
+    story.at(name).params(id).expect("the channel is there").expiry.height()
 }
 
 /// The writer waits until its channel expires, and takes everything back.
