@@ -74,7 +74,10 @@ fn test(workspace: &Workspace) -> Result<()> {
         // As for the fuzz targets below: what is tried depends on the code alone.
         tests.env("PROPTEST_RNG_SEED", "1");
     }
-    tests.env(bitcoind::VARIABLE, bitcoind).env(wrk::VARIABLE, wrk::find_or_fetch(workspace)?);
+    tests.env(bitcoind::VARIABLE, bitcoind);
+    if let Some(wrk) = wrk::find_or_fetch(workspace)? {
+        tests.env(wrk::VARIABLE, wrk);
+    }
     if let Some(lnd) = lnd::find_or_build(workspace)? {
         tests.env(lnd::VARIABLE, lnd);
     }

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use farthing_testkit::Service;
-use farthing_testkit::calls::{StockServer, curl, wrk};
+use farthing_testkit::calls::{StockServer, curl, find_wrk, wrk};
 use farthing_testkit::wait::until;
 
 use super::{assert_closes_for, charged, people};
@@ -58,6 +58,7 @@ fn curl_buys_from_a_stock_web_server() -> Result<()> {
 /// A stock load generator against a stock web server, with a paying proxy and a seller between them.
 #[test]
 fn a_load_generator_pays_for_every_call_that_it_gets() -> Result<()> {
+    let Some(program) = find_wrk() else { return Ok(()) };
     let (world, payee, payer) = people()?;
     let files = world.folder().join("files");
     std::fs::create_dir(&files)?;
@@ -67,7 +68,7 @@ fn a_load_generator_pays_for_every_call_that_it_gets() -> Result<()> {
     let miner = world.miner();
     let proxy = payer.proxy(&api.at("/"), &[])?;
     curl(&["--fail", "--output", "/dev/null", &format!("{}/page", proxy.url)])?; // the channel is open
-    let answered = 1 + wrk(&format!("{}/page", proxy.url))?;
+    let answered = 1 + wrk(&program, &format!("{}/page", proxy.url))?;
     // It leaves with up to 16 calls under way, which are served to their end.
     let spent = until("all calls have ended", || {
         let (theirs, ours) = (payee.channel()?.spent_msat, payer.channel()?.spent_msat);
@@ -75,7 +76,7 @@ fn a_load_generator_pays_for_every_call_that_it_gets() -> Result<()> {
     })?;
     let charged = spent / 500;
     ensure!(
-        answered > 0 && (answered..=answered + 16).contains(&charged),
+        answered > 1 && (answered..=answered + 16).contains(&charged),
         "{answered} answered, {charged} charged"
     );
     proxy.process.stop()?.success()?;
