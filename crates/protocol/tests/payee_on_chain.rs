@@ -278,6 +278,7 @@ fn the_operator_may_close_in_every_state_and_twice() {
         assert_eq!(state_of(&payee), "closing alone");
     }
     let mut shallow = Payee::awaiting_depth();
+    shallow.sees(TIP, unconfirmed());
     shallow.takes(charge(Some(payment(sat(600))), sat(1)));
     assert_eq!(shallow.takes(Input::Close), published(sat(600)));
     let mut closed = Payee::closed();

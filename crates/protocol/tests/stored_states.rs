@@ -81,8 +81,8 @@ fn payer_states() -> Vec<(Payer, &'static str)> {
 /// Every state of the payee, with the end of its file's name.
 fn payee_states() -> Vec<(Payee, &'static str)> {
     let mut awaiting_depth = Payee::awaiting_depth();
-    awaiting_depth.takes(charge(Some(payment(sat(700))), Msat::new(1_234)));
     awaiting_depth.sees(TIP, unconfirmed());
+    awaiting_depth.takes(charge(Some(payment(sat(700))), Msat::new(1_234)));
     let mut handed_over = Payee::with(sat(50_000), sat(40_000));
     handed_over.takes(settle(settlement(40_000)));
     handed_over.takes(Input::Settled { transaction: closing_of(&settlement(40_000)) });

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use bitcoin::{Amount, FeeRate};
@@ -24,6 +25,9 @@ use crate::amounts::{PriceArgument, human_size};
 use crate::cli::SellArguments;
 use crate::commands::blocking;
 use crate::config::Context;
+
+/// How long a first look at the chain is waited for.
+const FIRST_LOOK: Duration = Duration::from_secs(2);
 
 /// Sells until it is told to stop. Channels stay open over a stop; the next start goes on with them.
 pub async fn run(context: &Context, arguments: SellArguments) -> anyhow::Result<()> {
@@ -189,7 +193,13 @@ async fn start_with(context: &Context, flat: Option<flat::Terms>) -> anyhow::Res
     let (home, pace) = (context.home()?, context.pace());
     let terms = seller::Terms { flat, ..context.terms() };
     let chain = context.chain()?;
-    blocking(move || Ok(Arc::new(Seller::start(&home, chain, pace, terms)?))).await
+    let seller = blocking(move || Ok(Arc::new(Seller::start(&home, chain, pace, terms)?))).await?;
+    // Whoever comes at once is not told to come again: nothing is sold before the first look. A long one goes on while it listens.
+    let begun = Instant::now();
+    while seller.sees().is_err() && begun.elapsed() < FIRST_LOOK {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Ok(seller)
 }
 
 /// Ready when the process is told to stop.

@@ -1,10 +1,13 @@
 //! A sale in which nothing goes wrong.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use anyhow::{Result, ensure};
 use farthing_testkit::Goods;
 use farthing_testkit::accounts::Accounts;
 use farthing_testkit::message::Message;
-use farthing_testkit::relay::Relay;
+use farthing_testkit::relay::{Fate, Relay};
 
 use crate::{CHEAP, CHEAP_PIECE_MSAT, COINS, scene};
 
@@ -43,13 +46,22 @@ fn a_piece_takes_one_request_on_a_connection_that_stays() -> Result<()> {
     let (_world, payee, payer, goods) = scene(PIECES * 1_024)?;
     // Whoever waits for the funding to be deep asks again.
     let seller = payee.with("FARTHING_SELL__UNCONFIRMED_CAP", "100000000").sell(&goods)?;
-    let relay = Relay::recording(&seller.address)?;
+    let is_for_a_piece = |request: &Message| request.header("range").is_some();
+    let unseen = Arc::new(AtomicUsize::new(0));
+    let refused = unseen.clone();
+    let relay = Relay::before(&seller.address, move |request, answer| {
+        if is_for_a_piece(request) && answer.problem() == "funding-not-deep" {
+            refused.fetch_add(1, Ordering::SeqCst);
+        }
+        Fate::Deliver
+    })?;
     let bought = payer.buy(&relay.url(&seller.url), "out", &[])?.result()?;
     ensure!(bought["payments"] == PIECES, "{bought}");
-    let is_for_a_piece = |request: &Message| request.header("range").is_some();
     let (pieces, others): (Vec<_>, Vec<_>) = relay.requests().into_iter().partition(is_for_a_piece);
     let paid = pieces.iter().filter(|request| request.header("authorization").is_some()).count();
-    assert_eq!((pieces.len(), paid), (PIECES, PIECES));
+    // Those that came before the seller had seen the funding came again.
+    let due = PIECES + unseen.load(Ordering::SeqCst);
+    assert_eq!((pieces.len(), paid), (due, due));
     let others: Vec<_> = others.into_iter().map(|request| request.start).collect();
     ensure!(others.len() < 10, "beside the pieces: {others:?}");
     ensure!(relay.connections() < 5, "{} connections", relay.connections());

@@ -50,6 +50,7 @@ pub fn play(
     let pace = Pace::for_network(Network::Regtest);
     let buyer = Buyer::start(&payer.home()?, stage.chain(), pace, 6)?;
     let seller = Seller::start(&payee.home()?, stage.chain(), pace, terms())?;
+    seller.look()?; // before that it sells nothing
     Handle::current().block_on(async {
         let entries = buyer.channels().await?;
         let channel = entries.first().context("the channel that paid for the calls over HTTP")?.id;

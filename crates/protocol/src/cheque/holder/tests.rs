@@ -145,7 +145,7 @@ fn a_closing_channel_locks_and_cashes_nothing() {
 
 #[test]
 fn before_the_funding_is_deep_promises_are_held_and_nothing_is_handed_over_for_them() {
-    let holder = after(awaiting_depth(), [update(1, 1_000, &[(1, 1_000)], 700)]);
+    let holder = after(awaiting_depth(), [sighted(TIP, confirmed(1)), update(1, 1_000, &[(1, 1_000)], 700)]);
     assert_eq!(handle(&holder, lock(1_000)), Err(held::Reject::NotDeep.into()), "whatever the input says");
     let cap = payee::Reject::NotDeepEnough { cap: sat(700), got: sat(701) };
     assert_eq!(handle(&holder, update(2, 1_001, &[(1, 1_000)], 1)), Err(cap.into()));
