@@ -82,8 +82,7 @@ pub struct Terms {
 
 impl Default for Terms {
     /// A satoshi for each cheque; 144 blocks between two expiries; 20,000 to 1,000,000 sat in a channel towards a payee, and
-    /// 10,000,000 sat in all of them;
-    /// four channels to a node.
+    /// 10,000,000 sat in all of them; four channels to a node.
     fn default() -> Self {
         let paid = seller::Terms::default();
         Self {

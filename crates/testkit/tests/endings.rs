@@ -162,31 +162,10 @@ fn a_seller_that_starts_within_the_margin_publishes_at_once() {
     story.assert_ended(id, SpendKind::Commitment, 40_000, REST - 2 * COMMITMENT);
 }
 
-#[test]
-fn a_seller_that_sleeps_past_the_expiry_takes_the_place_of_a_refund_while_it_is_unconfirmed() {
+/// A seller that wakes after the expiry, when the refund is in the mempool at 20 sat/vB. Its own target would not do.
+fn woken_late(paid: u64) -> (Story, ChannelId) {
     let mut story = Story::begin();
-    let id = story.open(40_000);
-    let expiry = story.expiry(id);
-    story.stop_seller();
-    story.mine_to(expiry);
-    story.fees_become(20);
-    assert_eq!(story.buyers(id).name(), "refunding");
-
-    // Its own target would not do: the child pays what the refund pays, and more for each byte.
-    story.setting.pace.fallback_fee_rate = rate(2);
-    story.start_seller();
-    story.look();
-
-    story.mine(FINALITY);
-    story.assert_ended(id, SpendKind::Commitment, 40_000, REST - 2 * COMMITMENT);
-    let left = story.seller().balance().confirmed;
-    assert!(sat(33_000) < left && left < sat(40_000 - 20 * CHILD), "{left}");
-}
-
-#[test]
-fn a_seller_that_sleeps_past_the_expiry_loses_everything_to_a_refund_that_pays_more_than_its_claim() {
-    let mut story = Story::begin();
-    let id = story.open(4_000);
+    let id = story.open(paid);
     let expiry = story.expiry(id);
     story.stop_seller();
     story.mine_to(expiry);
@@ -197,8 +176,22 @@ fn a_seller_that_sleeps_past_the_expiry_loses_everything_to_a_refund_that_pays_m
     story.start_seller();
     story.look();
     assert_eq!(story.sellers(id).name(), "closing alone", "it tries");
-
     story.mine(FINALITY);
+    (story, id)
+}
+
+/// The child pays what the refund pays, and more for each byte.
+#[test]
+fn a_seller_that_sleeps_past_the_expiry_takes_the_place_of_a_refund_while_it_is_unconfirmed() {
+    let (story, id) = woken_late(40_000);
+    story.assert_ended(id, SpendKind::Commitment, 40_000, REST - 2 * COMMITMENT);
+    let left = story.seller().balance().confirmed;
+    assert!(sat(33_000) < left && left < sat(40_000 - 20 * CHILD), "{left}");
+}
+
+#[test]
+fn a_seller_that_sleeps_past_the_expiry_loses_everything_to_a_refund_that_pays_more_than_its_claim() {
+    let (story, id) = woken_late(4_000);
     story.assert_ended(id, SpendKind::Refund, 0, CAPACITY.to_sat() - refund_fee(20));
     assert_eq!(story.seller().balance().total(), sat(0));
 }

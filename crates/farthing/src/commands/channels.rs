@@ -313,8 +313,8 @@ async fn refund(context: &Context, only: Option<ChannelId>) -> anyhow::Result<()
         let is_late = Instant::now() > deadline;
         if is_late && waiting > 0 {
             bail!(
-                "the node does not take {waiting} of {due} refunds yet: nothing is lost meanwhile, since the seller cannot have the \
-                 money. The log says why; run this again, or keep `farthing proxy` running, which tries with each block"
+                "the node does not take {waiting} of {due} refunds yet, and the log says why. Until they are in a block the seller may still \
+                 close with what it was paid, and no more. Run this again, or keep `farthing proxy` running, which tries with each block"
             );
         }
         if is_late || (refunding.len() == due && waiting == 0) {

@@ -1,6 +1,7 @@
 //! Agents that go before the sale, collude with the payer, or are told two things: each on a real bitcoind, through the driver.
 
 use super::carriers::{CAPACITY, COMMITMENT_FEE, Carriers, FINALITY, REFUND_FEE, ask_for, sat};
+use super::endings::{expiry, sale};
 use farthing_node::cheques::cashing::CashError;
 use farthing_node::cheques::paper::{Fate, Issued};
 use farthing_node::cheques::selling::{LockError, Towards};
@@ -9,19 +10,6 @@ use farthing_protocol::cheque::drawn::Kind;
 use farthing_protocol::{ChannelId, Msat};
 
 const REFUNDED: (SpendKind, u64, u64) = (SpendKind::Refund, CAPACITY - REFUND_FEE, 0);
-
-fn sale() -> (Carriers, ChannelId, ChannelId, Issued) {
-    let story = Carriers::begin(&["writer", "agent", "payee"]);
-    let behind = story.open("writer", "agent", Kind::Cheques, 200);
-    let towards = story.open("agent", "payee", Kind::Lock, 100);
-    let issued = story.write(behind, 5_000, 1);
-    story.sync("writer", "agent", behind);
-    (story, behind, towards, issued)
-}
-
-fn expiry(story: &Carriers, name: &str, id: ChannelId) -> u32 {
-    story.at(name).params(id).expect("the channel is there").expiry.height()
-}
 
 /// The writer waits until its channel expires, and takes everything back.
 fn expires(story: &Carriers, behind: ChannelId, issued: &Issued) {

@@ -23,7 +23,7 @@ use farthing_protocol::cheque::{drawer, holder};
 use farthing_protocol::{Channel, ChannelId, Msat};
 
 /// Writer, agent and payee, with a channel each, and a cheque that the agent has.
-fn sale() -> (Carriers, ChannelId, ChannelId, Issued) {
+pub(super) fn sale() -> (Carriers, ChannelId, ChannelId, Issued) {
     let story = Carriers::begin(&["writer", "agent", "payee"]);
     let behind = story.open("writer", "agent", Kind::Cheques, 200);
     let towards = story.open("agent", "payee", Kind::Lock, 100);
@@ -32,7 +32,7 @@ fn sale() -> (Carriers, ChannelId, ChannelId, Issued) {
     (story, behind, towards, issued)
 }
 
-fn expiry(story: &Carriers, name: &str, id: ChannelId) -> u32 {
+pub(super) fn expiry(story: &Carriers, name: &str, id: ChannelId) -> u32 {
     story.at(name).params(id).expect("the channel is there").expiry.height()
 }
 

@@ -281,13 +281,14 @@ impl Teller {
         latest: u32,
         held: Option<AdaptorPoint>,
     ) -> Result<Option<u32>, LockError> {
-        for (id, held) in
-            held.iter().flat_map(|held| self.router.holders_of(held).into_iter().map(move |id| (id, held)))
-        {
-            let state = self.books.state_blocking(id)?;
-            let locked = state.as_ref().and_then(Side::holder).and_then(|holder| holder.held().onward(held));
-            if let Some(setup) = locked.and_then(|onward| self.books.setup(&onward.channel)) {
-                return Ok(Some(setup.channel().params().expiry.height()));
+        if let Some(held) = held {
+            for id in self.router.holders_of(&held) {
+                let state = self.books.state_blocking(id)?;
+                let locked =
+                    state.as_ref().and_then(Side::holder).and_then(|holder| holder.held().onward(&held));
+                if let Some(setup) = locked.and_then(|onward| self.books.setup(&onward.channel)) {
+                    return Ok(Some(setup.channel().params().expiry.height()));
+                }
             }
         }
         let way = self.free_channel_to(node, amount, latest)?.map(|(_, expiry)| expiry);

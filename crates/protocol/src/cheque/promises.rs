@@ -60,8 +60,8 @@ pub struct Terms {
     pub base: Option<Payment>,
     /// At most [`MOST_OPEN`].
     pub promises: Vec<Promise>,
-    /// Points whose secrets the payer has, at most [`MOST_SETTLED`], newest last: the base pays for them. Of any other point that its holder has the
-    /// secret of, the base pays nothing, however large it is.
+    /// Points whose secrets the payer has, at most [`MOST_SETTLED`], newest last: the base pays for them. Of any other point that
+    /// its holder has the secret of, the base pays nothing, however large it is.
     pub settled: Vec<AdaptorPoint>,
 }
 

@@ -155,7 +155,8 @@ impl Report {
         let linked = if self.routed.linkable { "can" } else { "cannot" };
         all.add_row([format!(
             "Payer and payee {together}: each ran while the other's folder was locked. The routed cheque was paid in {hops} channels; \
-             the agent alone, or the node alone, {linked} tell from what it keeps who paid whom by cheque. The other way round, the payee was off while the payer bought its agent's signature."
+             the agent alone, or the node alone, {linked} tell from what it keeps who paid whom by cheque. The other way round, the \
+             payee was off while the payer bought its agent's signature."
         )]);
         for part in [sales, acts] {
             all.add_row([part.to_string()]);

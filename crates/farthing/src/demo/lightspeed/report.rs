@@ -66,8 +66,9 @@ impl Report {
             calls: ladder.calls,
             over_http: ladder.over_http,
             signatures_per_call: ladder.signatures_in_calls.div_ceil(ladder.calls),
-            // Chains of words are announced now and then; one standing request more for each call would show.
-            extra_round_trips: (ladder.carried.requests - in_load) / in_load.max(1),
+            // A call that is sent twice counts. Chains of words are announced now and then; one request more for each call would show.
+            extra_round_trips: (ladder.carried.calls - in_load).div_ceil(in_load.max(1))
+                + (ladder.carried.requests - ladder.carried.calls) / in_load.max(1),
             close_transactions: ladder.close_transactions,
             close_vsize: ladder.close_vsize,
             payee_sat: ladder.payee_sat,
