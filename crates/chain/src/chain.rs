@@ -64,6 +64,18 @@ pub enum OutputStatus {
     },
 }
 
+impl OutputStatus {
+    /// The output, if the node knows it and no block has spent it.
+    pub fn output(&self) -> Option<&TxOut> {
+        match self {
+            Self::Absent => None,
+            Self::SpentInMempool { output, .. }
+            | Self::Unconfirmed { output }
+            | Self::Confirmed { output, .. } => Some(output),
+        }
+    }
+}
+
 /// What a transaction in the mempool pays, alone and together with its relatives there. The fees of relatives count
 /// what the node's owner has added by `prioritisetransaction`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -148,8 +148,10 @@ async fn open(State(till): State<Arc<Till>>, request: Request) -> Result<Respons
     let (channel, signature) = accepted.map_err(|error| match &error {
         AcceptError::BadParams(_)
         | AcceptError::Refused(_)
+        | AcceptError::OtherOutput(_)
         | AcceptError::Order(OrderError::FundingTaken(_)) => Problem::new(Kind::BadRequest, error),
         AcceptError::TooManyUnfunded(_) => Problem::new(Kind::Unavailable, error).retry_after(5),
+        AcceptError::Order(OrderError::Blind(since)) => blind(&error, *since),
         _ours => unavailable(&error).retry_after(5),
     })?;
     Ok((StatusCode::CREATED, Json(AcceptedBody { channel, signature })).into_response())

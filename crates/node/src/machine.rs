@@ -89,6 +89,9 @@ pub trait Machine: Send + 'static {
     /// Whether the channel needs to be watched: it has a funding that may be on chain, and is not over.
     fn is_live(state: &Self::State) -> bool;
 
+    /// Whether it was live and is not any more: nothing that happens on the chain matters to it.
+    fn is_ended(state: &Self::State) -> bool;
+
     /// The input for a look at the chain.
     fn sighted(sighting: Sighting) -> Self::Input;
 
@@ -198,6 +201,10 @@ impl Machine for Payer {
         }
     }
 
+    fn is_ended(state: &payer::State) -> bool {
+        matches!(state, payer::State::Closed(_))
+    }
+
     fn sighted(sighting: Sighting) -> payer::Input {
         payer::Input::Sighted(sighting)
     }
@@ -277,6 +284,10 @@ impl Machine for Payee {
             | payee::State::ClosingTogether(_)
             | payee::State::ClosingAlone(_) => true,
         }
+    }
+
+    fn is_ended(state: &payee::State) -> bool {
+        !Self::is_live(state)
     }
 
     fn sighted(sighting: Sighting) -> payee::Input {

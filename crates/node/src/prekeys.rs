@@ -54,7 +54,7 @@ impl Prekeys {
     /// # Errors
     /// When the database cannot be opened.
     pub fn open(path: &Path, keys: ChequeKeys) -> Result<Self, StoreError> {
-        Ok(Self { connection: store::connect(path, SCHEMA, TABLES)?, keys })
+        Ok(Self { connection: store::connect(path, SCHEMA, &[(0, TABLES)])?, keys })
     }
 
     /// The payee's keys.

@@ -11,8 +11,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use bitcoin::{Amount, FeeRate, OutPoint, ScriptBuf, Transaction};
+use bitcoin::{Amount, FeeRate, OutPoint, Transaction};
 use farthing_chain::{BroadcastError, Chain, ChainError, MempoolEntry, OutputStatus};
+use farthing_protocol::channel::{Channel, SpendKind};
 use farthing_protocol::lightspeed::RungClaim;
 use farthing_protocol::payee::{self, Setup};
 use farthing_protocol::{child, hashlock};
@@ -125,7 +126,7 @@ fn publish_plain(
     }
     let rival = match present {
         Some(_) => None,
-        None => Rival::of(chain, &funding, script)?,
+        None => Rival::of(chain, &funding, &setup.channel)?,
     };
     if rival.is_some_and(|rival| rival.serves(target)) {
         // It brings the payee what it is due, and costs it nothing.
@@ -199,7 +200,7 @@ fn publish_rung(
     let is_present = present.is_some();
     let rival = match present {
         Some(_) => None,
-        None => Rival::of(chain, &funding, &setup.channel.params().payee.output)?,
+        None => Rival::of(chain, &funding, &setup.channel)?,
     };
     let least = match (present, rival) {
         (Some(entry), _) if entry.descendant_vsize > entry.vsize && entry.descendant_fee >= both => {
@@ -241,22 +242,22 @@ pub(crate) fn confirms(target: FeeRate, paid: Amount, vsize: u64) -> bool {
 #[derive(Clone, Copy)]
 struct Rival {
     entry: MempoolEntry,
-    /// It pays the payee as well.
-    pays: bool,
+    /// It is signed by both, so it pays the payee what the payee agreed to. A refund may pay the payee something, too.
+    is_agreed: bool,
 }
 
 impl Rival {
-    fn of(chain: &Chain, funding: &OutPoint, script: &ScriptBuf) -> Result<Option<Self>, ChainError> {
+    fn of(chain: &Chain, funding: &OutPoint, channel: &Channel) -> Result<Option<Self>, ChainError> {
         let Some(spender) = chain.mempool_spender(funding)? else { return Ok(None) };
-        let pays = spender.output.iter().any(|output| output.script_pubkey == *script);
+        let is_agreed = channel.spend_kind(&spender) == Some(SpendKind::Closing);
         let entry = chain.mempool_entry(&spender.compute_txid())?;
-        Ok(entry.map(|entry| Self { entry, pays }))
+        Ok(entry.map(|entry| Self { entry, is_agreed }))
     }
 
     /// Whether it brings the payee what it is due, and confirms by itself or since its child pays for it.
     fn serves(&self, target: FeeRate) -> bool {
-        let Self { entry, pays } = self;
-        *pays
+        let Self { entry, is_agreed } = self;
+        *is_agreed
             && (confirms(target, entry.fee, entry.vsize)
                 || confirms(target, entry.descendant_fee, entry.descendant_vsize))
     }

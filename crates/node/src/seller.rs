@@ -7,7 +7,7 @@ mod terms;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bitcoin::{Amount, FeeRate, ScriptBuf, Transaction};
+use bitcoin::{Amount, FeeRate, OutPoint, ScriptBuf, Transaction};
 use farthing_chain::{Chain, ChainError, OutputStatus};
 use farthing_protocol::channel::BadParams;
 use farthing_protocol::closing::{self, Answer, BadSettlement, PublicNonce, Settlement};
@@ -105,6 +105,9 @@ pub enum AcceptError {
     /// The terms are not ours, or the signature does not fit.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// The output that is to fund it is another one.
+    #[error("{0} is there already, and is not the output that this channel asks for")]
+    OtherOutput(OutPoint),
     /// Too many openings that nobody funded.
     #[error("{0} channels wait for a funding that nobody has seen; try again later")]
     TooManyUnfunded(usize),
@@ -221,7 +224,7 @@ impl Seller {
     /// opening again gets the same answer. Blocks.
     ///
     /// # Errors
-    /// When the opening breaks the offer's terms, or could not be stored.
+    /// When the opening breaks the offer's terms, the chain was not seen lately, or it could not be stored.
     pub fn accept(
         &self,
         offer: &Offer,
@@ -235,7 +238,14 @@ impl Seller {
         if let Some(setup) = self.books.setup(&id) {
             return Ok((id, signature(vec![payee::acceptance(&setup)])));
         }
+        // Nobody is to lock money for a seller that does not sell.
+        self.sees()?;
         offer.check(&opening.params, self.chain.tip()?.height)?;
+        // What is there already cannot become this channel's: its id would be another. Whoever names it only takes up room.
+        let funding = opening.params.funding;
+        if self.chain.output(&funding)?.output().is_some_and(|output| *output != channel.funding_txout()) {
+            return Err(AcceptError::OtherOutput(funding));
+        }
         self.make_room()?;
         let policy = Policy {
             confirmations: offer.confirmations.required(opening.params.capacity),

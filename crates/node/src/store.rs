@@ -33,7 +33,7 @@ use bdk_wallet::ChangeSet;
 use bdk_wallet::chain::Merge as _;
 use bitcoin::consensus::encode::{deserialize, serialize};
 use bitcoin::hashes::Hash as _;
-use bitcoin::{BlockHash, OutPoint, Transaction};
+use bitcoin::{BlockHash, OutPoint, ScriptBuf, Transaction};
 use farthing_protocol::lightspeed::Ladder;
 use farthing_protocol::{ChannelId, Msat, Params};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
@@ -48,7 +48,7 @@ pub(crate) use crate::store::followed::locked_outputs;
 use crate::store::journal::{Journal, States};
 
 /// The layout this code writes, kept in `PRAGMA user_version`.
-const SCHEMA: i32 = 6;
+const SCHEMA: i32 = 7;
 /// The encoding of a stored value.
 const ENCODING: u8 = 1;
 
@@ -82,6 +82,8 @@ CREATE TABLE cheques (
     got INTEGER NOT NULL, point BLOB NOT NULL, at INTEGER NOT NULL, cheque BLOB NOT NULL, PRIMARY KEY (got, point)
 ) STRICT, WITHOUT ROWID;
 ";
+/// A channel that has ended is followed no more.
+const ENDED: &str = "ALTER TABLE channels ADD COLUMN ended INTEGER NOT NULL DEFAULT 0;";
 
 /// A read or write that did not succeed. A failed write changed nothing.
 #[derive(Debug, thiserror::Error)]
@@ -177,7 +179,7 @@ impl Store {
     /// # Errors
     /// When the file cannot be opened or is from a newer version.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let connection = connect(path, SCHEMA, TABLES)?;
+        let connection = connect(path, SCHEMA, &[(0, TABLES), (6, ENDED)])?;
         let journal = Journal::open(&connection)?;
         Ok(Self { connection, journal })
     }
@@ -205,32 +207,42 @@ impl Store {
         .collect()
     }
 
-    /// The outputs whose spends are noted: the fundings of all channels, whatever their role or state, and what the
-    /// transactions that spend them lock to a condition. With each, the scripts of the two parties' wallets. A block is taken
-    /// in once, by whichever role runs, so its spends are noted for all.
+    /// The outputs whose spends are noted: the fundings of all channels that have not ended, whatever their role, and what the
+    /// transactions that spend them lock to a condition. With each, the scripts of the two parties' wallets. A block is taken in
+    /// once, by whichever role runs, so its spends are noted for all.
     ///
     /// # Errors
     /// When the database cannot be read.
     pub fn followed(&self) -> Result<Followed, StoreError> {
-        let mut statement = self.connection.prepare_cached("SELECT funding, parties FROM channels")?;
+        let parties = |parties: &[u8]| decode("parties' scripts", parties);
+        let mut statement =
+            self.connection.prepare_cached("SELECT funding, parties FROM channels WHERE NOT ended")?;
         let rows =
             statement.query_map([], |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, Vec<u8>>(1)?)))?;
         let mut followed = Followed::default();
         for row in rows {
-            let (funding, parties) = row?;
+            let (funding, of) = row?;
             let funding = deserialize(&funding).map_err(|error| StoreError::corrupt("outpoint", error))?;
-            followed.0.insert(funding, decode("parties' scripts", &parties)?);
+            followed.0.insert(funding, parties(&of)?);
         }
-        let mut statement = self.connection.prepare_cached("SELECT spender FROM spenders")?;
-        let rows = statement.query_map([], |row| row.get::<_, Vec<u8>>(0))?;
-        let spenders: Vec<Transaction> = rows
-            .map(|row| deserialize(&row?).map_err(|error| StoreError::corrupt("transaction", error)))
-            .collect::<Result<_, _>>()?;
-        // A spender's outputs may be spent by another of the list, whatever their order.
-        let mut known = 0;
-        while known < followed.0.len() {
-            known = followed.0.len();
-            spenders.iter().for_each(|spender| drop(followed.take_in(spender)));
+        let mut statement = self.connection.prepare_cached(
+            "SELECT spenders.spender, parties FROM channels JOIN spends ON outpoint = funding
+             JOIN spenders ON txid = spends.spender WHERE NOT ended",
+        )?;
+        let rows =
+            statement.query_map([], |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, Vec<u8>>(1)?)))?;
+        let mut spenders = rows
+            .map(|row| {
+                let (spender, of) = row?;
+                Ok((transaction(&spender)?, parties(&of)?))
+            })
+            .collect::<Result<Vec<(Transaction, [ScriptBuf; 2])>, StoreError>>()?;
+        while let Some((spender, of)) = spenders.pop() {
+            for locked in locked_outputs(&spender, &of) {
+                if followed.0.insert(locked, of.clone()).is_none() {
+                    spenders.extend(self.spends(&locked)?.into_iter().map(|spend| (spend.by, of.clone())));
+                }
+            }
         }
         Ok(followed)
     }
@@ -289,8 +301,8 @@ impl Store {
         })?;
         rows.map(|row| {
             let (block, height, by) = row?;
-            let by = deserialize(&by).map_err(|error| StoreError::corrupt("transaction", error))?;
-            Ok(Spend { outpoints: vec![*outpoint], by, block: BlockHash::from_byte_array(block), height })
+            let (by, block) = (transaction(&by)?, BlockHash::from_byte_array(block));
+            Ok(Spend { outpoints: vec![*outpoint], by, block, height })
         })
         .collect()
     }
@@ -344,7 +356,7 @@ impl Batch<'_> {
     ) -> Result<(), StoreError> {
         let opened_at = i64::try_from(opened_at).unwrap_or(i64::MAX);
         self.transaction.execute(
-            "INSERT INTO channels VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            "INSERT INTO channels VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0)",
             params![
                 id.as_bytes(),
                 M::ROLE as i64,
@@ -361,6 +373,17 @@ impl Batch<'_> {
     /// Replaces the state of a channel that was added by an earlier write.
     pub fn set_state<M: Machine>(&mut self, id: ChannelId, state: &M::State) {
         self.states.push(id, state);
+    }
+
+    /// Takes note that a channel has ended: what becomes of its outputs is noted no more.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn end<M: Machine>(&self, id: ChannelId) -> Result<(), StoreError> {
+        let mut statement =
+            self.transaction.prepare_cached("UPDATE channels SET ended = 1 WHERE id = ?1 AND role = ?2")?;
+        statement.execute(params![id.as_bytes(), M::ROLE as i64])?;
+        Ok(())
     }
 
     /// Takes note that an item was charged.
@@ -434,13 +457,13 @@ impl Batch<'_> {
 }
 
 /// Opens a database of ours, and makes its tables when it is not there: WAL, and every commit reaches the disk.
-pub(crate) fn connect(path: &Path, schema: i32, tables: &str) -> Result<Connection, StoreError> {
+pub(crate) fn connect(path: &Path, schema: i32, steps: &[(i32, &str)]) -> Result<Connection, StoreError> {
     let mut connection = Connection::open(path)?;
     connection.busy_timeout(Duration::from_secs(10))?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT)?;
-    lay_out(&mut connection, schema, &[(0, tables)])?;
+    lay_out(&mut connection, schema, steps)?;
     Ok(connection)
 }
 
@@ -461,6 +484,10 @@ pub(crate) fn lay_out(
     }
     transaction.pragma_update(None, "user_version", schema)?;
     Ok(transaction.commit()?)
+}
+
+fn transaction(bytes: &[u8]) -> Result<Transaction, StoreError> {
+    deserialize(bytes).map_err(|error| StoreError::corrupt("transaction", error))
 }
 
 fn id(row: &Row<'_>, column: usize) -> rusqlite::Result<ChannelId> {
@@ -498,6 +525,13 @@ mod tests {
         assert!(batch.add_purchase(channel, &[2; 32], Msat::new(7)).is_err(), "an item is charged once");
         batch.commit().unwrap();
         assert_eq!(Store::open(&path).unwrap().purchase(channel, &[2; 32]).unwrap(), Some(Msat::new(7)));
+
+        // One of layout 6 is brought to this one.
+        store.connection.execute_batch("ALTER TABLE channels DROP COLUMN ended").unwrap();
+        store.connection.pragma_update(None, "user_version", 6).unwrap();
+        let store = Store::open(&path).unwrap();
+        assert_eq!(store.purchase(channel, &[2; 32]).unwrap(), Some(Msat::new(7)));
+        assert_eq!(store.followed().unwrap().0.len(), 0);
 
         store.connection.pragma_update(None, "user_version", 99).unwrap();
         assert!(matches!(Store::open(&path), Err(StoreError::OtherLayout { found: 99, .. })));

@@ -18,7 +18,6 @@ use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::Duration;
 
 use farthing_protocol::lightspeed::call::{MacKey, Target};
-use farthing_protocol::lightspeed::numbers::Standing as NumberStanding;
 use farthing_protocol::lightspeed::tab::Refused;
 use farthing_protocol::lightspeed::{Call, CallNumber, Ladder, Tab};
 use farthing_protocol::payee::{self, Input, Reject};
@@ -114,8 +113,8 @@ impl Live {
     /// Admits an authentic call.
     fn admit(&mut self, call: &Call) -> Result<(), CallError> {
         // What was served before still has its answer.
-        if self.is_draining() && self.tab.numbers().standing(call.number) == NumberStanding::New {
-            self.tab.refuse(call.number);
+        if self.is_draining() {
+            self.tab.refuse(call.number)?;
             return Err(CallError::Closing);
         }
         let admitted = self.tab.admit(&self.ladders, call, self.cap);
@@ -168,6 +167,8 @@ pub struct Tabs {
     durability: Durability,
     /// How many tabs were taken from the books.
     loads: AtomicU64,
+    /// How many have left the memory. Changes with `sessions` locked.
+    left: AtomicU64,
     resident: Resident,
     asked: Mutex<Asked>,
     /// The books are closed. Changes with `sessions` locked.
@@ -178,10 +179,10 @@ impl Tabs {
     /// No tabs yet: they are taken from the books when their payers call. Above `most_resident` bytes, those that were not
     /// used for the longest time leave the memory again.
     pub fn new(epoch: u32, durability: Durability, most_resident: usize) -> Self {
-        let (sessions, loads) = (RwLock::default(), AtomicU64::default());
+        let (sessions, loads, left) = (RwLock::default(), AtomicU64::default(), AtomicU64::default());
         let (resident, asked) = (Resident::new(most_resident), Mutex::default());
         let has_ended = AtomicBool::default();
-        Self { sessions, epoch, durability, loads, resident, asked, has_ended }
+        Self { sessions, epoch, durability, loads, left, resident, asked, has_ended }
     }
 
     /// The epoch that serves calls.
@@ -207,12 +208,12 @@ impl Tabs {
     /// Refuses an authentic call before it is admitted. It is free for good.
     ///
     /// # Errors
-    /// When it is not authentic, or there is no such channel.
+    /// When it is not authentic, there is no such channel, or its number is not new: it may have been served.
     pub fn refuse(&self, call: &Call, target: &Target<'_>, mac: &[u8; 32]) -> Result<(), CallError> {
         let session = self.session(call.channel).ok_or(CallError::Unknown(call.channel))?;
         session.mac.verify(call, target, mac)?;
         let mut live = session.live();
-        live.tab.refuse(call.number);
+        live.tab.refuse(call.number)?;
         // How far the numbers have come is stored, so that none of these is served after it has left the memory.
         self.changed(&mut live, call.channel);
         Ok(())
@@ -324,21 +325,26 @@ impl Tabs {
         }
         // Who names a channel that is not there must not keep the books busy.
         let Some(setup) = books.setup(&channel) else { return Ok(false) };
-        let Some((state, ladders)) = books.ladders(channel).await? else { return Ok(false) };
-        let Some(tab) = state.tab() else { return Ok(false) };
-        self.insert(channel, &setup, tab.clone(), ladders, state.cap(&setup));
-        self.make_room(books);
-        Ok(true)
+        loop {
+            let left = self.left.load(Ordering::Acquire);
+            let Some((state, ladders)) = books.ladders(channel).await? else { return Ok(false) };
+            let Some(tab) = state.tab() else { return Ok(false) };
+            if self.insert(channel, &setup, (tab.clone(), ladders, state.cap(&setup)), left) {
+                self.make_room(books);
+                return Ok(true);
+            }
+        }
     }
 
+    /// Puts a tab into memory that was taken from the books when so many had `left` it. Whether it may: of those that have left since, one
+    /// may have been this channel's and newer.
     fn insert(
         &self,
         channel: ChannelId,
         setup: &payee::Setup,
-        mut tab: Tab,
-        mut ladders: Vec<Ladder>,
-        cap: Option<Msat>,
-    ) {
+        (mut tab, mut ladders, cap): (Tab, Vec<Ladder>, Option<Msat>),
+        left: u64,
+    ) -> bool {
         ladders.shrink_to_fit();
         let key = CallKey::agree(&setup.keys, &setup.channel.params().payer.session, channel);
         tab.begin(self.epoch);
@@ -365,9 +371,13 @@ impl Tabs {
             used: AtomicU64::new(used),
         };
         let mut sessions = self.sessions.write().expect("no holder of this lock panics");
+        if self.left.load(Ordering::Acquire) != left {
+            return false;
+        }
         if !self.has_ended.load(Ordering::Relaxed) {
             sessions.entry(channel).or_insert_with(|| Arc::new(session));
         }
+        true
     }
 
     /// Admits no more calls in a channel and waits until those that run have ended, at most for `patience`. `None` when they

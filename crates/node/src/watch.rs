@@ -17,8 +17,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bitcoin::{FeeRate, OutPoint, ScriptBuf, Transaction, Txid};
 use farthing_chain::{BlockId, Chain, ChainError, OutputStatus};
-use farthing_protocol::ChannelId;
+use farthing_protocol::channel::SpendKind;
 use farthing_protocol::sighting::{Funding, Locked, Sighting};
+use farthing_protocol::{Channel, ChannelId};
 use tokio::sync::oneshot;
 
 use crate::books::{Books, OrderError};
@@ -289,7 +290,10 @@ impl<M: Watchable> Watcher<M> {
             }
             let funding = self.status(&outpoint, tip)?;
             let mut locked = Vec::new();
-            self.follow(&funding, &parties, tip, &mut locked)?;
+            // What a refund pays, and to how many, is the payer's own affair.
+            if self.books.setup(&id).is_some_and(|setup| is_commitment(M::channel(&setup), &funding)) {
+                self.follow(&funding, &parties, tip, &mut locked)?;
+            }
             let glimpse = Glimpse::of(tip, &funding, &locked);
             if self.seen.get(&id) == Some(&glimpse) {
                 continue;
@@ -488,4 +492,9 @@ impl<M: Watchable> Watcher<M> {
             tracing::warn!(%error, "not done on chain; trying again with the next block");
         }
     }
+}
+
+fn is_commitment(channel: &Channel, funding: &Funding) -> bool {
+    let Funding::Spent { by, .. } = funding else { return false };
+    channel.spend_kind(by) == Some(SpendKind::Commitment)
 }

@@ -365,13 +365,13 @@ fn a_call_that_was_refused_or_failed_is_not_served_when_a_copy_comes_late() {
     let unpaid = counter.call(2, 1, 10, sat(701));
     assert!(matches!(counter.refuses(&unpaid), Refused::Unpaid { .. }));
     let disliked = counter.call(3, 1, 10, sat(1));
-    counter.tab.refuse(disliked.number);
+    assert_eq!(counter.tab.refuse(disliked.number), Ok(()));
     counter.serves(&counter.call(4, 1, 50, sat(1)));
     for call in [failed, unpaid, disliked] {
         assert_eq!(counter.refuses(&call), Refused::Void { number: call.number, epoch: 1 });
     }
-    // What runs or was served is not refused by that.
-    counter.tab.refuse(number(1, 4));
+    // What was served is not refused by that, and whoever asks for it hears so.
+    assert_eq!(counter.tab.refuse(number(1, 4)), Err(Refused::Served(number(1, 4))));
     assert_eq!(counter.refuses(&counter.call(4, 1, 50, sat(1))), Refused::Served(number(1, 4)));
 }
 

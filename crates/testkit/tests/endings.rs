@@ -164,6 +164,11 @@ fn a_seller_that_starts_within_the_margin_publishes_at_once() {
 
 /// A seller that wakes after the expiry, when the refund is in the mempool at 20 sat/vB. Its own target would not do.
 fn woken_late(paid: u64) -> (Story, ChannelId) {
+    woken_late_after(paid, |_, _| {})
+}
+
+/// The same, and more that the payer did before.
+fn woken_late_after(paid: u64, before: impl FnOnce(&Story, ChannelId)) -> (Story, ChannelId) {
     let mut story = Story::begin();
     let id = story.open(paid);
     let expiry = story.expiry(id);
@@ -171,6 +176,7 @@ fn woken_late(paid: u64) -> (Story, ChannelId) {
     story.mine_to(expiry);
     story.fees_become(20);
     assert_eq!(story.buyers(id).name(), "refunding");
+    before(&story, id);
 
     story.setting.pace.fallback_fee_rate = rate(2);
     story.start_seller();
@@ -187,6 +193,18 @@ fn a_seller_that_sleeps_past_the_expiry_takes_the_place_of_a_refund_while_it_is_
     story.assert_ended(id, SpendKind::Commitment, 40_000, REST - 2 * COMMITMENT);
     let left = story.seller().balance().confirmed;
     assert!(sat(33_000) < left && left < sat(40_000 - 20 * CHILD), "{left}");
+}
+
+/// A closing that pays the seller was agreed with it. A refund was not, whatever it pays.
+#[test]
+fn a_refund_that_pays_the_seller_is_displaced_like_any_other() {
+    let gives = |story: &Story, id: ChannelId| {
+        let refund = story.refund_to_seller(id, rate(30));
+        story.chain.broadcast(&refund).unwrap();
+        assert_eq!(story.spender(id).unwrap().compute_txid(), refund.compute_txid());
+    };
+    let (story, id) = woken_late_after(40_000, gives);
+    story.assert_ended(id, SpendKind::Commitment, 40_000, REST - 2 * COMMITMENT);
 }
 
 #[test]

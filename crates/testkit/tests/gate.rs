@@ -153,18 +153,44 @@ fn a_seller_that_cannot_see_the_chain_sells_nothing() {
     };
     story.look();
     assert_eq!(health(), 200);
+    let paid = wait(story.buyer().call(id, PRICE, &TARGET, None)).unwrap().bytes;
+    let answered = run(service.clone().oneshot(request(&paid))).unwrap();
+    assert_eq!(answered.status().as_u16(), 200);
     until("it has not looked for too long", || Ok((health() == 503).then_some(()))).unwrap();
+
+    // It was charged: to call it refused, and so free, would have its payer pay for it twice.
+    let again = run(service.clone().oneshot(request(&paid))).unwrap();
+    assert_eq!((again.status().as_u16(), again.headers()), (200, answered.headers()));
 
     let refused = run(service.clone().oneshot(prepared(&story, id, PRICE))).unwrap();
     let said = (refused.status().as_u16(), header(&refused, "lightspeed"), header(&refused, "retry-after"));
     assert_eq!(said, (503, Some("refused"), Some("5")));
-    assert_eq!(spent(&story, id), Msat::ZERO);
+    assert_eq!(spent(&story, id), PRICE);
     let blind = wait(story.seller().charge(id, Item { id: [1; 32], cost: PRICE }, None));
     assert!(matches!(blind, Err(OrderError::Blind(Some(_)))), "{blind:?}");
 
     story.look();
     let served = run(service.clone().oneshot(prepared(&story, id, PRICE))).unwrap();
     assert_eq!(served.status().as_u16(), 200);
+}
+
+#[test]
+fn what_was_served_before_the_price_rose_has_its_answer() {
+    let story = Story::begin();
+    let id = story.open_for_calls(rungs(1, 50));
+    let answer = async |_: Request| Ok::<_, Infallible>(Response::new(Body::from("done")));
+    let bytes = wait(story.buyer().call(id, PRICE, &TARGET, None)).unwrap().bytes;
+    let gate = Gate::new(story.seller().clone(), Tariff::per_call(PRICE));
+    assert_eq!(run(gate.layer(service_fn(answer)).oneshot(request(&bytes))).unwrap().status(), 200);
+
+    let dearer = Gate::new(story.seller().clone(), Tariff::per_call(Msat::new(1_001)));
+    let service = dearer.layer(service_fn(answer));
+    let again = run(service.clone().oneshot(request(&bytes))).unwrap();
+    // Another gate has no copy of the answer.
+    assert_eq!(again.status().as_u16(), 409);
+    assert!(again.headers().contains_key("payment-receipt"));
+    let new = run(service.oneshot(prepared(&story, id, PRICE))).unwrap();
+    assert_eq!((new.status().as_u16(), header(&new, "lightspeed")), (402, Some("refused")));
 }
 
 /// At a price by size alone: without the cost of the first 4 KiB set aside, the service would work for nothing.

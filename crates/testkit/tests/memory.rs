@@ -64,9 +64,11 @@ fn a_call_that_its_payer_gave_up_is_not_served_after_its_account_left_the_memory
     let delayed = wait(story.buyer().call(id, Msat::new(10_000), &TARGET, None)).unwrap();
     story.mine(1);
     story.reconcile(id).unwrap();
+    let before = story.seller().resident();
     for _ in 0..4 {
         open();
     }
+    assert!(story.seller().resident() < 5 * before, "all five are in memory");
 
     let (call, mac) = Call::from_bytes(&delayed.bytes).unwrap();
     let late = wait(story.seller().admit(&call, &TARGET, &mac));

@@ -68,9 +68,7 @@ fn a_funding_of_one_satoshi_less_opens_nothing() {
     let story = Story::begin();
     let stranger = Stranger::meets(&story);
     let wrong = stranger.pays(&story, &stranger.script(), CAPACITY - sat(1));
-    let id = stranger.opens(&story, wrong);
-    story.look();
-    assert_never_opens(&story, id);
+    assert_leaves_nothing(&story, &stranger, wrong);
 }
 
 #[test]
@@ -80,9 +78,7 @@ fn a_funding_of_another_script_opens_nothing_when_it_is_in_a_block() {
     let own = story.buyers_address().script_pubkey();
     let wrong = stranger.pays(&story, &own, CAPACITY);
     story.mine(1);
-    let id = stranger.opens(&story, wrong);
-    story.look();
-    assert_never_opens(&story, id);
+    assert_leaves_nothing(&story, &stranger, wrong);
 }
 
 #[test]
@@ -90,9 +86,21 @@ fn another_output_of_the_right_transaction_opens_nothing() {
     let story = Story::begin();
     let stranger = Stranger::meets(&story);
     let right = stranger.pays(&story, &stranger.script(), CAPACITY);
-    let id = stranger.opens(&story, OutPoint { vout: 1 - right.vout, ..right });
-    story.look();
-    assert_never_opens(&story, id);
+    assert_leaves_nothing(&story, &stranger, OutPoint { vout: 1 - right.vout, ..right });
+}
+
+/// Only whoever makes a transaction can name its outputs before it is there.
+#[test]
+fn an_output_that_turns_out_to_be_another_opens_nothing() {
+    let story = Story::begin();
+    let stranger = Stranger::meets(&story);
+    let (id, signature) = story.propose();
+    let kept_back = story.funding(id);
+    let wrong = stranger.opens(&story, OutPoint { vout: 1 - kept_back.vout, ..kept_back });
+    story.accepted(id, signature);
+    assert_never_opens(&story, wrong);
+    story.mine(1);
+    assert_eq!(story.sellers(id).name(), "open");
 }
 
 /// That the ones above fail for their own reasons.
@@ -208,6 +216,13 @@ fn an_opening_that_nobody_funds_does_not_get_out_of_its_place_by_being_closed() 
     assert!(matches!(refused, Err(SettleError::Unfunded)), "{refused:?}");
     let second = stranger.tries_to_open(&story, at(2));
     assert!(matches!(second, Err(AcceptError::TooManyUnfunded(1))), "{second:?}");
+}
+
+/// Naming what anybody can see takes up no room.
+fn assert_leaves_nothing(story: &Story, stranger: &Stranger, funding: OutPoint) {
+    let refused = stranger.tries_to_open(story, Params { funding, ..stranger.params.clone() });
+    assert!(matches!(refused, Err(AcceptError::OtherOutput(named)) if named == funding), "{refused:?}");
+    assert_eq!(story.survive(|| wait(story.seller().channels())).unwrap().len(), 0);
 }
 
 fn assert_never_opens(story: &Story, id: ChannelId) {

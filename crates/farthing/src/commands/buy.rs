@@ -217,7 +217,11 @@ async fn dry_run(
             ("you can lose", format!("{at_risk}: {RISK}")),
         ])
     })?;
-    if is_too_dear { Err(too_dear.into()) } else { Ok(()) }
+    if is_too_dear {
+        return Err(too_dear.into());
+    }
+    let first = msat(prepaid);
+    if first > most { Err(ClientError::OverPrepaid { cost, prepaid: first, most }.into()) } else { Ok(()) }
 }
 
 /// What a seller could take without giving anything for it: what the pieces in flight cost, or what is left of the first payment.

@@ -107,7 +107,10 @@ impl Shared {
         let seller = self.till.seller();
         let least = price.least();
         if call.cost < least {
-            seller.refuse(&call, &target, &mac).await.map_err(|error| self.refusal(&call, error))?;
+            // What was served at a lower price has its answer, whatever the price is now.
+            if let Err(error) = seller.refuse(&call, &target, &mac).await {
+                return Err(self.not_admitted(&call, &mac, error).await);
+            }
             let detail =
                 format!("this costs {price}: {least} must be set aside to begin with, and {} is", call.cost);
             return Err(Stop::Refused(Problem::new(Kind::PaymentInsufficient, detail)));

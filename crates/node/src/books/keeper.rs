@@ -386,6 +386,9 @@ impl<M: Machine> Keeper<M> {
                 if pages.get(*id).is_some_and(|page| M::least_chain(&page.state) < least) {
                     batch.forget_chains(**id, least)?;
                 }
+                if M::is_ended(state) && pages.get(*id).is_some_and(|page| !M::is_ended(&page.state)) {
+                    batch.end::<M>(**id)?;
+                }
                 for item in &draft.items {
                     batch.add_purchase(**id, &item.id, item.cost)?;
                 }

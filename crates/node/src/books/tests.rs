@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bitcoin::absolute::LockTime;
 use bitcoin::hashes::Hash as _;
 use bitcoin::transaction::Version;
-use bitcoin::{Amount, FeeRate, Network, ScriptBuf, Transaction, TxOut, Txid};
+use bitcoin::{Amount, BlockHash, FeeRate, Network, OutPoint, ScriptBuf, Transaction, TxIn, TxOut, Txid};
 use farthing_protocol::channel::Expiry;
 use farthing_protocol::hashlock::Delay;
 use farthing_protocol::keys::{ChannelKeys, KeyId};
@@ -160,6 +160,40 @@ fn a_channel_that_is_over_is_on_disk_only_and_is_still_listed_and_refused() {
         assert!(matches!(again, Err(OrderError::FundingTaken(_))), "{again:?}");
         let nowhere = story.books().handle_blocking(ChannelId::from_bytes([9; 32]), Input::Close);
         assert!(matches!(nowhere, Err(OrderError::NoChannel(_))), "{nowhere:?}");
+        story.restart();
+    }
+}
+
+/// A payer chooses what its refund pays, and so what might follow from it: that has to have an end.
+#[test]
+fn nothing_is_noted_of_a_channel_that_has_ended() {
+    let mut story = Story::begin();
+    let (over, _open) = (story.opens(1).unwrap(), story.opens(2).unwrap());
+    let spends = |previous_output| Transaction {
+        input: vec![TxIn { previous_output, ..TxIn::default() }],
+        output: vec![TxOut { value: Amount::from_sat(1_000), script_pubkey: ScriptBuf::new() }],
+        ..nothing()
+    };
+    let [first, second] = [1, 2].map(|number| spends(setup(number).0.params.funding));
+    let noted = |story: &Story, by: &Transaction| {
+        let follow = OutPoint { txid: by.compute_txid(), vout: 0 };
+        let mut followed = story.books().followed_blocking().unwrap();
+        (
+            followed.take_in(by).len(),
+            story.books().followed_blocking().unwrap().take_in(&spends(follow)).len(),
+        )
+    };
+    assert_eq!([&first, &second].map(|by| noted(&story, by)), [(1, 0); 2]);
+    for by in [&first, &second] {
+        let (outpoints, block) = (vec![by.input[0].previous_output], BlockHash::all_zeros());
+        let spend = Spend { outpoints, by: by.clone(), block, height: 1 };
+        story.books().write_blocking(vec![Write::Spend(Box::new(spend))]).unwrap();
+    }
+    assert_eq!([&first, &second].map(|by| noted(&story, by)), [(1, 1); 2]);
+    story.pays(over, 1);
+    story.ends(over);
+    for _ in 0..2 {
+        assert_eq!([&first, &second].map(|by| noted(&story, by)), [(0, 0), (1, 1)]);
         story.restart();
     }
 }

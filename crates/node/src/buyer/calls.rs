@@ -317,9 +317,10 @@ impl Buyer {
         // Drawn by an earlier process.
         let terms = purse.chains().iter().map(|(terms, _)| *terms).find(|terms| terms.number == chain);
         let terms = terms.expect("a word is revealed on a chain that was announced");
-        let words = self.draw(id, &terms.shape, chain)?;
+        let mut words = self.draw(id, &terms.shape, chain)?;
+        let word = words.word(index).expect("a word is revealed that its chain has");
         self.keep(id, words);
-        Ok(self.known_word(id, chain, index).expect("the chain was just drawn and has that word"))
+        Ok(word)
     }
 
     fn known_word(&self, id: ChannelId, chain: u32, index: u32) -> Option<Word> {

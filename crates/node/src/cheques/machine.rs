@@ -133,6 +133,13 @@ impl Machine for ChequeChannel {
         state.is_live()
     }
 
+    fn is_ended(state: &Side) -> bool {
+        match state {
+            Side::Drawer(drawer) => Payer::is_ended(drawer.life()),
+            Side::Holder(holder) => Payee::is_ended(holder.life()),
+        }
+    }
+
     fn sighted(sighting: Sighting) -> Input {
         Input::Sighted(sighting)
     }

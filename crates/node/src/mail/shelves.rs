@@ -57,7 +57,7 @@ pub(super) struct Database(rusqlite::Connection);
 
 impl Database {
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
-        Ok(Self(store::connect(path, SCHEMA, TABLES)?))
+        Ok(Self(store::connect(path, SCHEMA, &[(0, TABLES)])?))
     }
 
     /// Begins a durable write at a time, in microseconds since 1970.

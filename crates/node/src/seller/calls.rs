@@ -60,7 +60,7 @@ impl Seller {
     /// Refuses an authentic call that will not be served for a reason of the caller's. It is free for good.
     ///
     /// # Errors
-    /// When it is not authentic, or there is no such channel.
+    /// When it is not authentic, there is no such channel, or its number is not new: it may have been served.
     pub async fn refuse(&self, call: &Call, target: &Target<'_>, mac: &[u8; 32]) -> Result<(), CallError> {
         self.tabs.load(&self.books, call.channel).await?;
         self.tabs.refuse(call, target, mac)

@@ -113,6 +113,7 @@ impl Tabs {
             };
             if session.live().is_at_rest() {
                 sessions.remove(&id);
+                self.left.fetch_add(1, Ordering::Release);
                 continue;
             }
             let mut live = session.live();
@@ -144,7 +145,8 @@ mod tests {
         let state = story.books().list_blocking().unwrap().pop().unwrap().state;
         let (_, setup) = setup(1);
         let tabs = Tabs::new(1, Durability::Call, 0);
-        tabs.insert(id, &setup, Tab::new(payment(1), Msat::ZERO), Vec::new(), None);
+        let taken = || (Tab::new(payment(1), Msat::ZERO), Vec::new(), None);
+        assert!(tabs.insert(id, &setup, taken(), 0));
         let stays = || {
             tabs.make_room(story.books());
             tabs.sessions.read().unwrap().contains_key(&id)
@@ -163,5 +165,8 @@ mod tests {
         draw();
         tabs.turned(id, &state, &setup);
         assert!(!stays());
+        // Who took it from the books before it left may have it as it was before.
+        assert!(!tabs.insert(id, &setup, taken(), 0) && !stays());
+        assert!(tabs.insert(id, &setup, taken(), 1));
     }
 }

@@ -294,17 +294,7 @@ impl Tab {
         call: &Call,
         cap: Option<Msat>,
     ) -> Result<(), Refused> {
-        match self.numbers.standing(call.number) {
-            Standing::New => {}
-            Standing::Served => return Err(Refused::Served(call.number)),
-            Standing::Running => return Err(Refused::Running(call.number)),
-            Standing::Void => {
-                return Err(Refused::Void { number: call.number, epoch: self.numbers.epoch() });
-            }
-            Standing::Forgotten => {
-                return Err(Refused::Forgotten { number: call.number, epoch: self.numbers.epoch() });
-            }
-        }
+        self.check_new(call.number)?;
         let room = if self.numbers.running() < MOST_RUNNING { Ok(()) } else { Err(Refused::TooMany) };
         let covered =
             room.and_then(|()| self.raise(ladders, call)).and_then(|()| self.set_aside(call.cost, cap));
@@ -317,9 +307,23 @@ impl Tab {
 
     /// Refuses an authentic call before it is admitted, for a reason that the tab does not know. Its payer hears that it
     /// is free, so a copy that comes late must not be served.
-    pub fn refuse(&mut self, number: CallNumber) {
-        if self.numbers.standing(number) == Standing::New {
-            self.numbers.refuse(number.counter);
+    ///
+    /// # Errors
+    /// When the number is not new: what became of it is what its payer is to hear instead.
+    pub fn refuse(&mut self, number: CallNumber) -> Result<(), Refused> {
+        self.check_new(number)?;
+        self.numbers.refuse(number.counter);
+        Ok(())
+    }
+
+    fn check_new(&self, number: CallNumber) -> Result<(), Refused> {
+        let epoch = self.numbers.epoch();
+        match self.numbers.standing(number) {
+            Standing::New => Ok(()),
+            Standing::Served => Err(Refused::Served(number)),
+            Standing::Running => Err(Refused::Running(number)),
+            Standing::Void => Err(Refused::Void { number, epoch }),
+            Standing::Forgotten => Err(Refused::Forgotten { number, epoch }),
         }
     }
 

@@ -27,14 +27,14 @@ use farthing_node::books::{Item, OrderError};
 use farthing_node::buyer::Buyer;
 use farthing_node::entropy;
 use farthing_node::home::Home;
-use farthing_node::machine::PayeeRecord;
+use farthing_node::machine::{PayeeRecord, PayerRecord};
 use farthing_node::seller::{Seller, Terms};
 use farthing_node::tabs::Durability;
 use farthing_node::wallet::Wallet;
 use farthing_node::watch::Pace;
 use farthing_protocol::channel::{Ending, SpendKind};
 use farthing_protocol::opening::{Confirmations, Limits};
-use farthing_protocol::{Channel, ChannelId, Msat, child, commitment, payee, payer};
+use farthing_protocol::{Channel, ChannelId, Msat, Params, Party, child, commitment, payee, payer, refund};
 use farthing_testkit::mortal::{self, Mortal};
 use tempfile::TempDir;
 
@@ -349,6 +349,12 @@ impl Story {
     /// A channel that both have stored, and whose funding is broadcast.
     pub fn fund(&self) -> ChannelId {
         let (id, signature) = self.propose();
+        self.accepted(id, signature);
+        id
+    }
+
+    /// The buyer hears that the seller has accepted, and broadcasts the funding.
+    pub fn accepted(&self, id: ChannelId, signature: schnorr::Signature) {
         self.survive(|| -> anyhow::Result<()> {
             // Else it took the acceptance before it died.
             if self.try_awaiting_acceptance()?.contains(&id) {
@@ -358,7 +364,6 @@ impl Story {
         })
         .unwrap();
         self.look();
-        id
     }
 
     /// A channel whose funding is one block deep, and that much bought in it.
@@ -519,6 +524,17 @@ impl Story {
         psbt.outputs = vec![Default::default()];
         psbt.inputs[0].witness_utxo = Some(output);
         self.buyer_signs(psbt)
+    }
+
+    /// A refund that pays the seller. Not broadcast.
+    pub fn refund_to_seller(&self, id: ChannelId, fee_rate: FeeRate) -> Transaction {
+        let entries = self.survive(|| wait(self.buyer().channels())).unwrap();
+        let PayerRecord { params, key, .. } =
+            entries.into_iter().find(|entry| entry.id == id).unwrap().record;
+        let keys = self.home("buyer").seed().unwrap().channel_keys(key);
+        let payer = Party { output: params.payee.output.clone(), ..params.payer.clone() };
+        // Who is paid is not in what the funding is locked to.
+        refund::complete(&Channel::new(Params { payer, ..params }).unwrap(), &keys, fee_rate).unwrap()
     }
 
     fn buyer_signs(&self, psbt: Psbt) -> Transaction {
