@@ -72,7 +72,7 @@ impl Cabinet {
     /// # Errors
     /// When the file cannot be opened or is from a newer version.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let connection = connect(path, SCHEMA, TABLES)?;
+        let connection = connect(path, SCHEMA, &[(0, TABLES)])?;
         let writer = Writer { connection, tried: 0, failed: HashMap::new() };
         Ok(Self { brought: Mutex::default(), writer: Mutex::new(writer) })
     }

@@ -326,7 +326,7 @@ impl Tabs {
         // Who names a channel that is not there must not keep the books busy.
         let Some(setup) = books.setup(&channel) else { return Ok(false) };
         loop {
-            let left = self.left.load(Ordering::Acquire);
+            let left = self.left();
             let Some((state, ladders)) = books.ladders(channel).await? else { return Ok(false) };
             let Some(tab) = state.tab() else { return Ok(false) };
             if self.insert(channel, &setup, (tab.clone(), ladders, state.cap(&setup)), left) {
@@ -371,7 +371,7 @@ impl Tabs {
             used: AtomicU64::new(used),
         };
         let mut sessions = self.sessions.write().expect("no holder of this lock panics");
-        if self.left.load(Ordering::Acquire) != left {
+        if self.left() != left {
             return false;
         }
         if !self.has_ended.load(Ordering::Relaxed) {
@@ -419,6 +419,10 @@ impl Tabs {
             // Their calls are not in what was settled.
             live.waiting.drain(..).for_each(|reply| drop(reply.send(Err(OrderError::NoChannel(channel)))));
         }
+    }
+
+    fn left(&self) -> u64 {
+        self.left.load(Ordering::Acquire)
     }
 
     fn session(&self, channel: ChannelId) -> Option<Arc<Session>> {

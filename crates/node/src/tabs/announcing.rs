@@ -197,11 +197,21 @@ impl Tabs {
             Ok(_) | Err(OrderError::Rejected(Reject::NotIncreasing { .. })) => {}
             Err(error) => return Err(error.into()),
         }
-        let state = books.state(channel).await?.ok_or(AnnounceError::Unknown(channel))?;
-        let ledger = state.ledger();
-        let newest = ledger.newest.ok_or(AnnounceError::Unknown(channel))?;
-        self.insert(channel, &setup, Tab::new(newest, ledger.spent), Vec::new(), state.cap(&setup));
-        Ok(())
+        loop {
+            let left = self.left();
+            let state = books.state(channel).await?.ok_or(AnnounceError::Unknown(channel))?;
+            if state.tab().is_some() {
+                // Another announcement came first, and its tab has left the memory since.
+                self.load(books, channel).await?;
+                return Ok(());
+            }
+            let ledger = state.ledger();
+            let newest = ledger.newest.ok_or(AnnounceError::Unknown(channel))?;
+            let new = (Tab::new(newest, ledger.spent), Vec::new(), state.cap(&setup));
+            if self.insert(channel, &setup, new, left) {
+                return Ok(());
+            }
+        }
     }
 }
 
