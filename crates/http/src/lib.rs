@@ -26,6 +26,7 @@
 //! | [`proxy`] | a local address that pays for any program that speaks HTTP to it |
 
 pub mod answers;
+mod arriving;
 pub mod caller;
 pub mod challenge;
 pub mod cheques;

@@ -15,7 +15,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::rejection::JsonRejection;
 use axum::extract::{FromRequest as _, Path as UrlPath, Request, State};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
@@ -33,6 +32,7 @@ use farthing_protocol::{ChannelId, Msat, Payment};
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 
+use crate::arriving;
 use crate::problem::{Kind, Problem};
 pub(crate) use crate::till::bodies::Bodies;
 use crate::wire::{
@@ -46,8 +46,6 @@ const MOST_OPENING: usize = 24 * 1024;
 const MOST_REQUEST: usize = 4 * 1024;
 /// The largest announcement of a chain, in bytes: 4,096 rungs in base64.
 const MOST_CHAIN: usize = 640 * 1024;
-/// How long a body may take to arrive.
-const BODY_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a close waits for the calls that run.
 const DRAIN: Duration = Duration::from_secs(20);
 
@@ -295,23 +293,10 @@ pub(crate) fn authority<'a>(headers: &'a HeaderMap, uri: &'a Uri) -> &'a str {
 /// A body that has to arrive in time, or a peer that sends it byte by byte would have its seat for as long as it wants.
 async fn in_time<T: DeserializeOwned>(bodies: &Bodies, request: Request, most: usize) -> Result<T, Problem> {
     let (parts, body) = request.into_parts();
-    match tokio::time::timeout(BODY_PATIENCE, bodies.read(body, most)).await {
-        Ok(Ok(held)) => {
-            let request = Request::from_parts(parts, Body::from(held.bytes.clone()));
-            read(Json::from_request(request, &()).await)
-        }
-        Ok(Err(unread)) => Err(Problem::new(Kind::BadRequest, unread)),
-        Err(_elapsed) => {
-            let detail = format!("the body was not there after {} s: send it again", BODY_PATIENCE.as_secs());
-            // Not for good: a payer that announces a chain would drop it, though an earlier request may have brought it.
-            Err(Problem::new(Kind::Unavailable, detail).retry_after(1))
-        }
-    }
-}
-
-/// A body, or what is wrong with it in the words of RFC 9457.
-pub(crate) fn read<T>(body: Result<Json<T>, JsonRejection>) -> Result<T, Problem> {
-    body.map(|Json(body)| body).map_err(|rejection| Problem::new(Kind::BadRequest, rejection.body_text()))
+    let held = arriving::in_time(bodies.read(body, most)).await?;
+    let held = held.map_err(|unread| Problem::new(Kind::BadRequest, unread))?;
+    let request = Request::from_parts(parts, Body::from(held.bytes.clone()));
+    arriving::read(Json::from_request(request, &()).await)
 }
 
 pub(crate) async fn blocking<T: Send + 'static>(
@@ -322,10 +307,8 @@ pub(crate) async fn blocking<T: Send + 'static>(
 
 #[cfg(test)]
 mod tests {
-    use axum::body::{Body, Bytes};
-    use futures_util::{StreamExt as _, stream};
-
     use super::*;
+    use crate::arriving::tests::drips;
 
     fn posts(body: Body) -> Request {
         Request::post("/").header(header::CONTENT_TYPE, "application/json").body(body).expect("a request")
@@ -333,12 +316,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_does_not_end_is_given_up() {
-        let drips = stream::repeat(Bytes::from_static(b" ")).then(|byte| async {
-            tokio::time::sleep(Duration::from_secs(5)).await;
-            Ok::<_, std::io::Error>(byte)
-        });
         let bodies = Bodies::default();
-        let refused = in_time::<ClosedBody>(&bodies, posts(Body::from_stream(drips)), 1_000).await;
+        let refused = in_time::<ClosedBody>(&bodies, posts(drips()), 1_000).await;
         assert_eq!(refused.map(drop).unwrap_err().into_response().status(), StatusCode::SERVICE_UNAVAILABLE);
         let ends = posts(Body::from(r#"{"transaction":""}"#));
         assert!(in_time::<ClosedBody>(&bodies, ends, 1_000).await.is_ok());

@@ -180,6 +180,7 @@ enum Order<M: Machine> {
     Handle(Handle<M>),
     Write(Vec<Write>, oneshot::Sender<Result<(), Arc<StoreError>>>),
     List(oneshot::Sender<Result<Vec<Entry<M>>, Arc<StoreError>>>),
+    Present(oneshot::Sender<Vec<Entry<M>>>),
     Watched(oneshot::Sender<Vec<Watched>>),
     Oldest(fn(&M::State) -> bool, oneshot::Sender<Places>),
     Forget(ChannelId, oneshot::Sender<Result<bool, Arc<StoreError>>>),

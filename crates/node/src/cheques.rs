@@ -75,7 +75,7 @@ pub struct Terms {
     pub onward: (Amount, Amount),
     /// The most that it locks towards payees, over all channels. Whoever asks gets a channel until then.
     pub most_onward: Amount,
-    /// How many channels it has to one node. The promises of one writer's channel have locks made in all but one of them, so that
+    /// How many channels it has to one node, at least two. The promises of one writer's channel have locks made in all but one of them, so that
     /// others still have a way.
     pub most_towards: usize,
 }
@@ -115,6 +115,8 @@ impl Terms {
         self.paying.validate()?;
         let margin = u64::from(self.paid.margin) + u64::from(self.finality);
         bounds("delta in blocks", self.delta.into(), (margin, MOST_BLOCKS))?;
+        // With one alone, the cheques of a single writer would close the way to a node.
+        bounds("most_towards, the channels to a node,", self.most_towards as u64, (2, u64::MAX))?;
         bounds("the least towards a payee in satoshi", self.onward.0.to_sat(), (1, self.onward.1.to_sat()))
     }
 }
@@ -158,7 +160,7 @@ impl Teller {
         let (books, resumed) = Books::<ChequeChannel>::open(store, &seed, Arc::new(NoDesk))?;
         let books = Arc::new(books);
         let router = Arc::new(Router::new(books.clone(), home.store()?, seed.cheque_keys()));
-        for entry in books.list_blocking().unwrap_or_default() {
+        for entry in books.present_blocking().unwrap_or_default() {
             router.place(entry.id, &entry.state);
         }
         let wallet = Arc::new(Mutex::new(wallet));
@@ -321,4 +323,17 @@ impl Teller {
 /// Now, in seconds since 1970.
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_has_more_channels_to_another_than_one_writer_can_hold() {
+        let with = |most_towards| Terms { most_towards, ..Terms::default() }.validate();
+        assert!(with(2).is_ok() && with(4).is_ok());
+        let refused = with(1).unwrap_err().to_string();
+        assert!(refused.contains("most_towards"), "{refused}");
+    }
 }

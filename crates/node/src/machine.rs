@@ -106,7 +106,7 @@ pub trait Machine: Send + 'static {
         None
     }
 
-    /// Whether nothing of value is or could come to be in a channel that is forgotten as it stands.
+    /// Whether nothing was given for whatever is or could come to be in a channel, so that nothing is lost when it is forgotten as it stands.
     fn is_worthless(_state: &Self::State) -> bool {
         false
     }
@@ -302,10 +302,10 @@ impl Machine for Payee {
         Some(payee::Reject::NotOpen("closed"))
     }
 
-    /// Without a payment there is no commitment, so this side could claim nothing of whatever funds the channel.
+    /// Nothing was given for whatever was paid: anybody can sign payments out of a funding that will never be. Calls are paid for only where the
+    /// funding was seen.
     fn is_worthless(state: &payee::State) -> bool {
-        let ledger = state.ledger();
-        state.is_unfunded() && ledger.newest.is_none() && ledger.spent == Msat::ZERO
+        state.is_unfunded() && state.tab().is_none() && state.ledger().spent == Msat::ZERO
     }
 
     /// A word is checked against the chain that it is of and the one after it; those before are paid out, and the best rung is

@@ -15,6 +15,8 @@
 //! | a letter is stored once under its hash, until its expiry, also after it was deleted | a letter that is posted again does not come again |
 //! | a prekey is gone from the database before it is given | it is given once, whatever crashes |
 //! | numbers of prekeys that were published are remembered, by generation | it is not published again, either |
+//! | a generation that was replaced is not taken back | an owner with an old copy of its book would not notice |
+//! | a full box takes one more prekey in the place of its first | an owner publishes one before it uses any, so that the box knows more than older copies |
 //! | every answer waits for its write | what was answered is on the disk |
 //!
 //! **Who can lose what.** An operator loses disk space at most, up to [`Bounds::most_bytes`]. An owner whose box is full misses
@@ -252,8 +254,8 @@ impl Mailroom {
         self.ask(move |shelves| shelves.delete(owned, &id)).await
     }
 
-    /// Adds prekeys of one generation to a box. Those that were published before are passed over; unused ones of another
-    /// generation are given up.
+    /// Adds prekeys of one generation to a box. Those that were published before are passed over, and those of a generation that another
+    /// has replaced; unused ones of another generation are given up. A full box takes one more in the place of its first.
     ///
     /// # Errors
     /// When there is no such box, no room, or the request is stale; or it could not be stored.

@@ -7,7 +7,8 @@
 //! The book of a folder that came back from a backup may have forgotten what it used. A seed that is restored by its words
 //! has no book, and begins a new generation by itself. A copy of the folder has one, so [`Prekeys::catch_up`] compares it with
 //! what the mailbox says was published, and begins a new generation if the mailbox knows more. Whoever is about to use prekeys compares,
-//! and publishes one more first: then the mailbox knows more than every copy that was made before.
+//! and publishes one more first: then the mailbox knows more than every copy that was made before. A mailbox that does not take that one has
+//! those of another copy ([`Prekeys::confirm`]).
 
 use std::path::Path;
 
@@ -118,6 +119,27 @@ impl Prekeys {
         transaction.commit()?;
         Ok(is_old)
     }
+
+    /// Compares the book with what its mailbox answered when a prekey was published there. Anything else than that it has it, and nothing that
+    /// this book has not issued by now, is of another copy of the book: so a new generation begins; whether one has begun since.
+    ///
+    /// # Errors
+    /// When the new book cannot be stored.
+    pub fn confirm(&mut self, published: PrekeyId, answered: Option<PrekeyId>) -> Result<bool, BookError> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let ours = read(&transaction)?.next();
+        let is_there = answered.is_some_and(|theirs| {
+            theirs.generation == ours.generation
+                && theirs.number > published.number
+                && theirs.number <= ours.number
+        });
+        let is_newest = published.generation == ours.generation;
+        if is_newest && !is_there {
+            write(&transaction, &Book::new(entropy::bytes()))?;
+        }
+        transaction.commit()?;
+        Ok(!is_newest || !is_there)
+    }
 }
 
 fn read(transaction: &Transaction<'_>) -> Result<Book, StoreError> {
@@ -141,6 +163,7 @@ fn write(transaction: &Transaction<'_>, book: &Book) -> Result<(), StoreError> {
 #[cfg(test)]
 mod tests {
     use bitcoin::Network;
+    use farthing_protocol::cheque::prekey::Generation;
     use farthing_protocol::keys::Seed;
 
     use super::*;
@@ -182,5 +205,38 @@ mod tests {
         let new = restored.book().unwrap().next();
         assert!(new.generation != old.generation && new.number == 0);
         assert!(!restored.catch_up(published).unwrap(), "once");
+    }
+
+    /// The mailbox has the generation that began when the same copy came back before.
+    #[test]
+    fn a_folder_from_a_backup_is_noticed_when_it_comes_back_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut book = open(&folder.path().join("prekeys"));
+        let publish = |book: &mut Prekeys| book.issue(1).unwrap()[0].prekey.id;
+        let next = |book: &mut Prekeys| Some(book.book().unwrap().next());
+
+        let published = publish(&mut book);
+        let answered = next(&mut book);
+        assert!(!book.confirm(published, answered).unwrap());
+        publish(&mut book);
+        let answered = next(&mut book);
+        assert!(!book.confirm(published, answered).unwrap(), "another process has published more");
+
+        let another = PrekeyId { generation: Generation::from_entropy([7; 8]), number: 9 };
+        assert!(!book.catch_up(Some(another)).unwrap(), "of another generation this says nothing");
+        let answers: [fn(PrekeyId) -> Option<PrekeyId>; 4] = [
+            |published| Some(PrekeyId { generation: Generation::from_entropy([7; 8]), ..published }),
+            Some,
+            |published| Some(PrekeyId { number: published.number + 2, ..published }),
+            |_published| None,
+        ];
+        for (index, answer) in answers.into_iter().enumerate() {
+            let published = publish(&mut book);
+            assert!(book.confirm(published, answer(published)).unwrap(), "{index}");
+            let begun = book.book().unwrap().next();
+            assert!(begun.generation != published.generation && begun.number == 0, "{index}");
+            assert!(book.confirm(published, answer(published)).unwrap(), "another process begins again");
+            assert_eq!(book.book().unwrap().next(), begun, "and does so once");
+        }
     }
 }

@@ -28,8 +28,9 @@ pub(crate) enum NoRoom<R: std::error::Error> {
 
 impl Room {
     /// Has a place for one more. When too many wait, the one that has waited longest gives up its place, if it had time enough to
-    /// be funded. One that is worth nothing is forgotten, and takes no disk any more ([`Books::forget_blocking`] says what a payer
-    /// can do that funds it late); the others are closed, and should a funding come, it is claimed like that of any closed channel.
+    /// be funded. One for which nothing was given is forgotten, whatever was paid, and takes no disk any more ([`Books::forget_blocking`]
+    /// says what a payer can do that funds it late); the others are closed, and should a funding come, it is claimed like that of any closed
+    /// channel.
     pub(crate) fn make<M: Watchable>(
         self,
         books: &Books<M>,

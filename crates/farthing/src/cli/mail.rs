@@ -35,8 +35,8 @@ pub enum ChequeCommand {
     /// Pay a payee that is offline, as it has invited you to: you buy its agent's signature. Next: until the agent
     /// has answered, run this again now and then: if it takes the price silently, you have to tell the payee.
     Pay(Box<PayArguments>),
-    /// Give an invitation back under which you have paid nothing, and never will. Next: the payee's channel is free for another with
-    /// its next `farthing cheque cash`.
+    /// Give an invitation back under which you have paid nothing, and never will. Next: the payee's channel is free for another invitation
+    /// with its next `farthing cheque cash`; for cheques too, unless the agent had made you an offer: then when that invitation would have ended.
     Release(Box<ReleaseArguments>),
 }
 

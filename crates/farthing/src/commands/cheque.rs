@@ -63,7 +63,7 @@ fn name(point: &AdaptorPoint) -> String {
 
 /// What a payee is told whose book of prekeys has forgotten some.
 const OLD_COPY: &str = "the mailbox has prekeys that this folder does not know of, so the folder is an old copy: cheques that were written on \
-                        those prekeys cannot be cashed any more";
+                        those prekeys, or on this folder's, cannot be cashed any more";
 
 /// The host of a mailbox's URL, or of a host as it is.
 fn host(mailbox: &str) -> anyhow::Result<Host> {

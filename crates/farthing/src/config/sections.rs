@@ -144,7 +144,7 @@ pub struct Agent {
     pub onward: (u64, u64),
     /// The most that all of them lock.
     pub most_onward: u64,
-    /// The most channels to one node. A further one is opened when locks have held all of them for a minute.
+    /// The most channels to one node, at least two. A further one is opened when locks have held all of them for a minute.
     pub most_towards: usize,
 }
 

@@ -3,9 +3,13 @@
 use super::carriers::{
     CAPACITY, COMMITMENT_FEE, Carriers, DELTA, FEE, FINALITY, MARGIN, MOST_ONWARD, PURSE, REFUND_FEE, sat,
 };
+use std::convert::Infallible;
 use std::time::Duration;
 
-use bitcoin::Amount;
+use bitcoin::absolute::LockTime;
+use bitcoin::hashes::Hash as _;
+use bitcoin::transaction::Version;
+use bitcoin::{Amount, Network, OutPoint, ScriptBuf, Transaction, Txid};
 use farthing_node::books::OrderError;
 use farthing_node::cheques::Teller;
 use farthing_node::cheques::cashing::CashError;
@@ -13,14 +17,17 @@ use farthing_node::cheques::opening::{Direction, OpenError, Plan};
 use farthing_node::cheques::paper::{Fate, Issued};
 use farthing_node::cheques::selling::{Ask, LockError, Towards};
 use farthing_node::cheques::writing::WriteError;
-use farthing_protocol::channel::SpendKind;
+use farthing_protocol::channel::{Expiry, SpendKind};
+use farthing_protocol::cheque::book;
 use farthing_protocol::cheque::drawn::{self, Kind};
 use farthing_protocol::cheque::held;
 use farthing_protocol::cheque::point::AdaptorSecret;
 use farthing_protocol::cheque::promises::{BadUpdate, Update};
 use farthing_protocol::cheque::side::Reject;
 use farthing_protocol::cheque::{drawer, holder};
-use farthing_protocol::{Channel, ChannelId, Msat};
+use farthing_protocol::keys::{KeyId, Seed};
+use farthing_protocol::opening::Offer;
+use farthing_protocol::{Channel, ChannelId, Msat, Params, Party, payer};
 
 /// Writer, agent and payee, with a channel each, and a cheque that the agent has.
 pub(super) fn sale() -> (Carriers, ChannelId, ChannelId, Issued) {
@@ -265,6 +272,75 @@ fn a_receipt_is_found_in_a_state_that_pays_another_cheque_too_which_was_settled_
     story.start("writer");
     story.receipt(&second);
     story.receipt(&first);
+}
+
+/// The same with another cheque that is cashed, while its writer is on: it says that it holds the first one still, and publishes both.
+#[test]
+fn a_signed_cancellation_is_undone_by_no_other_word_and_is_kept_when_it_is_broken_with_another_cheque() {
+    let (story, behind, towards, first) = sale();
+    let second = story.write(behind, 6_000, 1);
+    story.sync("writer", "agent", behind);
+    let copy = story.copy("agent");
+    let point = first.written.point;
+    story.does("writer", |writer| writer.cancel(&point)).unwrap();
+    story.sync("writer", "agent", behind);
+    let word = story.give_up(&first, behind);
+
+    story.restore("agent", &copy);
+    story.lock_directly(&first, towards);
+    let update = || story.at("writer").update(behind).unwrap().unwrap();
+    let answer = story.does("agent", |agent| agent.take(behind, update(), Msat::ZERO)).unwrap();
+    assert_eq!(answer.still_held, Some(point));
+    assert!(!story.does("writer", |writer| writer.hear(behind, &answer)).unwrap());
+    let promised: Vec<_> = update().signed.terms.promises.iter().map(|promise| promise.point).collect();
+    assert_eq!(promised, [second.written.point], "it is not promised again");
+    assert!(!story.does("writer", |writer| writer.reinstated(&point)).unwrap());
+    assert_eq!(story.fate(&point), Fate::GivenUp(word.clone()));
+
+    assert_eq!(story.cash(&first), sat(5_000));
+    story.sync("agent", "payee", towards);
+    let another = story.open("agent", "payee", Kind::Lock, 100);
+    assert_eq!(story.cash_directly(&second, another), sat(6_000));
+    story.does("agent", |agent| agent.close(behind)).unwrap();
+    story.look();
+    story.mine(FINALITY + 1);
+    let fate = story.fate(&point);
+    assert!(matches!(&fate, Fate::PaidJointlyAllTheSame(.., kept) if *kept == word), "{fate:?}");
+    story.sync("writer", "agent", behind);
+    let fate = story.fate(&point);
+    assert!(matches!(&fate, Fate::PaidAllTheSame(_, kept) if *kept == word), "{fate:?}");
+    story.receipt(&second);
+}
+
+/// The payee knows the secrets of both points, and so the tweak between them.
+#[test]
+fn no_lock_is_made_under_a_point_that_was_paid_before_and_its_cheque_is_as_free_as_it_was() {
+    let (story, behind, towards, first) = sale();
+    assert_eq!(story.cash_directly(&first, towards), sat(5_000));
+    story.sync("writer", "agent", behind);
+    let second = story.write(behind, 6_000, 1);
+    story.sync("writer", "agent", behind);
+
+    let (_, route) = story.plan(&first.written.cheque, towards, &[]);
+    let secret = |issued: &Issued| {
+        let (mut prekeys, cheque) = (story.home("payee").prekeys().unwrap(), issued.written.cheque.clone());
+        let offered = cheque.terms.amount;
+        prekeys.handle(book::Input::Endorse { cheque: Box::new(cheque.clone()), offered }).unwrap();
+        prekeys.book().unwrap().secret(prekeys.keys(), &cheque).unwrap()
+    };
+    let paid = secret(&first).plus(&route.payee).unwrap();
+    let tweak = secret(&second).plus(&paid.negated()).unwrap();
+    let (held, point) = (second.written.point, paid.point());
+    let ask = Ask { held, point, tweak, amount: sat(6_000), towards: Towards::Channel(towards) };
+    let refused = story.does("agent", |agent| agent.lock(&ask)).unwrap_err();
+    let is_used = |error: &LockError| match error {
+        LockError::Refused(Reject::Drawer(drawer::Reject::Promises(reject))) => {
+            *reject == drawn::Reject::PointUsed
+        }
+        _other => false,
+    };
+    assert!(is_used(&refused), "{refused}");
+    assert_eq!(story.cash_directly(&second, towards), sat(6_000));
 }
 
 /// The agent goes back to a copy of its folder from before: the signatures that it has there open with the payee's secret all the same.
@@ -532,6 +608,62 @@ fn openings_that_nobody_funds_give_way_to_the_next_and_leave_nothing() {
     story.make_room(most, Duration::ZERO);
     open(&story).unwrap();
     assert_eq!(story.at("agent").channels().unwrap().len(), most);
+}
+
+/// An opening over any output, and an update with a payment out of it, by whoever has neither.
+fn junk(story: &Carriers, funding: OutPoint) -> (ChannelId, Box<Update>) {
+    let (offer, key) = story.at("agent").offer();
+    let keys = Seed::new([9; 64], Network::Regtest).channel_keys(KeyId::from_u64(1));
+    let fee_rate = offer.fee_rate.0;
+    let output = ScriptBuf::new_p2tr(secp256k1::SECP256K1, keys.session().x_only_public_key().0, None);
+    let params = Params {
+        network: Network::Regtest,
+        funding,
+        capacity: Amount::from_sat(CAPACITY),
+        expiry: Expiry::at_height(story.chain.tip().unwrap().height + 200),
+        fee_rate,
+        prepaid: Offer::prepaid(fee_rate),
+        payer: Party { funding: keys.funding(), session: keys.session(), output },
+        payee: offer.payee.clone(),
+    };
+    let channel = Channel::new(params).unwrap();
+    let pay = drawn::Input::Pay { cost: Msat::ZERO };
+    let paid = drawn::Drawn::new(Kind::Cheques, None, Msat::ZERO).handle(&channel, &keys, pay).unwrap();
+    let (_, effects) = paid.commit(|_| Ok::<_, Infallible>(())).unwrap();
+    let [drawn::Effect::Send(update)] = effects.as_slice() else { panic!("{effects:?}") };
+    let nothing =
+        Transaction { version: Version::TWO, lock_time: LockTime::ZERO, input: vec![], output: vec![] };
+    let setup = payer::Setup { channel, keys, funding: nothing, finality: FINALITY };
+    let (_, effects) = payer::propose(&setup).commit(|_| Ok::<_, Infallible>(())).unwrap();
+    let [payer::Effect::Propose(opening)] = effects.as_slice() else { panic!("{effects:?}") };
+    let accept = |agent: &Teller| agent.accept(&offer, key, (**opening).clone(), None);
+    let (id, _) = story.does("agent", accept).unwrap();
+    (id, update.clone())
+}
+
+/// Anybody signs payments out of outputs that he does not have.
+#[test]
+fn an_opening_that_nobody_funds_is_forgotten_whatever_was_paid_in_it_and_one_over_another_output_leaves_the_memory()
+ {
+    let story = Carriers::begin(&["agent"]);
+    let most = 2;
+    story.make_room(most, Duration::ZERO);
+    let invented = |byte| OutPoint { txid: Txid::from_byte_array([byte; 32]), vout: 0 };
+    for byte in 1..=4 {
+        let (id, update) = junk(&story, invented(byte));
+        let taken = story.does("agent", |agent| agent.take(id, update.clone(), Msat::ZERO)).unwrap();
+        assert_eq!(taken.taken, Some(1));
+        assert!(story.at("agent").channels().unwrap().len() <= most);
+    }
+
+    let tip = story.chain.tip().unwrap();
+    let coinbase = story.chain.block(&tip.hash).unwrap().txdata[0].compute_txid();
+    let (id, _) = junk(&story, OutPoint { txid: coinbase, vout: 0 });
+    story.look();
+    let listed = story.at("agent").channels().unwrap();
+    assert_eq!(listed.iter().find(|entry| entry.id == id).map(|entry| entry.state.name()), Some("closed"));
+    assert!(story.at("agent").call_key(id).is_none(), "it is on disk only");
+    assert_eq!(story.at("agent").params(id).map(|params| params.funding.txid), Some(coinbase));
 }
 
 /// The payee has accepted a channel, and its word never came to the agent, which gave the proposal up.

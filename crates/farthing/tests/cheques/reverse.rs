@@ -302,6 +302,9 @@ fn an_authorisation_that_is_given_back_makes_room_for_the_next() {
     };
     assert!(not_free(&refused), "{refused}");
     story.stage.does("payee", |payee| payee.take_release(release)).unwrap();
+    // As the program does before it authorises: the agent's offer is there by now.
+    story.stage.take_lock("agent", story.towards);
+    assert!(story.stage.at("payee").is_free(story.towards).unwrap());
     let second = story.stage.does("payee", |payee| payee.authorise(other.clone())).unwrap();
     assert_eq!((first.terms.serial, second.terms.serial), (1, 2));
     // The agent drops the old sale for it, and hears of the old one no more: also after a restart.

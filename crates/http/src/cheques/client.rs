@@ -33,6 +33,7 @@ const ROUNDS: usize = 16;
 pub struct Client {
     http: reqwest::Client,
     teller: Arc<Teller>,
+    patience: Duration,
     allow_http: bool,
 }
 
@@ -60,8 +61,9 @@ pub enum CarryError {
     Endless(ChannelId),
     /// The newest update leaves out what the payee still holds, and there is no room to put it back.
     #[error(
-        "the other side of channel {0} does not take the newest update: a cheque that was taken back is being cashed, and its room \
-         was given to another; take that back first"
+        "the other side of channel {0} does not take the newest update: it says that a cheque which was taken back is being cashed. Either the \
+         room of that one was given to another: take that back first. Or it has signed that it holds it no more, and breaks its word: write \
+         in another channel"
     )]
     NotTaken(ChannelId),
     /// The channel has no address of the other side.
@@ -70,12 +72,12 @@ pub enum CarryError {
 }
 
 impl Client {
-    /// A client of that program. Whoever stays silent longer than `patience` counts as gone.
+    /// A client of that program. Whoever has not answered in full after `patience` counts as gone: agents are named by strangers.
     ///
     /// # Errors
     /// When the system's certificates cannot be loaded.
     pub fn new(teller: Arc<Teller>, patience: Duration) -> Result<Self, reqwest::Error> {
-        Ok(Self { http: client::http(patience)?, teller, allow_http: false })
+        Ok(Self { http: client::http(patience)?, teller, patience, allow_http: false })
     }
 
     /// Allows plain http to another machine.
@@ -324,11 +326,16 @@ impl Client {
     }
 
     async fn send(&self, request: reqwest::RequestBuilder) -> Result<Response, ClientError> {
-        request.send().await.map_err(|source| ClientError::Network {
-            url: source.url().map_or_else(String::new, Url::to_string),
-            source,
-        })
+        send(request, self.patience).await
     }
+}
+
+/// Sends a request whose answer has to be there in time, all of it.
+async fn send(request: reqwest::RequestBuilder, patience: Duration) -> Result<Response, ClientError> {
+    request.timeout(patience).send().await.map_err(|source| ClientError::Network {
+        url: source.url().map_or_else(String::new, Url::to_string),
+        source,
+    })
 }
 
 async fn blocking<T: Send + 'static>(
@@ -337,5 +344,39 @@ async fn blocking<T: Send + 'static>(
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => Err(ClientError::Nonsense(error.to_string()).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::body::{Body, Bytes};
+    use futures_util::{StreamExt as _, stream};
+
+    use super::*;
+
+    /// Each of its bytes comes in time, and its last one never.
+    #[tokio::test]
+    async fn an_agent_that_answers_byte_by_byte_is_not_waited_for() {
+        let drips = || {
+            let drips = stream::repeat(Bytes::from_static(b" ")).then(|byte| async {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                Ok::<_, std::io::Error>(byte)
+            });
+            Body::from_stream(drips)
+        };
+        let agent = Router::new().fallback(async move || drips());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("http://{}/", listener.local_addr().expect("it is bound"));
+        tokio::spawn(axum::serve(listener, agent).into_future());
+
+        let patience = Duration::from_millis(500);
+        let http = client::http(patience).expect("a client");
+        let ask = async {
+            let response = send(http.get(url), patience).await?;
+            client::json::<TermsBody>(response).await
+        };
+        let asked = tokio::time::timeout(Duration::from_secs(20), ask).await.expect("it comes to an end");
+        assert!(matches!(asked, Err(ClientError::Network { .. })), "{asked:?}");
     }
 }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, Path as UrlPath, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -23,8 +22,9 @@ use super::wire::{
     self, AcceptanceBody, AnswerBody, AskBody, Bound, CancellationBody, CancelledBody, FoundWayBody,
     OfferBody, OpenBody, ProposalBody, RequestBody, SaleBody, TermsBody, UpdateBody, WayBody,
 };
+use crate::arriving::Posted;
 use crate::problem::{Kind, Problem};
-use crate::till::{blocking, channel, read};
+use crate::till::{blocking, channel};
 use crate::wire::AcceptedBody;
 
 /// The largest body that is read, in bytes.
@@ -78,11 +78,8 @@ async fn terms(State(counter): Asked) -> Json<TermsBody> {
 }
 
 /// `POST …/channels`.
-async fn open(
-    State(counter): Asked,
-    body: Result<Json<OpenBody>, JsonRejection>,
-) -> Result<Response, Problem> {
-    let OpenBody { offer, opening } = read(body)?;
+async fn open(State(counter): Asked, Posted(body): Posted<OpenBody>) -> Result<Response, Problem> {
+    let OpenBody { offer, opening } = body;
     if !offer.holds(&counter.secret) {
         return Err(Problem::new(Kind::BadRequest, "this offer is not from here, or was changed"));
     }
@@ -96,9 +93,9 @@ async fn open(
 async fn update(
     State(counter): Asked,
     UrlPath(id): UrlPath<String>,
-    body: Result<Json<UpdateBody>, JsonRejection>,
+    Posted(body): Posted<UpdateBody>,
 ) -> Result<Json<AnswerBody>, Problem> {
-    let (update, id) = (read(body)?.update, channel(&id)?);
+    let (update, id) = (body.update, channel(&id)?);
     let update = update.ok_or_else(|| Problem::new(Kind::BadRequest, "there is no update in the body"))?;
     let teller = counter.teller.clone();
     let answer = blocking(move || teller.take(id, update, Msat::ZERO)).await?.map_err(problem)?;
@@ -109,9 +106,9 @@ async fn update(
 async fn cancelled(
     State(counter): Asked,
     UrlPath(id): UrlPath<String>,
-    body: Result<Json<CancelledBody>, JsonRejection>,
+    Posted(body): Posted<CancelledBody>,
 ) -> Result<Json<CancellationBody>, Problem> {
-    let (body, id) = (read(body)?, channel(&id)?);
+    let id = channel(&id)?;
     let point = body.read(id, &key(&counter, id)?).map_err(|error| Problem::new(Kind::BadRequest, error))?;
     let teller = counter.teller.clone();
     let word = blocking(move || teller.give_up(id, &point)).await?.map_err(problem)?;
@@ -122,11 +119,7 @@ async fn cancelled(
 }
 
 /// `POST …/requests`.
-async fn request(
-    State(counter): Asked,
-    body: Result<Json<RequestBody>, JsonRejection>,
-) -> Result<Response, Problem> {
-    let body = read(body)?;
+async fn request(State(counter): Asked, Posted(body): Posted<RequestBody>) -> Result<Response, Problem> {
     let teller = counter.teller.clone();
     let direction = if body.authorises { Direction::Authorised } else { Direction::Cheques };
     let propose = move || teller.propose_onward(&body.offer, body.least(), body.latest, direction);
@@ -138,9 +131,9 @@ async fn request(
 async fn accepted(
     State(counter): Asked,
     UrlPath(id): UrlPath<String>,
-    body: Result<Json<AcceptanceBody>, JsonRejection>,
+    Posted(body): Posted<AcceptanceBody>,
 ) -> Result<StatusCode, Problem> {
-    let (AcceptanceBody { signature }, id) = (read(body)?, channel(&id)?);
+    let (AcceptanceBody { signature }, id) = (body, channel(&id)?);
     let teller = counter.teller.clone();
     blocking(move || teller.accepted(id, signature)).await?.map_err(problem)?;
     Ok(StatusCode::NO_CONTENT)
@@ -150,9 +143,9 @@ async fn accepted(
 async fn answer(
     State(counter): Asked,
     UrlPath(id): UrlPath<String>,
-    body: Result<Json<AnswerBody>, JsonRejection>,
+    Posted(body): Posted<AnswerBody>,
 ) -> Result<Json<UpdateBody>, Problem> {
-    let (body, id) = (read(body)?, channel(&id)?);
+    let id = channel(&id)?;
     let answer = body.read(id, &key(&counter, id)?).map_err(|error| Problem::new(Kind::BadRequest, error))?;
     let teller = counter.teller.clone();
     let update = blocking(move || {
@@ -163,11 +156,8 @@ async fn answer(
 }
 
 /// `POST …/ways`.
-async fn way(
-    State(counter): Asked,
-    body: Result<Json<WayBody>, JsonRejection>,
-) -> Result<Json<FoundWayBody>, Problem> {
-    let WayBody { node, amount_msat, latest, held } = read(body)?;
+async fn way(State(counter): Asked, Posted(body): Posted<WayBody>) -> Result<Json<FoundWayBody>, Problem> {
+    let WayBody { node, amount_msat, latest, held } = body;
     let teller = counter.teller.clone();
     let way = blocking(move || teller.way(&node, Msat::new(amount_msat), latest, held));
     match way.await?.and_then(|way| way.ok_or(LockError::NoWay)) {
@@ -177,11 +167,7 @@ async fn way(
 }
 
 /// `POST …/asks`.
-async fn ask(
-    State(counter): Asked,
-    body: Result<Json<AskBody>, JsonRejection>,
-) -> Result<StatusCode, Problem> {
-    let body = read(body)?;
+async fn ask(State(counter): Asked, Posted(body): Posted<AskBody>) -> Result<StatusCode, Problem> {
     let key = body.channel().map(|id| key(&counter, id)).transpose()?;
     let ask = body.read(key.as_ref()).map_err(|error| Problem::new(Kind::BadRequest, error))?;
     let teller = counter.teller.clone();
@@ -202,11 +188,8 @@ async fn ask(
 }
 
 /// `POST …/sales`.
-async fn sale(
-    State(counter): Asked,
-    body: Result<Json<SaleBody>, JsonRejection>,
-) -> Result<Json<OfferBody>, Problem> {
-    let SaleBody { authorisation } = read(body)?;
+async fn sale(State(counter): Asked, Posted(body): Posted<SaleBody>) -> Result<Json<OfferBody>, Problem> {
+    let SaleBody { authorisation } = body;
     let teller = counter.teller.clone();
     let offered = blocking(move || teller.offer_signature(&authorisation)).await?;
     let offer = offered.map_err(|error| match error {

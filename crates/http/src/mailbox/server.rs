@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, Path as UrlPath, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
@@ -13,11 +11,13 @@ use bitcoin::hashes::{Hash as _, sha256};
 use bitcoin::hex::FromHex as _;
 use farthing_mailbox::{Blob, Proof, Request, blob};
 use farthing_node::mail::{MailError, Mailroom, Owned, Posted, Refused, Standing};
+use farthing_protocol::cheque::book;
 use farthing_protocol::cheque::prekey::SignedPrekey;
 use secp256k1::XOnlyPublicKey;
 use url::form_urlencoded;
 
 use super::{MOST_PREKEYS, PAGE, RECORD, ROOT, StandingBody, TIME, TermsBody};
+use crate::arriving::PostedBytes;
 use crate::problem::{Kind, Problem};
 use crate::till::authority;
 
@@ -54,9 +54,9 @@ async fn open(
     State(mailroom): State<Arc<Mailroom>>,
     UrlPath(owner): UrlPath<String>,
     asked: Asked,
-    body: Result<Bytes, BytesRejection>,
+    PostedBytes(body): PostedBytes,
 ) -> Result<StatusCode, Refusal> {
-    let owned = asked.owned(&owner, &read(body)?)?;
+    let owned = asked.owned(&owner, &body)?;
     mailroom.open_box(owned).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -66,12 +66,12 @@ async fn keep(
     State(mailroom): State<Arc<Mailroom>>,
     UrlPath(owner): UrlPath<String>,
     uri: Uri,
-    body: Result<Bytes, BytesRejection>,
+    PostedBytes(body): PostedBytes,
 ) -> Result<StatusCode, Refusal> {
     let to = identity(&owner)?;
     let expiry = number(&uri, "expiry")?
         .ok_or_else(|| bad("a letter needs an expiry: ?expiry=SECONDS, counted from 1970"))?;
-    let blob = Blob::from_bytes(&read(body)?).map_err(bad)?;
+    let blob = Blob::from_bytes(&body).map_err(bad)?;
     let id = sha256::Hash::hash(blob.as_bytes()).to_byte_array();
     match mailroom.post(to, id, blob.as_bytes().to_vec(), expiry).await? {
         Posted::New => Ok(StatusCode::CREATED),
@@ -118,15 +118,17 @@ async fn publish(
     State(mailroom): State<Arc<Mailroom>>,
     UrlPath(owner): UrlPath<String>,
     asked: Asked,
-    body: Result<Bytes, BytesRejection>,
+    PostedBytes(body): PostedBytes,
 ) -> Result<Json<StandingBody>, Refusal> {
-    let body = read(body)?;
     let owned = asked.owned(&owner, &body)?;
     let prekeys: Vec<SignedPrekey> = serde_json::from_slice(&body).map_err(bad)?;
     if prekeys.len() > MOST_PREKEYS {
         return Err(bad(format!("at most {MOST_PREKEYS} prekeys come in one request")).into());
     }
     for prekey in &prekeys {
+        if prekey.prekey.id.number >= book::MOST_PREKEYS {
+            return Err(bad(book::Reject::Full).into());
+        }
         prekey.verify(&owned.identity).map_err(bad)?;
     }
     Ok(Json(mailroom.publish(owned, prekeys).await?.into()))
@@ -263,8 +265,4 @@ fn number(uri: &Uri, name: &str) -> Result<Option<u64>, Problem> {
         .filter(|(known, _)| known == name)
         .map(|(_, value)| value.parse().map_err(|_| bad(format!("`{name}` in the query is no number"))));
     values.next().transpose()
-}
-
-fn read(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Problem> {
-    body.map_err(|rejection| bad(rejection.body_text()))
 }

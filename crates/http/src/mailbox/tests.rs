@@ -13,11 +13,13 @@ use farthing_mailbox::address::Host;
 use farthing_mailbox::{Address, Blob, Request};
 use farthing_node::mail::{Bounds, Mailroom};
 use farthing_node::prekeys::Prekeys;
+use farthing_protocol::cheque::book::MOST_PREKEYS as MOST_NUMBERED;
 use farthing_protocol::cheque::prekey::SignedPrekey;
 use farthing_protocol::keys::Seed;
 use tower::ServiceExt as _;
 
 use super::*;
+use crate::arriving::tests::drips;
 use crate::problem::Body as Problem;
 
 const HOST: &str = "mail.example";
@@ -293,6 +295,31 @@ fn letters_of_another_length_and_senseless_requests_are_refused() {
     });
 }
 
+/// No book has more: a mailbox that counted on from there could not.
+#[test]
+fn a_prekey_of_a_number_that_no_book_issues_is_refused_and_the_mailbox_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let (mailbox, mut owner) = (mailbox(&folder), Signer::new(1));
+        let identity = owner.owner.address().identity;
+        let publish = prekeys_path(&identity);
+        owner.ask(&mailbox, "POST", &box_path(&identity)).await;
+        let mut prekey = prekeys(&folder, 1, 1)[0];
+        for number in [MOST_NUMBERED, u32::MAX] {
+            prekey.prekey.id.number = number;
+            let body = serde_json::to_vec(&[prekey]).unwrap();
+            let proof = owner.proof("PUT", &publish, &body);
+            let (status, _, said) = ask(&mailbox, request("PUT", &publish, Some(&proof), &body)).await;
+            let said = String::from_utf8(said).unwrap();
+            assert_eq!(status, StatusCode::BAD_REQUEST, "{said}");
+            assert!(said.contains("at most 1048576 prekeys"), "before its signature is looked at: {said}");
+        }
+        let (status, _, content) = owner.ask(&mailbox, "GET", &publish).await;
+        let standing: StandingBody = serde_json::from_slice(&content).unwrap();
+        assert_eq!((status, standing.unused), (StatusCode::OK, 0));
+    });
+}
+
 /// A mailbox that lies: prekeys of its own, and answers that are no letters.
 #[test]
 fn a_client_believes_no_mailbox() {
@@ -320,6 +347,25 @@ fn a_client_believes_no_mailbox() {
             assert!(matches!(client.fetch(&owner, 0).await, Err(FetchError::Client(_))), "{host}");
         }
     });
+}
+
+/// Its seat would be another's.
+#[tokio::test(start_paused = true)]
+async fn a_letter_that_does_not_end_is_given_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mailbox, mut owner) = (mailbox(&folder), Signer::new(1));
+    let identity = owner.owner.address().identity;
+    let publish = prekeys_path(&identity);
+    let posted = format!("{}?expiry={}", letters_path(&identity), now() + 60);
+    let proof = owner.proof("PUT", &publish, &[]);
+    for (method, target) in [("POST", posted), ("PUT", publish), ("POST", box_path(&identity))] {
+        let slow = request(method, &target, Some(&proof), &[]).map(|_| drips());
+        let (status, problem, _) = ask(&mailbox, slow).await;
+        let refused = (StatusCode::SERVICE_UNAVAILABLE, "unavailable");
+        let too_long = (StatusCode::BAD_REQUEST, "bad request");
+        let expected = if target.contains("boxes") { too_long } else { refused };
+        assert_eq!((status, problem.as_str()), expected, "{method} {target}");
+    }
 }
 
 #[test]

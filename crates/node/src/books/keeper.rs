@@ -163,6 +163,9 @@ impl<M: Machine> Keeper<M> {
             Order::List(reply) => {
                 let _caller_left = reply.send(self.list().map_err(Arc::new));
             }
+            Order::Present(reply) => {
+                let _caller_left = reply.send(self.present());
+            }
             Order::Watched(reply) => {
                 let live = self.pages.iter().filter(|(_, page)| M::is_live(&page.state));
                 let _caller_left = reply.send(live.map(|(id, page)| watched(*id, page)).collect());
@@ -209,15 +212,19 @@ impl<M: Machine> Keeper<M> {
         false
     }
 
-    /// All channels: those that are over come from the disk.
-    fn list(&self) -> Result<Vec<Entry<M>>, StoreError> {
+    fn present(&self) -> Vec<Entry<M>> {
         let entry = |(id, page): (&ChannelId, &Page<M>)| Entry {
             id: *id,
             record: M::record(&page.setup, &page.rest),
             state: page.state.clone(),
             opened_at: page.opened_at,
         };
-        let mut entries: Vec<Entry<M>> = self.pages.iter().map(entry).collect();
+        self.pages.iter().map(entry).collect()
+    }
+
+    /// All channels: those that are over come from the disk.
+    fn list(&self) -> Result<Vec<Entry<M>>, StoreError> {
+        let mut entries = self.present();
         if self.has_over {
             let stored = self.store.channels::<M>()?.into_iter();
             entries.extend(stored.filter(|stored| !self.pages.contains_key(&stored.id)).map(|stored| {
@@ -240,7 +247,7 @@ impl<M: Machine> Keeper<M> {
         }
     }
 
-    /// Deletes a channel if nothing of value can be in it. Whether it did.
+    /// Deletes a channel if nothing was given for what is in it. Whether it did.
     fn forget(&mut self, id: ChannelId, batch: &DraftBatch<M>) -> Result<bool, StoreError> {
         let is_worthless = self.pages.get(&id).is_some_and(|page| M::is_worthless(&page.state));
         // What was decided and waits for the write may have brought a payment.

@@ -2,7 +2,7 @@
 
 use farthing_protocol::ChannelId;
 
-use super::{Books, Order, OrderError};
+use super::{Books, Entry, Order, OrderError};
 use crate::machine::{Machine, Watched};
 
 /// How many channels are of some kind, and the one of them that was opened first, with the time of its opening in seconds
@@ -16,6 +16,14 @@ pub struct Places {
 }
 
 impl<M: Machine> Books<M> {
+    /// The channels that are not over, as they stand now. Blocks.
+    ///
+    /// # Errors
+    /// When the program is ending.
+    pub fn present_blocking(&self) -> Result<Vec<Entry<M>>, OrderError<M::Reject>> {
+        self.ask(Order::Present)
+    }
+
     /// The channels that are to be watched. Blocks.
     ///
     /// # Errors
@@ -32,7 +40,7 @@ impl<M: Machine> Books<M> {
         self.ask(|reply| Order::Oldest(is_meant, reply))
     }
 
-    /// Deletes a channel, if nothing of value is or could come to be in it on this side ([`Machine::is_worthless`]). Whether it
+    /// Deletes a channel, if this side has given nothing for what is or could come to be in it ([`Machine::is_worthless`]). Whether it
     /// did. Blocks.
     ///
     /// Its payer may still fund it: the payment that it makes then is refused like that of any channel that is not known

@@ -201,11 +201,16 @@ fn nothing_is_noted_of_a_channel_that_has_ended() {
 #[test]
 fn an_opening_that_nobody_funded_leaves_nothing_and_may_come_again() {
     let mut story = Story::begin();
-    let (id, other) = (story.opens(1).unwrap(), story.opens(2).unwrap());
-    // Both have states in the journal by then.
+    let (id, paid, other) = (story.opens(1).unwrap(), story.opens(3).unwrap(), story.opens(2).unwrap());
+    // All have states in the journal by then.
     story.sees(id, Funding::Unseen);
+    story.pays(paid, 3);
     story.pays(other, 2);
-    assert!(!story.books().forget_blocking(other).unwrap(), "a payment is worth something once it is funded");
+    story.sees(other, Funding::Confirmed { output: setup(2).1.channel.funding_txout(), confirmations: 1 });
+    story.books().handle_blocking(other, Input::Charge { payment: None, cost: BASE }).unwrap();
+    story.sees(other, Funding::Unseen);
+    assert!(!story.books().forget_blocking(other).unwrap(), "something was given for its payment");
+    assert!(story.books().forget_blocking(paid).unwrap(), "anybody can sign a payment");
     assert!(story.books().forget_blocking(id).unwrap());
     assert!(!story.books().forget_blocking(id).unwrap());
     assert_eq!(story.watched(), [other]);

@@ -193,16 +193,20 @@ impl Teller {
     /// # Errors
     /// When the program is ending.
     pub fn cashing_channels(&self, payer: &str) -> Result<Vec<(ChannelId, Side)>, Failed> {
-        let entries = self.books.list_blocking()?;
+        let entries = self.books.present_blocking()?;
         let is_one = |state: &Side| state.holder().is_some_and(|holder| holder.life().is_open());
         let ours =
             entries.into_iter().filter(|entry| entry.record.peer() == Some(payer) && is_one(&entry.state));
         Ok(ours.map(|entry| (entry.id, entry.state)).collect())
     }
 
-    /// A channel's agreement.
+    /// A channel's agreement, also when it is over. Blocks.
     pub fn params(&self, id: ChannelId) -> Option<farthing_protocol::Params> {
-        Some(self.books.setup(&id)?.channel().params().clone())
+        if let Some(setup) = self.books.setup(&id) {
+            return Some(setup.channel().params().clone());
+        }
+        let entries = self.books.list_blocking().ok()?;
+        Some(entries.iter().find(|entry| entry.id == id)?.record.params().clone())
     }
 }
 

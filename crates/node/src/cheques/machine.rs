@@ -144,14 +144,23 @@ impl Machine for ChequeChannel {
         Input::Sighted(sighting)
     }
 
-    /// A proposal that was given up, or an opening that nobody funded, in which nothing was paid, and for whose promises nothing was
-    /// given.
+    /// A channel in which this side was paid, closed, with nothing left to say to its payer or to hear of another channel. Strangers can have
+    /// any number of them: over outputs that are in the chain and fund none.
+    fn is_over(state: &Side) -> bool {
+        state.holder().is_some_and(|holder| Payee::is_over(holder.life()) && is_idle(holder))
+    }
+
+    fn too_late() -> Option<Reject> {
+        Payee::too_late().map(|reject| Reject::Holder(reject.into()))
+    }
+
+    /// A proposal that was given up, or an opening that nobody funded, and for whose payments and promises nothing was given; not even this
+    /// side's word that it holds one no more, or the same opening could come again with that very promise.
     fn is_worthless(state: &Side) -> bool {
         match state {
             Side::Drawer(drawer) => matches!(drawer.life(), payer::State::Abandoned),
             Side::Holder(holder) => {
-                let held = holder.held();
-                Payee::is_worthless(holder.life()) && held.may_close().is_ok() && !held.owes_secrets()
+                Payee::is_worthless(holder.life()) && is_idle(holder) && !holder.held().has_given_up()
             }
         }
     }
@@ -179,6 +188,11 @@ impl Watchable for ChequeChannel {
     fn close() -> Option<Input> {
         Some(Input::Holder(holder::Input::Channel(payee::Input::Close)))
     }
+}
+
+/// Whether no lock and no authorisation depends on what is held, and no secret is to be handed over.
+fn is_idle(holder: &holder::Holder) -> bool {
+    holder.held().may_close().is_ok() && !holder.held().owes_secrets()
 }
 
 /// An input to a holder's promises.

@@ -161,7 +161,7 @@ impl Teller {
     /// # Errors
     /// When that cannot be stored.
     pub(super) fn give_up_proposals(&self, cut_short: bool) -> Result<(), Failed> {
-        for entry in self.books.list_blocking()? {
+        for entry in self.books.present_blocking()? {
             let is_old = entry.opened_at + TIME_TO_ACCEPT <= now();
             match entry.state.drawer().map(|drawer| drawer.life()) {
                 Some(payer::State::AwaitingAcceptance)
@@ -246,7 +246,7 @@ impl Teller {
 
     /// Fundings that wait for their payee's acceptance, and may never be sent.
     fn withheld(&self) -> Result<Vec<Txid>, OpenError> {
-        let entries = self.books.list_blocking()?;
+        let entries = self.books.present_blocking()?;
         let waiting = entries.iter().filter(|entry| {
             let life = entry.state.drawer().map(|drawer| drawer.life());
             matches!(life, Some(payer::State::AwaitingAcceptance))
@@ -273,7 +273,7 @@ impl Teller {
             let is_counted = state.is_live() || state.name() == "awaiting acceptance";
             (is_onward && is_counted && record.peer().is_none()).then(|| record.params().capacity)
         };
-        let entries = self.books.list_blocking()?;
+        let entries = self.books.present_blocking()?;
         let locked: Amount = entries.iter().filter_map(|entry| towards(&entry.state, &entry.record)).sum();
         let capacity = offer.capacity.0.max(self.terms.onward.0).max(least);
         bounds(

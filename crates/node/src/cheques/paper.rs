@@ -98,6 +98,20 @@ pub enum Fate {
     GivenUp(Cancellation),
     /// The agent has broken its word: the payee was paid all the same.
     PaidAllTheSame(Receipt, Cancellation),
+    /// It has broken its word, closing over several at once, and did not hand over the single secrets.
+    PaidJointlyAllTheSame(Vec<AdaptorPoint>, AdaptorSecret, Cancellation),
+}
+
+impl Fate {
+    /// The agent's signed word that the cheque is taken back, if it has given it.
+    pub fn word(&self) -> Option<&Cancellation> {
+        match self {
+            Self::GivenUp(word) | Self::PaidAllTheSame(_, word) | Self::PaidJointlyAllTheSame(.., word) => {
+                Some(word)
+            }
+            Self::Pending | Self::Cancelled | Self::Paid(_) | Self::PaidJointly(..) | Self::Ended => None,
+        }
+    }
 }
 
 /// A cheque as its payee keeps it.

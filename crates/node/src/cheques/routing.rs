@@ -13,7 +13,7 @@
 //! **What could go wrong** is a wish that is carried out late: a lock made once more after it had ended, while the promise
 //! behind it was given back. So the steps about one lock take turns, and a lock is made only while the holder says so.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use farthing_protocol::ChannelId;
@@ -61,8 +61,7 @@ struct Places {
 
 impl Places {
     /// A channel holds these promises, and no others.
-    fn hold(&mut self, id: ChannelId, holder: &Holder) {
-        let points: Vec<AdaptorPoint> = holder.held().promises().map(|(promise, _)| promise.point).collect();
+    fn hold(&mut self, id: ChannelId, points: Vec<AdaptorPoint>) {
         let before = self.of.insert(id, points.clone()).unwrap_or_default();
         for point in before.iter().filter(|point| !points.contains(point)) {
             if let Some(holders) = self.held.get_mut(point) {
@@ -74,6 +73,15 @@ impl Places {
         }
         for point in points.into_iter().filter(|point| !before.contains(point)) {
             self.held.entry(point).or_default().push(id);
+        }
+    }
+
+    /// Only these channels are there: nothing is held in others.
+    fn keep(&mut self, there: &HashSet<ChannelId>) {
+        let gone: Vec<ChannelId> = self.of.keys().filter(|id| !there.contains(id)).copied().collect();
+        for id in gone {
+            self.hold(id, Vec::new());
+            self.of.remove(&id);
         }
     }
 
@@ -115,7 +123,7 @@ impl Router {
     pub(super) fn place(&self, id: ChannelId, state: &Side) {
         let Some(holder) = state.holder() else { return };
         let mut places = self.places();
-        places.hold(id, holder);
+        places.hold(id, points_of(holder));
         for (promise, _) in holder.held().promises() {
             if let Some(onward) = holder.held().onward(&promise.point) {
                 places.behind.insert((onward.channel, onward.point), id);
@@ -147,7 +155,7 @@ impl Router {
         let _turn = self.turn(id);
         let state = self.books.state_blocking(id)?;
         if let Some(holder) = state.as_ref().and_then(Side::holder) {
-            self.places().hold(id, holder);
+            self.places().hold(id, points_of(holder));
         }
         Ok(())
     }
@@ -178,9 +186,16 @@ impl Router {
         done
     }
 
-    /// Asks again for what may not have been done, in every channel.
+    /// Asks again for what may not have been done, in every channel, and forgets what was held in channels that are not there any more.
     pub(super) fn tend(&self) -> Result<(), Failed> {
-        for entry in self.books.list_blocking()? {
+        let entries = {
+            // Whatever comes to be held meanwhile is noted after this.
+            let mut places = self.places();
+            let entries = self.books.present_blocking()?;
+            places.keep(&entries.iter().map(|entry| entry.id).collect());
+            entries
+        };
+        for entry in entries {
             let Some(setup) = self.books.setup(&entry.id) else { continue };
             self.route(entry.id, ChequeChannel::resume(&entry.state, &setup));
         }
@@ -198,13 +213,21 @@ impl Router {
         let promise = Promise { amount: onward.amount, point: onward.point };
         match self.books.handle_blocking(onward.channel, drawn(drawn::Input::Promise(promise))) {
             Ok(_sent) => {}
-            // Paid already: its outcome is on the way.
-            Err(OrderError::Rejected(Reject::Drawer(drawer::Reject::Promises(drawn::Reject::PointUsed)))) => {
-            }
+            // Paid already, and its outcome is on the way. Or it was paid long ago, for something else.
+            Err(OrderError::Rejected(
+                reject @ Reject::Drawer(drawer::Reject::Promises(drawn::Reject::PointUsed)),
+            )) => match self.may_yet_pay(onward.channel, &onward.point) {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.unlock(id, onward);
+                    done.refused = Some(reject);
+                }
+                Err(error) => put_off(&error),
+            },
             // A channel that is closing takes no promise; one that it made before may still be paid, or was, and its outcome is
             // on the way.
             Err(OrderError::Rejected(reject @ Reject::Drawer(drawer::Reject::Channel(_)))) => {
-                match self.may_yet_pay(onward.channel) {
+                match self.may_yet_pay(onward.channel, &onward.point) {
                     Ok(true) => {}
                     Ok(false) => self.unlock(id, onward),
                     Err(error) => put_off(&error),
@@ -237,15 +260,10 @@ impl Router {
         }
     }
 
-    /// Whether a channel has a lock that is not over, or something to report of one.
-    fn may_yet_pay(&self, id: ChannelId) -> Result<bool, Failed> {
-        let (state, setup) = (self.books.state_blocking(id)?, self.books.setup(&id));
-        let (Some(state), Some(setup)) = (state, setup) else { return Ok(false) };
-        let is_report = |effect: &Effect| {
-            matches!(effect, Effect::Drawer(drawer::Effect::Promises(drawn::Effect::Report(_))))
-        };
-        let is_open = state.drawer().is_some_and(|drawer| drawer.drawn().is_open());
-        Ok(is_open || ChequeChannel::resume(&state, &setup).iter().any(is_report))
+    /// Whether a channel's lock under that point is not over, or there is something to report of it.
+    fn may_yet_pay(&self, id: ChannelId, point: &AdaptorPoint) -> Result<bool, Failed> {
+        let state = self.books.state_blocking(id)?;
+        Ok(state.as_ref().and_then(Side::drawer).is_some_and(|drawer| drawer.drawn().is_pending(point)))
     }
 
     /// Whether the holder still waits for this lock.
@@ -308,15 +326,20 @@ impl Router {
             let issued = self.issued(&point).map_err(|error| OrderError::Store(Arc::new(error)))?;
             let has_receipt = |fate: &Fate| matches!(fate, Fate::Paid(_) | Fate::PaidAllTheSame(..));
             let Some(mut issued) = issued.filter(|issued| !has_receipt(&issued.fate)) else { continue };
-            let fate = match outcome {
-                Outcome::Paid(secret) => issued.written.receipt(secret).map(|receipt| match &issued.fate {
-                    Fate::GivenUp(word) => Fate::PaidAllTheSame(receipt, word.clone()),
-                    _ => Fate::Paid(receipt),
+            // With a payment that breaks it, the agent's word is half of the proof.
+            let word = issued.fate.word().cloned();
+            let fate = match (outcome, word) {
+                (Outcome::Paid(secret), word) => issued.written.receipt(secret).map(|receipt| match word {
+                    Some(word) => Fate::PaidAllTheSame(receipt, word),
+                    None => Fate::Paid(receipt),
                 }),
-                Outcome::PaidJointly(points, secret) => {
+                (Outcome::PaidJointly(points, secret), Some(word)) => {
+                    Some(Fate::PaidJointlyAllTheSame(points.clone(), secret.clone(), word))
+                }
+                (Outcome::PaidJointly(points, secret), None) => {
                     Some(Fate::PaidJointly(points.clone(), secret.clone()))
                 }
-                Outcome::Ended(_) => Some(Fate::Ended),
+                (Outcome::Ended(_), _) => Some(Fate::Ended),
             };
             if let Some(fate) = fate {
                 issued.fate = fate;
@@ -367,6 +390,10 @@ impl Router {
     }
 }
 
+fn points_of(holder: &Holder) -> Vec<AdaptorPoint> {
+    holder.held().promises().map(|(promise, _)| promise.point).collect()
+}
+
 fn put_off(error: &Failed) {
     tracing::warn!(%error, "not done between two channels; trying again later");
 }
@@ -376,6 +403,20 @@ mod tests {
     use farthing_protocol::cheque::point::AdaptorSecret;
 
     use super::*;
+
+    #[test]
+    fn what_a_channel_held_is_forgotten_with_it() {
+        let channel = |byte| ChannelId::from_bytes([byte; 32]);
+        let point = |byte| AdaptorSecret::from_bytes(&[byte; 32]).unwrap().point();
+        let mut places = Places::default();
+        places.hold(channel(1), vec![point(1), point(2)]);
+        places.hold(channel(2), vec![point(2)]);
+        places.keep(&HashSet::from([channel(1), channel(2), channel(3)]));
+        assert_eq!(places.held[&point(2)], [channel(1), channel(2)]);
+        places.keep(&HashSet::from([channel(2)]));
+        assert_eq!((places.held.len(), places.of.len()), (1, 1));
+        assert_eq!(places.held[&point(2)], [channel(2)]);
+    }
 
     #[test]
     fn two_channels_do_not_wait_for_one_lock() {

@@ -1,5 +1,7 @@
 //! Locks, and what the two sides of a channel say about its promises.
 
+use std::sync::Arc;
+
 use farthing_chain::ChainError;
 use farthing_protocol::cheque::drawn::{self, Kind};
 use farthing_protocol::cheque::held::{self, Conditions, Onward};
@@ -149,7 +151,8 @@ impl Teller {
         Ok(effects.into_iter().filter_map(secret).collect())
     }
 
-    /// Takes a holder's answer, as its payer. Whether there is a newer update to send. Blocks.
+    /// Takes a holder's answer, as its payer. Whether there is a newer update to send. That it still holds a cheque of which it has signed that it
+    /// holds it no more is not believed: its word would be worth nothing. Blocks.
     ///
     /// # Errors
     /// When something of it could not be stored. A secret that opens nothing is passed over.
@@ -161,7 +164,20 @@ impl Teller {
         let taken = answer.taken.map(drawn::Input::Taken);
         let mut is_newer = false;
         for input in secrets.chain(still).chain(taken) {
-            match self.books.handle_blocking(id, drawn(input)) {
+            let handled = match &input {
+                drawn::Input::StillHeld(point) => {
+                    // Nor may the word come in between.
+                    let _one_at_a_time = self.router.one_at_a_time();
+                    let issued = self.router.issued(point);
+                    let issued = issued.map_err(|error| OrderError::Store(Arc::new(error)))?;
+                    if issued.is_some_and(|issued| issued.fate.word().is_some()) {
+                        continue;
+                    }
+                    self.books.handle_blocking(id, drawn(input))
+                }
+                _other => self.books.handle_blocking(id, drawn(input)),
+            };
+            match handled {
                 Ok(outcome) => {
                     let send = |effect: &Effect| {
                         matches!(effect, Effect::Drawer(drawer::Effect::Promises(drawn::Effect::Send(_))))
@@ -237,7 +253,7 @@ impl Teller {
 
     /// How many channels to a node are held by locks that depend on the promises of one channel.
     fn held_towards(&self, holder: &holder::Holder, node: &str) -> Result<usize, Failed> {
-        let entries = self.books.list_blocking()?;
+        let entries = self.books.present_blocking()?;
         let is_there = |channel: ChannelId| {
             entries.iter().any(|entry| entry.id == channel && entry.record.peer() == Some(node))
         };
@@ -248,7 +264,7 @@ impl Teller {
 
     /// Where the other side of a channel is reached, if it serves. Blocks.
     pub fn peer(&self, id: ChannelId) -> Option<String> {
-        let entries = self.books.list_blocking().ok()?;
+        let entries = self.books.present_blocking().ok()?;
         entries.into_iter().find(|entry| entry.id == id)?.record.peer().map(str::to_owned)
     }
 
@@ -263,7 +279,7 @@ impl Teller {
                 .map(drawer::Drawer::drawn)
                 .is_some_and(|drawn| drawn.lacks_secrets() || (state.is_live() && drawn.awaits_word()))
         };
-        let entries = self.books.list_blocking()?;
+        let entries = self.books.present_blocking()?;
         let waiting = entries.iter().filter(|entry| entry.record.peer().is_some() && waits(&entry.state));
         Ok(waiting.map(|entry| entry.id).collect())
     }
@@ -292,7 +308,7 @@ impl Teller {
             }
         }
         let way = self.free_channel_to(node, amount, latest)?.map(|(_, expiry)| expiry);
-        let is_served = self.books.list_blocking()?.iter().any(|entry| entry.record.peer() == Some(node));
+        let is_served = self.books.present_blocking()?.iter().any(|entry| entry.record.peer() == Some(node));
         let soonest = self.soonest()?;
         if way.is_none() && is_served && latest >= soonest {
             let mut wanted = self.wanted.lock().expect("no holder of this lock panics");
@@ -313,7 +329,7 @@ impl Teller {
     /// # Errors
     /// When the program is ending, or the node cannot be asked for the height.
     pub fn trunk(&self, node: &str) -> Result<Trunk, LockError> {
-        let entries = self.books.list_blocking()?;
+        let entries = self.books.present_blocking()?;
         let soonest = self.soonest()?;
         let waits = |entry: &&Entry<ChequeChannel>| {
             let holder = entry.state.holder().filter(|_| entry.state.is_live());
@@ -363,7 +379,7 @@ impl Teller {
                     .is_some_and(|drawer| drawer.drawn().kind() == Kind::Lock && !drawer.drawn().is_open())
                 && self.room(entry).is_some_and(|room| amount <= room)
         };
-        let entries = self.books.list_blocking()?;
+        let entries = self.books.present_blocking()?;
         let free =
             entries.iter().filter(is_free).map(|entry| (entry.id, entry.record.params().expiry.height()));
         Ok(free.filter(|(_, expiry)| *expiry <= latest).max_by_key(|(_, expiry)| *expiry))

@@ -105,7 +105,7 @@ impl Teller {
             matches!(state.name(), "open" | "awaiting funding")
                 && state.drawer().is_some_and(|drawer| drawer.drawn().kind() == kind)
         };
-        let entries = self.books.list_blocking()?;
+        let entries = self.books.present_blocking()?;
         let ours = entries.iter().filter(|entry| entry.record.peer() == Some(agent) && is_one(&entry.state));
         Ok(ours.map(|entry| entry.id).collect())
     }
@@ -160,9 +160,11 @@ impl Teller {
         match issued.fate {
             Fate::Pending => {}
             Fate::Cancelled | Fate::GivenUp(_) => return Ok(id),
-            Fate::Paid(_) | Fate::PaidJointly(..) | Fate::Ended | Fate::PaidAllTheSame(..) => {
-                return Err(WriteError::Over);
-            }
+            Fate::Paid(_)
+            | Fate::PaidJointly(..)
+            | Fate::Ended
+            | Fate::PaidAllTheSame(..)
+            | Fate::PaidJointlyAllTheSame(..) => return Err(WriteError::Over),
         }
         let paper = Paper::Written(Issued { fate: Fate::Cancelled, ..issued });
         let writes = vec![Write::Cheque(Box::new(paper))];
@@ -173,7 +175,8 @@ impl Teller {
         Ok(id)
     }
 
-    /// Whether a cancelled cheque is promised again, since a lock depended on it. Blocks.
+    /// Whether a cancelled cheque is promised again, since a lock depended on it: not one of which the agent has signed that it holds it no
+    /// more. Blocks.
     ///
     /// # Errors
     /// When it could not be read or stored.
@@ -183,7 +186,7 @@ impl Teller {
             let drawer = state.as_ref().and_then(Side::drawer);
             let is_open =
                 drawer.is_some_and(|drawer| drawer.drawn().promises().any(|promise| promise.point == *point));
-            let is_cancelled = matches!(issued.fate, Fate::Cancelled | Fate::GivenUp(_));
+            let is_cancelled = issued.fate == Fate::Cancelled;
             let again = (is_open && is_cancelled).then_some(Issued { fate: Fate::Pending, ..issued });
             Ok((again, is_open))
         })
@@ -227,7 +230,8 @@ impl Teller {
                 | Fate::Paid(_)
                 | Fate::PaidJointly(..)
                 | Fate::Ended
-                | Fate::PaidAllTheSame(..) => Err(WriteError::Over),
+                | Fate::PaidAllTheSame(..)
+                | Fate::PaidJointlyAllTheSame(..) => Err(WriteError::Over),
             }
         })
     }

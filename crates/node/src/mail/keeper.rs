@@ -20,7 +20,7 @@ const SWEEP: Duration = Duration::from_secs(20);
 pub(super) type Order = Box<dyn Job>;
 
 pub(super) trait Job: Send {
-    /// Does it. An error fails the whole batch.
+    /// Does it. An error fails the whole batch; what cannot be stored of this order alone is in its answer.
     fn work(&mut self, shelves: &Shelves<'_>) -> Result<(), Arc<StoreError>>;
 
     /// Answers, once the batch is stored or has failed.
@@ -51,13 +51,8 @@ where
 {
     fn work(&mut self, shelves: &Shelves<'_>) -> Result<(), Arc<StoreError>> {
         let Some(work) = self.work.take() else { return Ok(()) };
-        match work(shelves) {
-            Err(MailError::Store(error)) => Err(error),
-            outcome @ (Ok(_) | Err(MailError::Refused(_) | MailError::Ended)) => {
-                self.outcome = outcome;
-                Ok(())
-            }
-        }
+        self.outcome = shelves.alone(work).map_err(|error| Arc::new(error.into()))?;
+        Ok(())
     }
 
     fn answer(self: Box<Self>, stored: Result<(), Arc<StoreError>>) {

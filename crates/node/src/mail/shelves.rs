@@ -92,6 +92,21 @@ impl Shelves<'_> {
         self.transaction.commit().map_err(|error| Arc::new(error.into()))
     }
 
+    /// Carries out one order by itself: what of it cannot be stored or read fails nobody else's in the same write.
+    pub(super) fn alone<T>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, MailError>,
+    ) -> rusqlite::Result<Result<T, MailError>> {
+        let run = |sql| self.transaction.prepare_cached(sql)?.execute([]);
+        run("SAVEPOINT one_order")?;
+        let outcome = work(self);
+        if let Err(MailError::Store(_)) = &outcome {
+            run("ROLLBACK TO one_order")?;
+        }
+        run("RELEASE one_order")?;
+        Ok(outcome)
+    }
+
     fn seconds(&self) -> u64 {
         self.now / 1_000_000
     }
@@ -286,7 +301,8 @@ impl Shelves<'_> {
         let mut statement = self
             .transaction
             .prepare_cached("SELECT next FROM generations WHERE box = ?1 AND generation = ?2")?;
-        Ok(statement.query_row(params![kept.number, generation], |row| row.get(0)).optional()?)
+        let next = statement.query_row(params![kept.number, generation], |row| row.get::<_, i64>(0));
+        Ok(next.optional()?.map(|next| u32::try_from(next).unwrap_or(u32::MAX)))
     }
 
     pub(super) fn publish(&self, owned: Owned, prekeys: &[SignedPrekey]) -> Result<Standing, MailError> {
@@ -306,7 +322,15 @@ impl Shelves<'_> {
             return self.standing_of(&kept);
         };
         let is_another = kept.generation != Some(generation);
-        let unused = if is_another { 0 } else { kept.prekeys };
+        // One that was replaced comes from an old copy of its owner's book: the answer says so.
+        if is_another && known.is_some() {
+            return self.standing_of(&kept);
+        }
+        let mut unused = if is_another { 0 } else { kept.prekeys };
+        if new.len() == 1 && unused > 0 && unused >= self.bounds.most_prekeys {
+            self.give_up_first(&kept)?;
+            unused -= 1;
+        }
         let room = self.bounds.most_prekeys.saturating_sub(unused);
         if new.len() > room as usize {
             return Err(Refused::TooManyPrekeys { most: self.bounds.most_prekeys, room }.into());
@@ -339,6 +363,15 @@ impl Shelves<'_> {
             params![kept.number, kept.prekeys, generation],
         )?;
         self.standing_of(&kept)
+    }
+
+    /// A full box takes one more in the place of its first, or its owner could not have it know more than an old copy of its book does.
+    fn give_up_first(&self, kept: &Found) -> rusqlite::Result<()> {
+        let mut statement = self.transaction.prepare_cached(
+            "DELETE FROM prekeys WHERE box = ?1 AND number = (SELECT min(number) FROM prekeys WHERE box = ?1)",
+        )?;
+        statement.execute([kept.number])?;
+        Ok(())
     }
 
     pub(super) fn take(&self, of: &XOnlyPublicKey) -> Result<SignedPrekey, MailError> {

@@ -1,8 +1,9 @@
 //! The agent's signed word that it holds a promise no more.
 //!
 //! It binds nobody on chain: the encrypted signatures that the agent once had die only under a plain total at least their own
-//! ([`super::drawn`]). But if the cheque is cashed with them all the same, the writer has the agent's signature under both: under
-//! this word, and under the commitment or the secret that breaks it.
+//! ([`super::drawn`]). But if the agent publishes one of them all the same, the writer has the agent's signature under both: under
+//! this word, and under the commitment on the chain that breaks it. The secret alone proves nothing: the payee can hand it to the writer by
+//! itself, and what the agent answers has only a MAC, which the writer could have made.
 //!
 //! An agent that has signed it takes no promise under that point any more ([`super::held`]). So nobody can have it sign for a point
 //! that is not promised yet, promise under it then, and accuse it of a broken word.

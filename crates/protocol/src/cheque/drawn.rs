@@ -29,6 +29,7 @@
 //! noted by whoever waits for it.
 
 mod refusal;
+mod standing;
 mod together;
 
 use std::collections::BTreeSet;
@@ -198,21 +199,6 @@ impl Drawn {
     /// What is promised and kept up.
     pub fn promises(&self) -> impl Iterator<Item = &Promise> {
         self.open.iter().map(|owed| &owed.promise)
-    }
-
-    /// Whether a promise may still be paid.
-    pub fn is_open(&self) -> bool {
-        !self.open.is_empty() || !self.loose.is_empty()
-    }
-
-    /// Whether the payee has something to say to the newest update, or may have: a secret, or that the update counts.
-    pub fn awaits_word(&self) -> bool {
-        self.is_open() || self.settled.iter().any(|(since, _)| *since != TAKEN) || self.lacks_secrets()
-    }
-
-    /// Whether the chain has paid several promises together, and the payee could still say which secret is whose: also when all is over.
-    pub fn lacks_secrets(&self) -> bool {
-        !self.joint.is_empty()
     }
 
     /// Decides what an input does.
@@ -401,12 +387,6 @@ impl Drawn {
         next.forget_what_is_over();
         next.outcomes.extend(outcomes.iter().cloned());
         outcomes.into_iter().map(Effect::Report).fold(Transition::to(next), Transition::then)
-    }
-
-    /// Points that are neither paid nor dead.
-    fn unresolved(&self) -> Vec<AdaptorPoint> {
-        let loose = self.loose.iter().map(|loose| &loose.owed);
-        self.open.iter().chain(loose).map(|owed| owed.promise.point).collect()
     }
 
     fn forget_what_is_over(&mut self) {

@@ -216,10 +216,7 @@ impl Held {
         if self.promises().any(|(_, is_locked)| is_locked) {
             return Err(Reject::LockOpen);
         }
-        match &self.authorised {
-            Some(terms) => Err(Reject::Authorised(terms.until.get())),
-            None => Ok(()),
-        }
+        self.is_not_authorised()
     }
 
     /// Whether nothing is left but plain payments, so that the channel may be used for anything again.
@@ -256,7 +253,10 @@ impl Held {
         }
         match input {
             Input::Take { update, cost } => self.take(channel, *update, cost),
-            Input::Lock(onward, conditions) => self.lock(channel, onward, &conditions),
+            Input::Lock(onward, conditions) => {
+                self.is_not_authorised()?;
+                self.lock(channel, onward, &conditions)
+            }
             Input::Unlocked(point) => {
                 let unlocked = self.locked_as(&point).map(|index| self.with(index, Status::Open));
                 Ok(Transition::to(unlocked.unwrap_or_else(|| self.clone())))
@@ -264,6 +264,7 @@ impl Held {
             Input::Learned(secret) => self.learned(channel, &secret),
             Input::Cash { secret, least, is_deep, height, margin } => {
                 in_time(channel, is_deep, height, margin)?;
+                self.is_not_authorised()?;
                 self.cash(channel, secret, least)
             }
             Input::GiveUp(point) => self.give_up(point),
@@ -303,6 +304,7 @@ impl Held {
             return Ok(Transition::to(self.clone()).then(Effect::Taken(got)));
         }
         if got <= newest {
+            update.check_statement(channel)?;
             return Err(Reject::Stale { newest, got });
         }
         update.check_above(channel, self.signed.terms.base.as_ref())?;

@@ -114,6 +114,8 @@ impl Holder {
                 *is_deep = deep;
                 true
             }
+            // A channel that was never funded may be forgotten, and must not take with it what this side has signed.
+            held::Input::GiveUp(_) if self.life.is_unfunded() => return Err(held::Reject::NotDeep.into()),
             held::Input::Unlocked(_)
             | held::Input::Learned(_)
             | held::Input::GiveUp(_)
@@ -121,6 +123,10 @@ impl Holder {
             | held::Input::Height(_) => false,
         };
         if must_fit && !self.life.is_open() {
+            // The payer is told more than that.
+            if let held::Input::Take { update, .. } = &input {
+                update.check_statement(&setup.channel).map_err(held::Reject::from)?;
+            }
             return Err(closes());
         }
         let promises = self.held.handle(&setup.channel, input)?;

@@ -246,18 +246,27 @@ impl Update {
         self.check_above(channel, None)
     }
 
-    /// The same, for whoever has checked the base before.
-    pub(super) fn check_above(&self, channel: &Channel, known: Option<&Payment>) -> Result<(), BadUpdate> {
+    /// Whether this channel's payer made it, whatever it says: what is answered is for the payer only.
+    pub(super) fn check_statement(&self, channel: &Channel) -> Result<(), BadUpdate> {
         let Self { signed: Signed { terms, signatures }, statement } = self;
+        let (key, digest) = (channel.params().payer.funding_xonly(), terms.statement(channel, signatures));
+        if keys::statement_holds(&key, STATEMENT, &digest, statement) {
+            Ok(())
+        } else {
+            Err(BadUpdate::Statement)
+        }
+    }
+
+    /// [`Self::check`] for whoever has checked the base before.
+    pub(super) fn check_above(&self, channel: &Channel, known: Option<&Payment>) -> Result<(), BadUpdate> {
+        let Signed { terms, signatures } = &self.signed;
         terms.check(channel)?;
         let (needed, got) = (terms.subsets().len(), signatures.len());
         if needed != got {
             return Err(BadUpdate::Count { needed, got });
         }
+        self.check_statement(channel)?;
         let key = channel.params().payer.funding_xonly();
-        if !keys::statement_holds(&key, STATEMENT, &terms.statement(channel, signatures), statement) {
-            return Err(BadUpdate::Statement);
-        }
         if let Some(base) = terms.base.as_ref().filter(|base| Some(*base) != known) {
             commitment::verify(channel, base)?;
         }

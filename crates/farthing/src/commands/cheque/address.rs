@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use farthing_http::client::ClientError;
 use farthing_http::mailbox::{Client, OpenError, Owner, PublishError};
 use farthing_http::problem::Kind;
@@ -45,18 +45,27 @@ pub async fn run(context: &Context, arguments: AddressArguments) -> anyhow::Resu
     };
     let wanted = wanted.min(client.terms(&owner.address().host).await?.most_prekeys);
     let mut book = blocking(move || Ok(home.prekeys()?)).await?;
-    let has_begun_again = book.catch_up(standing.next)?;
-    if has_begun_again {
-        eprintln!("farthing: {OLD_COPY}. New ones are published");
-    }
+    let mut has_begun_again = book.catch_up(standing.next)?;
     let ours = book.book()?.next().generation;
     // What another generation left there is worth nothing.
     let is_ours = standing.next.is_some_and(|theirs| theirs.generation == ours);
     let mut left = if is_ours { wanted.saturating_sub(standing.unused) } else { wanted };
     while left > 0 {
-        let some = left.min(SOME);
-        standing = client.publish_prekeys(&owner, &book.issue(some)?).await?;
-        left -= some;
+        let issued = book.issue(left.min(SOME))?;
+        let last = issued.last().context("at least one is issued")?.prekey.id;
+        standing = client.publish_prekeys(&owner, &issued).await?;
+        if !book.confirm(last, standing.next)? {
+            left -= left.min(SOME);
+        } else if has_begun_again {
+            bail!(
+                "the mailbox does not keep the prekeys that are published: run this again, or choose another mailbox"
+            );
+        } else {
+            (has_begun_again, left) = (true, wanted);
+        }
+    }
+    if has_begun_again {
+        eprintln!("farthing: {OLD_COPY}. New ones are published");
     }
 
     let (address, receipt_key) = (owner.address(), owner.receipt_key());

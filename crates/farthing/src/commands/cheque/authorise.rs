@@ -98,8 +98,7 @@ async fn channel(
         let same = channels.iter().find(|(_, state)| open(state).is_some_and(|terms| is_same(&terms)));
         let free = channels.iter().find(|(id, state)| {
             let Some(params) = teller.params(*id) else { return false };
-            let is_free =
-                state.holder().is_some_and(|holder| holder.held().is_empty()) && open(state).is_none();
+            let is_free = teller.is_free(*id).unwrap_or(false);
             let left = params.capacity.to_sat().saturating_sub(state.ledger().paid().ceil().to_sat());
             let latest = params.expiry.height().saturating_sub(margin);
             is_free

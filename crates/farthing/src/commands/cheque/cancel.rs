@@ -32,7 +32,10 @@ pub async fn run(context: &Context, arguments: CancelArguments) -> anyhow::Resul
     };
     let (teller, point) = (client.teller().clone(), issued.written.point);
     let channel = blocking(move || Ok(teller.cancel(&point)?)).await?;
-    let taken_back = take_back(&client, channel, point).await;
+    let taken_back = match issued.fate.word() {
+        Some(word) => Ok(word.clone()),
+        None => take_back(&client, channel, point).await,
+    };
     cheque::end(client).await?;
     let word = taken_back?;
     let value = json!({ "cheque": name(&point), "cancelled": true, "cancellation": word });

@@ -1,20 +1,20 @@
 //! `farthing cheque cash`: cheques, and what payers have bought that this payee had authorised.
 
+mod selling;
+
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use farthing_http::cheques::{CarryError, Client};
 use farthing_http::client::ClientError;
 use farthing_http::mailbox::{self, Owner};
-use farthing_http::problem::Kind;
 use farthing_mailbox::Letter;
-use farthing_node::cheques::cashing::{CashError, amounts as amounts_of};
+use farthing_node::books::OrderError;
+use farthing_node::cheques::cashing::CashError;
 use farthing_node::cheques::opening::Direction;
 use farthing_node::cheques::paper::{Paper, Presented};
-use farthing_node::cheques::selling::{Ask, Towards};
 use farthing_protocol::cheque::cheque::Cheque;
 use farthing_protocol::cheque::reverse::purchase::Delivery;
-use farthing_protocol::cheque::route::Route;
 use farthing_protocol::cheque::side::Side;
 use farthing_protocol::{ChannelId, Msat};
 use serde::Serialize;
@@ -28,6 +28,8 @@ use crate::output::table;
 /// What a channel has to hold beside the cheque: the fees of its commitment.
 pub(super) const BESIDE: Msat = Msat::new(20_000_000);
 const PACE: Duration = Duration::from_millis(100);
+/// How long one agent is spoken to about one cheque, beside the wait for fundings.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// So often a mailbox is asked for more in one run: one that never says that it is empty keeps nobody from cashing.
 const MOST_PAGES: u32 = 1_000;
 
@@ -60,15 +62,15 @@ pub async fn run(context: &Context, arguments: CashArguments) -> anyhow::Result<
     // is there the next time.
     let until = Instant::now() + Duration::from_secs(arguments.wait);
     let teller = client.teller().clone();
+    let mut waiting = Vec::new();
     for paper in blocking(move || Ok(teller.papers()?)).await? {
         let Paper::Got(presented) = paper else { continue };
         let is_handed_over = presented.cashed && !owes(&client, &presented).await?;
-        if is_handed_over {
-            continue;
+        if !is_handed_over {
+            waiting.push(presented);
         }
-        let outcome = sell(&client, &presented, &via, until).await;
-        rows.push(row(&presented, outcome));
     }
+    rows.extend(selling::sell_all(&client, waiting, &via, until).await?);
     cheque::end(client).await?;
     // A mailbox that is gone, or lies, keeps nobody from cashing what was fetched before.
     let emptied = emptied.context("the mailbox was not emptied: run `farthing cheque cash` again");
@@ -157,20 +159,21 @@ async fn collect(
 /// any is used, one more is published, so that the mailbox knows more than every copy that was made until now.
 async fn confirm_book(context: &Context, mail: &mailbox::Client, owner: &Owner) -> anyhow::Result<()> {
     let standing = mail.standing(owner).await?;
-    let has_room = standing.unused < mail.terms(&owner.address().host).await?.most_prekeys;
     let home = context.home()?;
     let one_more = blocking(move || {
         let mut book = home.prekeys()?;
-        if book.catch_up(standing.next)? {
-            return Ok(None);
+        Ok(if book.catch_up(standing.next)? { Vec::new() } else { book.issue(1)? })
+    });
+    let one_more = one_more.await?;
+    let is_old = match one_more.first().map(|one_more| one_more.prekey.id) {
+        Some(published) => {
+            let (answered, home) = (mail.publish_prekeys(owner, &one_more).await?.next, context.home()?);
+            blocking(move || Ok(home.prekeys()?.confirm(published, answered)?)).await?
         }
-        Ok(Some(if has_room { book.issue(1)? } else { Vec::new() }))
-    })
-    .await?;
-    match one_more {
-        Some(one_more) if one_more.is_empty() => {}
-        Some(one_more) => drop(mail.publish_prekeys(owner, &one_more).await?),
-        None => eprintln!("farthing: {OLD_COPY}. Next: `farthing cheque address` publishes new ones"),
+        None => true,
+    };
+    if is_old {
+        eprintln!("farthing: {OLD_COPY}. Next: `farthing cheque address` publishes new ones");
     }
     Ok(())
 }
@@ -266,130 +269,27 @@ async fn receive(client: &Client, cheque: Cheque, agent: &str) -> anyhow::Result
     Ok(received.map(drop).map_err(|error| refused(&error, error.may_pass())))
 }
 
-fn row(presented: &Presented, outcome: anyhow::Result<Msat>) -> Row {
-    let terms = &presented.cheque.terms;
-    let (paid, why) = match outcome {
-        Ok(paid) => (Some(paid), None),
-        Err(error) => (None, Some(format!("{error:#}"))),
-    };
-    Row {
-        cheque: name(&presented.point),
-        amount_msat: terms.amount.get(),
-        memo: terms.memo.as_str().to_owned(),
-        cashed: paid.is_some(),
-        paid_msat: paid.unwrap_or_default().get(),
-        why,
-    }
-}
-
 /// Whether the payer of a cashed lock may not have its secret yet.
 async fn owes(client: &Client, presented: &Presented) -> anyhow::Result<bool> {
     let Some(sale) = presented.sale.clone() else { return Ok(false) };
     let teller = client.teller().clone();
-    blocking(move || Ok(!teller.secrets(sale.channel)?.is_empty())).await
-}
-
-/// Has a lock made for a cheque, completes it, and hands its secret over.
-async fn sell(
-    client: &Client,
-    presented: &Presented,
-    via: &[String],
-    until: Instant,
-) -> anyhow::Result<Msat> {
-    let amount = presented.cheque.terms.amount;
-    if let (true, Some(sale)) = (presented.cashed, &presented.sale) {
-        hand_over(client, sale.channel).await;
-        return Ok(amount);
-    }
-    let teller = client.teller().clone();
-    let (latest, height) = (presented.cheque.latest.height(), blocking(move || Ok(teller.height()?)).await?);
-    if height >= latest {
-        bail!("it could be cashed up to block {latest}, and this is block {height}");
-    }
-    let payer = via.last().unwrap_or(&presented.agent);
-    let (fees, latest) = way(client, presented, via).await?;
-    let pick = async || channel(client, presented, payer, latest).await;
-    let channel = opened(client, until, pick).await?;
-    is_enforceable(client, channel, amount).await?;
-    let (teller, point, through) = (client.teller().clone(), presented.point, via.to_vec());
-    let planned = blocking(move || Ok(teller.plan_sale(&point, channel, through, &fees)?));
-    let (planned, route) = planned.await?;
-    let amounts = planned.sale.map(|sale| sale.amounts).context("what was planned has a sale")?;
-    let mut held = point;
-    let whom = std::iter::once(&presented.agent).chain(via);
-    for (index, ((at, hop), amount)) in whom.zip(&route.hops).zip(amounts).enumerate() {
-        let towards = match via.get(index) {
-            Some(next) => Towards::Node(next.clone()),
-            None => Towards::Channel(channel),
-        };
-        let ask = Ask { held, point: hop.point, tweak: hop.tweak.clone(), amount, towards };
-        lock(client, at, &ask, until).await.with_context(|| format!("{at} makes no lock"))?;
-        held = hop.point;
-    }
-    client.answer(channel).await?;
-    let teller = client.teller().clone();
-    let paid = blocking(move || Ok(teller.cash(&point)?)).await?;
-    hand_over(client, channel).await;
-    Ok(paid)
-}
-
-/// What each node on the way wants, and when the payee's own channel must expire at the latest. A lock that was made cannot be given back,
-/// so everybody is asked before anybody locks; one that was made before is named, since nobody else may have its channel.
-async fn way(client: &Client, presented: &Presented, via: &[String]) -> anyhow::Result<(Vec<Msat>, u32)> {
-    let (mut fees, mut deltas) = (Vec::new(), Vec::new());
-    for node in via {
-        let terms = client.terms(node).await.with_context(|| format!("{node} tells no terms"))?;
-        fees.push(Msat::new(terms.fee_msat));
-        deltas.push(terms.delta);
-    }
-    let mut latest = presented.cheque.latest.height();
-    let planned = presented.sale.as_ref().filter(|sale| sale.via == via);
-    let route = planned.and_then(|sale| Route::new(&presented.point, &sale.tweaks));
-    let amounts = planned.map(|sale| sale.amounts.clone());
-    let amounts = amounts.unwrap_or_else(|| amounts_of(presented.cheque.terms.amount, &fees));
-    let mut locked = route.into_iter().flat_map(|route| route.hops).map(|hop| hop.point);
-    let mut held = Some(presented.point);
-    let whom = std::iter::once(&presented.agent).chain(via);
-    for ((at, (node, delta)), amount) in whom.zip(via.iter().zip(deltas)).zip(amounts) {
-        let expiry = client.way(at, node, amount, latest, held).await;
-        held = locked.next();
-        latest = expiry.with_context(|| format!("{at} has no way to {node}"))?.saturating_sub(delta);
-    }
-    Ok((fees, latest))
-}
-
-/// Whether the channel's total is worth its closing with so much more. Else nobody would lock anything in it, or only those before.
-async fn is_enforceable(client: &Client, channel: ChannelId, amount: Msat) -> anyhow::Result<()> {
-    let teller = client.teller().clone();
-    let (params, paid) = blocking(move || Ok((teller.params(channel), teller.earned(channel)?))).await?;
-    let least = params.map_or(0, |params| params.prepaid.to_sat());
-    if paid.saturating_add(amount).floor().to_sat() < least {
-        bail!(
-            "the first cheque in a new channel must be over {least} sat, or it could not be claimed on the chain"
-        );
-    }
-    Ok(())
-}
-
-/// Has a lock made. A cheque that was written a moment ago waits for its channel's funding, like a lock does.
-async fn lock(client: &Client, at: &str, ask: &Ask, until: Instant) -> Result<(), CarryError> {
-    loop {
-        match client.ask(at, ask).await {
-            Err(CarryError::Client(ClientError::Refused { kind: Some(Kind::FundingNotDeep), .. }))
-                if Instant::now() < until =>
-            {
-                tokio::time::sleep(PACE).await;
-            }
-            asked => return asked,
-        }
-    }
+    blocking(move || match teller.secrets(sale.channel) {
+        // A channel that is over owes none.
+        Err(OrderError::NoChannel(_)) => Ok(false),
+        secrets => Ok(!secrets?.is_empty()),
+    })
+    .await
 }
 
 /// Nothing is lost when it fails: the completed lock is stored, and can be claimed on chain.
 async fn hand_over(client: &Client, channel: ChannelId) {
-    if let Err(error) = client.answer(channel).await {
-        tracing::warn!(%error, "the payer has not taken the secret: run `farthing cheque cash` again");
-    }
+    let answered = tokio::time::timeout(PATIENCE, client.answer(channel)).await;
+    let error = match answered {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => error.to_string(),
+        Err(elapsed) => elapsed.to_string(),
+    };
+    tracing::warn!(%error, "the payer has not taken the secret: run `farthing cheque cash` again");
 }
 
 /// A channel in which a cheque can be cashed: the one that was planned, another that fits, or a new one.

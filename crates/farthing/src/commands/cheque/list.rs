@@ -90,12 +90,10 @@ fn row(paper: &Paper) -> Row {
                 Fate::PaidAllTheSame(receipt, _) => ("paid, though cancelled", Some(receipt.to_string())),
                 Fate::Paid(receipt) => ("paid", Some(receipt.to_string())),
                 Fate::PaidJointly(..) => ("paid with others", None),
+                Fate::PaidJointlyAllTheSame(..) => ("paid with others, though cancelled", None),
                 Fate::Ended => ("ended", None),
             };
-            let cancellation = match &issued.fate {
-                Fate::GivenUp(word) | Fate::PaidAllTheSame(_, word) => Some(word.clone()),
-                Fate::Pending | Fate::Cancelled | Fate::Paid(_) | Fate::PaidJointly(..) | Fate::Ended => None,
-            };
+            let cancellation = issued.fate.word().cloned();
             Row {
                 cheque: name(&issued.written.point),
                 side: "written",

@@ -52,6 +52,15 @@ fn a_payee_that_comes_back_from_a_backup_publishes_new_prekeys() -> Result<()> {
     let new = visitor.take()?.prekey.id;
     ensure!(new.generation != old.generation && new.number == 0, "{new:?} after {old:?}");
 
+    // The same copy once more: by now the mailbox has another generation than it.
+    std::fs::copy(&backup, &book)?;
+    let restored = open_box(&payee, &mailbox.address, 3)?;
+    ensure!(restored["new_generation"] == true && restored["prekeys"] == 3, "{restored}");
+    let newest = visitor.take()?.prekey.id;
+    let known = [old.generation, new.generation];
+    ensure!(!known.contains(&newest.generation) && newest.number == 0, "{newest:?} after {known:?}");
+    let new = newest;
+
     std::fs::remove_file(&book)?;
     let again = open_box(&payee, &mailbox.address, 2)?;
     ensure!(again["prekeys"] == 2, "what another generation left there does not count: {again}");

@@ -1,10 +1,17 @@
 //! What strangers send to an agent, and to a payee's box: by the program, and by hand.
 
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, ensure};
 use bitcoin::hex::FromHex as _;
 use farthing_mailbox::{Blob, Letter};
-use farthing_protocol::ChannelId;
+use farthing_protocol::channel::Expiry;
+use farthing_protocol::cheque::cheque::{Draft, Written};
 use farthing_protocol::cheque::point::{AdaptorPoint, AdaptorSecret};
+use farthing_protocol::cheque::receipt::Memo;
+use farthing_protocol::{ChannelId, Msat};
 use farthing_testkit::message::Message;
 use farthing_testkit::world::Miner;
 use farthing_testkit::{Mailbox, Person, Process, World};
@@ -83,6 +90,51 @@ fn nobody_has_a_lock_made_in_somebody_elses_channel() -> Result<()> {
     let rows = story.cash()?;
     ensure!(rows[0]["cashed"] == true && rows[0]["paid_msat"] == 2_500_000, "{rows}");
     assert_eq!(story.payee.channel()?.spent_msat, 4_500_000);
+    Ok(())
+}
+
+/// An agent that begins to answer whatever it is asked, and sends one byte after the other for as long as somebody waits.
+fn endless_agent() -> Result<String> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let url = format!("http://{}", listener.local_addr()?);
+    let answer = move |mut stream: TcpStream| -> std::io::Result<()> {
+        let _what_it_is_asked = stream.read(&mut [0; 4_096])?;
+        stream.write_all(b"HTTP/1.1 201 Created\r\ncontent-type: application/json\r\n")?;
+        stream.write_all(b"content-length: 60000\r\n\r\n")?;
+        loop {
+            stream.write_all(b" ")?;
+            stream.flush()?;
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    };
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || answer(stream));
+        }
+    });
+    Ok(url)
+}
+
+/// A prekey each is all that such letters cost.
+#[test]
+fn letters_that_name_silent_agents_keep_no_other_cheque_waiting() -> Result<()> {
+    let story = Story::begin()?;
+    let visitor = Visitor::new(&story.payee, &story.mailbox.address)?;
+    let address = visitor.owner.address();
+    for (byte, agent) in [(1, endless_agent()?), (2, endless_agent()?), (3, endless_agent()?)] {
+        let latest = Expiry::at_height(900);
+        let draft = Draft { amount: Msat::new(2_000_000), memo: Memo::new("nothing")?, time: 0, latest };
+        let written = Written::new(draft, &address.identity, visitor.take()?, [byte; 32], &[byte; 32])?;
+        let letter = Letter::Cheque { cheque: Box::new(written.cheque), agent };
+        visitor.post(&letter.seal(address, [byte; 32])?, 3_600)?;
+    }
+    story.write("2500sat")?;
+    let mailbox = format!("http://{}", story.mailbox.address);
+    let impatient = story.payee.with("FARTHING_BUY__PATIENCE_SECONDS", "8");
+    let rows = impatient.attempt(&["cheque", "cash", "--mailbox", &mailbox, "--wait", "100"])?.result()?;
+    let rows = rows.as_array().context("rows")?;
+    let cashed: Vec<&Value> = rows.iter().filter(|row| row["cashed"] == true).collect();
+    ensure!(rows.len() == 4 && cashed.len() == 1 && cashed[0]["paid_msat"] == 2_500_000, "{rows:?}");
     Ok(())
 }
 

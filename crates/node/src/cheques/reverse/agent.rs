@@ -155,7 +155,7 @@ impl Teller {
 
     /// Looks after what was sold: collects, pays payees plainly, and drops what is over.
     pub(in crate::cheques) fn tend_sales(&self) -> Result<(), Failed> {
-        let locks = self.books.list_blocking()?.into_iter().filter_map(|entry| match &entry.state {
+        let locks = self.books.present_blocking()?.into_iter().filter_map(|entry| match &entry.state {
             Side::Drawer(drawer) if drawer.drawn().kind() == Kind::Lock => {
                 Some(drawer.drawn().promises().map(|promise| promise.point).collect::<Vec<_>>())
             }

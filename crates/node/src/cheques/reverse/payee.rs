@@ -2,9 +2,11 @@
 
 use farthing_protocol::cheque::held::{self, Wish};
 use farthing_protocol::cheque::holder;
+use farthing_protocol::cheque::point::AdaptorPoint;
 use farthing_protocol::cheque::receipt::Memo;
 use farthing_protocol::cheque::reverse::authorisation::{Authorisation, Release, Terms, Until};
 use farthing_protocol::cheque::reverse::purchase::Delivery;
+use farthing_protocol::cheque::route::Route;
 use farthing_protocol::cheque::side::{Effect, Setup, Side};
 use farthing_protocol::{ChannelId, Msat};
 use secp256k1::XOnlyPublicKey;
@@ -12,6 +14,7 @@ use secp256k1::XOnlyPublicKey;
 use crate::books::OrderError;
 use crate::cheques::cashing::CashError;
 use crate::cheques::machine::held;
+use crate::cheques::paper::{Paper, Presented};
 use crate::cheques::{Failed, Teller};
 
 /// What a payee authorises.
@@ -50,6 +53,9 @@ impl Teller {
             height: self.chain.tip()?.height,
             margin,
         };
+        if self.has_lock(channel)? {
+            return Err(OrderError::Rejected(holder::Reject::Promises(held::Reject::NotFree).into()).into());
+        }
         let outcome = self.books.handle_blocking(channel, held(held::Input::Authorise(wish)))?;
         let terms = outcome.effects.into_iter().find_map(|effect| match effect {
             Effect::Holder(holder::Effect::Promises(held::Effect::Authorise(terms))) => Some(terms),
@@ -59,13 +65,43 @@ impl Teller {
         Ok(Authorisation::sign(terms, &self.seed.cheque_keys(), &holder.keys))
     }
 
+    /// Whether a channel has a lock for a cheque that is not cashed: it could not be while a payer is authorised there. Blocks.
+    fn has_lock(&self, channel: ChannelId) -> Result<bool, CashError> {
+        let state = self.books.state_blocking(channel)?;
+        let Some(holder) = state.as_ref().and_then(Side::holder) else { return Ok(false) };
+        let promised: Vec<AdaptorPoint> =
+            holder.held().promises().map(|(promise, _)| promise.point).collect();
+        if promised.is_empty() {
+            return Ok(false);
+        }
+        let is_locked = |paper: &Paper| match paper {
+            Paper::Got(Presented { point, sale: Some(sale), cashed: false, .. }) => {
+                let route = Route::new(point, &sale.tweaks).filter(|_| sale.channel == channel);
+                route.and_then(|route| route.hops.last().map(|hop| promised.contains(&hop.point)))
+                    == Some(true)
+            }
+            Paper::Got(_) | Paper::Written(_) | Paper::Bought(_) | Paper::Sold(_) => false,
+        };
+        Ok(self.papers()?.iter().any(is_locked))
+    }
+
+    /// Whether a payer may be authorised in a channel as it stands. Blocks.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn is_free(&self, channel: ChannelId) -> Result<bool, CashError> {
+        let state = self.books.state_blocking(channel)?;
+        let is_free = state.as_ref().and_then(Side::holder).is_some_and(|holder| holder.held().is_free());
+        Ok(is_free && !self.has_lock(channel)?)
+    }
+
     /// The authorisations that are open. Blocks.
     ///
     /// # Errors
     /// When the program is ending.
     pub fn authorised(&self) -> Result<Vec<Terms>, Failed> {
         let open = |state: &Side| state.holder().and_then(|holder| holder.held().authorised()).cloned();
-        Ok(self.books.list_blocking()?.iter().filter_map(|entry| open(&entry.state)).collect())
+        Ok(self.books.present_blocking()?.iter().filter_map(|entry| open(&entry.state)).collect())
     }
 
     /// Whether the authorisation of that number is open in a channel. Blocks.
@@ -123,7 +159,7 @@ impl Teller {
     /// When the program is ending.
     pub fn to_answer(&self) -> Result<Vec<(ChannelId, Option<Terms>)>, Failed> {
         let mut waiting = Vec::new();
-        for entry in self.books.list_blocking()? {
+        for entry in self.books.present_blocking()? {
             let Some(holder) = entry.state.holder().filter(|holder| holder.life().is_open()) else {
                 continue;
             };

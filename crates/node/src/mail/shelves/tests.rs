@@ -232,8 +232,9 @@ fn a_prekey_is_given_once_and_not_taken_back_in() {
     reversed.extend_from_slice(&prekeys[4..7]);
     reversed.reverse();
     assert_eq!(scene.publish(&reversed).unwrap().unused, 5);
+    assert_eq!(scene.publish(&prekeys[6..8]).unwrap().unused, 5, "one more takes the place of the first");
     let rest: Vec<SignedPrekey> = std::iter::from_fn(|| scene.take().ok()).collect();
-    assert_eq!(rest, prekeys[2..7]);
+    assert_eq!(rest, prekeys[3..8]);
     assert_eq!(scene.take(), Err(Refused::NoPrekeys));
 }
 
@@ -246,15 +247,40 @@ fn another_generation_takes_the_place_of_the_one_before() {
     assert_eq!(scene.publish(&[old[3], new[0]]), Err(Refused::MixedGenerations));
     assert_eq!(scene.publish(&new).unwrap().unused, 5);
     assert_eq!(scene.take(), Ok(new[0]));
-    // By a second copy of the owner's: what it published before stays published.
-    assert_eq!(scene.publish(&old).unwrap().unused, 2);
-    assert_eq!(scene.take(), Ok(old[3]));
+    // By an old copy of the owner's: it is told that another is in its place.
+    let standing = scene.publish(&old).unwrap();
+    assert_eq!((standing.unused, standing.next.unwrap().generation), (4, new[0].prekey.id.generation));
+    assert_eq!(scene.take(), Ok(new[1]));
     for generation in 3..=256 {
         let prekeys = scene.prekeys(generation, 1);
         assert!(scene.publish(&prekeys).is_ok(), "{generation}");
     }
     let prekeys = scene.prekeys(257, 1);
     assert_eq!(scene.publish(&prekeys), Err(Refused::TooManyGenerations));
+}
+
+/// Whatever number a box was told to have published: its order fails at most, and nobody else's.
+#[test]
+fn what_cannot_be_stored_of_one_order_fails_no_other() {
+    let mut scene = Scene::opened();
+    let mut last = scene.prekeys(7, 1)[0];
+    last.prekey.id.number = u32::MAX;
+    assert!(scene.publish(&[last]).is_ok());
+    let owned = scene.owned();
+    assert_eq!(scene.stored(|shelves| shelves.standing(owned)).unwrap().unused, 1);
+
+    let (owner, expiry) = (scene.owner(), scene.now / 1_000_000 + HOUR);
+    let shelves = scene.database.shelves(&scene.bounds, scene.now).unwrap();
+    let failed = shelves.alone(|shelves| {
+        shelves.post(&owner, &[1; 32], &BLOB, expiry)?;
+        Err::<(), _>(MailError::from(rusqlite::Error::InvalidQuery))
+    });
+    assert!(matches!(failed, Ok(Err(MailError::Store(_)))), "{failed:?}");
+    shelves.alone(|shelves| shelves.post(&owner, &[2; 32], &BLOB, expiry)).unwrap().unwrap();
+    let refused = shelves.alone(|shelves| shelves.post(&owner, &[3; 32], &BLOB, 0)).unwrap();
+    assert!(matches!(refused, Err(MailError::Refused(Refused::Expired))), "{refused:?}");
+    shelves.commit().unwrap();
+    assert_eq!(scene.fetch(0, 9).len(), 1, "the second is kept, and nothing of the first");
 }
 
 #[test]

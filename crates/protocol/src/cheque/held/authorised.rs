@@ -3,7 +3,7 @@
 //! Whatever comes from the agent by itself could use the increment up for something else, or bury it under a point whose
 //! secret nobody will ever tell. So it is refused; but a plain total that has the increment in it is paid, whoever paid for it.
 
-use super::{Effect, Held, Reject, above_dust, least};
+use super::{Effect, Held, Reject, Status, above_dust, least};
 use crate::amount::Msat;
 use crate::channel::Channel;
 use crate::cheque::promises;
@@ -37,6 +37,20 @@ impl Held {
         self.authorised.as_ref()
     }
 
+    /// Whether whatever is promised here may be taken back, so that a payer may be authorised. An offer that was made under an authorisation
+    /// which was given back stays until the agent hears of the next one: if its secret comes out after all, it pays the payee.
+    pub fn is_free(&self) -> bool {
+        self.authorised.is_none() && self.status.iter().all(|status| matches!(status, Status::Open))
+    }
+
+    /// While a payer is authorised nothing that is promised here is counted on: the payer adds to the total that it was told.
+    pub(super) fn is_not_authorised(&self) -> Result<(), Reject> {
+        match &self.authorised {
+            Some(terms) => Err(Reject::Authorised(terms.until.get())),
+            None => Ok(()),
+        }
+    }
+
     /// The same wish again is the same authorisation.
     pub(super) fn authorise(
         &self,
@@ -52,7 +66,7 @@ impl Held {
                 Err(Reject::NotFree)
             };
         }
-        if !self.status.is_empty() {
+        if !self.is_free() {
             return Err(Reject::NotFree);
         }
         let expiry = channel.params().expiry.height();

@@ -11,6 +11,11 @@ use crate::transition::Transition;
 pub const MOST_GIVEN_UP: usize = 256;
 
 impl Held {
+    /// Whether such a word was signed.
+    pub fn has_given_up(&self) -> bool {
+        !self.given_up.is_empty()
+    }
+
     /// Of a promise that the newest update leaves out, and that was not bought. The same point again is signed again.
     pub(super) fn give_up(&self, point: AdaptorPoint) -> Result<Transition<Self, Effect>, Reject> {
         let number = self.signed.terms.number;

@@ -4,7 +4,7 @@ use bitcoin::Amount;
 use proptest::prelude::*;
 
 use super::*;
-use crate::cheque::promises::Terms;
+use crate::cheque::promises::{BadUpdate, Terms};
 use crate::commitment;
 use crate::testing;
 
@@ -236,6 +236,11 @@ fn an_old_update_changes_nothing() {
     let (again, effects) = handle(&held, update(2, 600, &[(1, 1_000), (2, 2_000)])).unwrap();
     assert_eq!((again, effects), (held.clone(), vec![Effect::Taken(2)]), "the same again is answered again");
     assert_eq!(handle(&held, update(2, 600, &[])), Err(Reject::Stale { newest: 2, got: 2 }));
+    // What is answered to an old one has secrets in it, and is for nobody but the payer.
+    let terms = Terms { number: 1, base: None, promises: Vec::new(), settled: Vec::new() };
+    let update_of_a_stranger = Box::new(terms.sign(&testing::channel(), &testing::payee_keys()));
+    let refused = handle(&held, Input::Take { update: update_of_a_stranger, cost: Msat::ZERO });
+    assert_eq!(refused, Err(Reject::BadUpdate(BadUpdate::Statement)));
     let claim = sat(600);
     assert_eq!(handle(&held, update(3, 0, &[])), Err(Reject::ClaimFalls { claim, got: Msat::ZERO }));
 }

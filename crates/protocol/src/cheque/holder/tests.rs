@@ -6,7 +6,7 @@ use super::*;
 use crate::channel::{Channel, ChannelId, Expiry};
 use crate::cheque::held::{Conditions, Onward};
 use crate::cheque::point::AdaptorSecret;
-use crate::cheque::promises::{Promise, Terms};
+use crate::cheque::promises::{BadUpdate, Promise, Terms};
 use crate::closing::Settlement;
 use crate::commitment;
 use crate::opening;
@@ -141,6 +141,23 @@ fn a_closing_channel_locks_and_cashes_nothing() {
     assert_eq!(handle(&holder, lock(1_000)), Err(payee::Reject::NotOpen("closing").into()));
     let cash = held::Input::Cash { secret: secret(1), least: sat(1), is_deep: true, height: TIP, margin: 36 };
     assert_eq!(handle(&holder, Input::Promises(cash)), Err(payee::Reject::NotOpen("closing").into()));
+    // Its payer hears that, and the secrets; nobody else does.
+    assert_eq!(handle(&holder, update(2, 600, &[], 0)), Err(payee::Reject::NotOpen("closing").into()));
+    let terms = Terms { number: 2, base: None, promises: Vec::new(), settled: Vec::new() };
+    let update = Box::new(terms.sign(&testing::channel(), &testing::payee_keys()));
+    let refused = handle(&holder, Input::Promises(held::Input::Take { update, cost: Msat::ZERO }));
+    assert_eq!(refused, Err(held::Reject::BadUpdate(BadUpdate::Statement).into()));
+}
+
+/// Such a channel may be forgotten, and the same opening may come again, with the promise that was given up.
+#[test]
+fn nothing_is_given_up_in_a_channel_that_nobody_has_funded() {
+    let give_up = || Input::Promises(held::Input::GiveUp(secret(1).point()));
+    let holder = after(awaiting_depth(), [update(1, 600, &[], 0)]);
+    assert_eq!(handle(&holder, give_up()), Err(held::Reject::NotDeep.into()));
+    let (holder, effects) = handle(&after(holder, [sighted(TIP, confirmed(1))]), give_up()).unwrap();
+    assert_eq!(effects, [Effect::Promises(held::Effect::GiveUp(secret(1).point(), 1))]);
+    assert!(holder.held().has_given_up());
 }
 
 #[test]

@@ -561,6 +561,57 @@ fn an_authorisation_is_given_back_unused_and_replays_do_nothing() {
     assert_eq!(refused, sale::Reject::Old { newest: 2, got: 1 });
 }
 
+/// What was offered under it is with the payee by now, and the agent does not know yet that it is over.
+#[test]
+fn an_authorisation_that_was_given_back_after_an_offer_makes_room_for_the_next() {
+    let mut world = World::new();
+    let first = world.authorise(payer().identity());
+    let (_, offer) = world.offer(&first, &secret(7));
+    world.payee(held::Input::Release(Release::sign(&first, &payer()))).unwrap();
+    let update = offer.update.clone();
+    world.payee(held::Input::Take { update, cost: Msat::ZERO }).unwrap();
+
+    let second = world.authorise(payer().identity());
+    assert_eq!((second.terms.serial, second.terms.base), (2, Msat::ZERO));
+    // Nothing is bought or sold under what is left there: the payer adds to the total that it was told.
+    let refused = Err(held::Reject::Authorised(UNTIL));
+    let (least, is_deep, height, margin) = (sat(1), true, HEIGHT, MARGIN);
+    let cash = |byte| held::Input::Cash { secret: secret(byte), least, is_deep, height, margin };
+    assert_eq!(world.payee(cash(7)), refused);
+    let tweak = secret(200);
+    let onward = held::Onward {
+        held: secret(7).point(),
+        channel: behind().id(),
+        point: secret(7).point().tweaked(&tweak.negated()).unwrap(),
+        tweak,
+        amount: sat(1),
+    };
+    let lock = held::Conditions {
+        expiry: Expiry::at_height(EXPIRY),
+        paid: sat(AMOUNT),
+        least,
+        delta: DELTA,
+        fee: Msat::ZERO,
+        is_deep,
+        height,
+    };
+    assert_eq!(world.payee(held::Input::Lock(onward, lock)), refused);
+    // Nor is what somebody has paid for it all the same.
+    let late = Delivery { serial: 1, update: offer.update, secret: secret(7) };
+    assert_eq!(world.deliver(late), Err(held::Reject::NotAuthorised));
+
+    world.lock(drawn::Input::Dead(secret(7).point())).unwrap();
+    let (_, offer) = world.offer(&second, &secret(8));
+    let update = offer.update.clone();
+    world.promise(second, offer);
+    world.deliver(Delivery { serial: 2, update, secret: secret(8) }).unwrap();
+    assert_eq!((world.payee.ledger().paid(), world.payee.authorised()), (sat(AMOUNT), None));
+
+    // Where a secret is known or owed, nobody is authorised.
+    let refused = world.payee(held::Input::Authorise(wish(payer().identity())));
+    assert_eq!(refused, Err(held::Reject::NotFree));
+}
+
 #[test]
 fn every_expiry_is_checked_by_name() {
     let mut world = World::new();
@@ -716,6 +767,8 @@ enum Try {
     Update(u64, u64, Option<(u8, u64)>),
     /// Mail of its own making, for an authorisation, under a point that it knows the secret of.
     Mail(u64, u64, u8, u64),
+    /// The payee cashes, with a secret that it knows.
+    Cash(u8),
     /// A release that the payer did not sign.
     Release,
     /// Time goes by, as far as the authorisation.
@@ -730,6 +783,7 @@ fn tries() -> impl Strategy<Value = Vec<Try>> {
             .prop_map(|(number, base, promise)| Try::Update(number, base, promise)),
         (0..3_u64, 0..12_u64, 6..=9_u8, amount())
             .prop_map(|(serial, number, byte, amount)| Try::Mail(serial, number, byte, amount)),
+        (6..=9_u8).prop_map(Try::Cash),
         Just(Try::Release),
         (HEIGHT..=UNTIL).prop_map(Try::Height),
     ];
@@ -745,6 +799,7 @@ proptest! {
     fn whoever_pays_does_not_pay_for_nothing(
         tries in tries(),
         sold in prop::collection::btree_set(6..=9_u8, 0..4),
+        open in prop::option::of((6..=9_u8, 1..=5_000_u64)),
         is_given_up: bool,
     ) {
         let mut world = World::new();
@@ -752,6 +807,9 @@ proptest! {
         if is_given_up {
             let _sold_or_given_up = world.payee(held::Input::GiveUp(secret(7).point()));
         }
+        // Left from an authorisation that was given back.
+        let left = update(100, before, &open.into_iter().collect::<Vec<_>>());
+        let _sold_or_given_up = world.payee(held::Input::Take { update: left, cost: Msat::ZERO });
         let authorisation = world.authorise(payer().identity());
         let newest = authorisation.terms.number;
         let offered = update(newest + 1, before, &[(7, AMOUNT)]);
@@ -770,6 +828,10 @@ proptest! {
                 Try::Mail(serial, number, byte, amount) => {
                     let update = update(newest + number, before, &[(byte, amount)]);
                     world.deliver(Delivery { serial, update, secret: secret(byte) })
+                }
+                Try::Cash(byte) => {
+                    let (secret, least, is_deep) = (secret(byte), sat(1), true);
+                    world.payee(held::Input::Cash { secret, least, is_deep, height: HEIGHT, margin: MARGIN })
                 }
                 Try::Release => {
                     let terms = world.payee.authorised().cloned();
