@@ -620,15 +620,16 @@ fn junk(story: &Carriers, funding: OutPoint) -> (ChannelId, Box<Update>) {
         network: Network::Regtest,
         funding,
         capacity: Amount::from_sat(CAPACITY),
-        expiry: Expiry::at_height(story.chain.tip().unwrap().height + 200),
+        expiry: Expiry::at_height(story.chain.tip().expect("the chain has a tip").height + 200),
         fee_rate,
         prepaid: Offer::prepaid(fee_rate),
         payer: Party { funding: keys.funding(), session: keys.session(), output },
         payee: offer.payee.clone(),
     };
-    let channel = Channel::new(params).unwrap();
+    let channel = Channel::new(params).expect("parameters of a channel");
     let pay = drawn::Input::Pay { cost: Msat::ZERO };
-    let paid = drawn::Drawn::new(Kind::Cheques, None, Msat::ZERO).handle(&channel, &keys, pay).unwrap();
+    let paid = drawn::Drawn::new(Kind::Cheques, None, Msat::ZERO).handle(&channel, &keys, pay);
+    let paid = paid.expect("a payment");
     let (_, effects) = paid.commit(|_| Ok::<_, Infallible>(())).unwrap();
     let [drawn::Effect::Send(update)] = effects.as_slice() else { panic!("{effects:?}") };
     let nothing =
@@ -637,7 +638,7 @@ fn junk(story: &Carriers, funding: OutPoint) -> (ChannelId, Box<Update>) {
     let (_, effects) = payer::propose(&setup).commit(|_| Ok::<_, Infallible>(())).unwrap();
     let [payer::Effect::Propose(opening)] = effects.as_slice() else { panic!("{effects:?}") };
     let accept = |agent: &Teller| agent.accept(&offer, key, (**opening).clone(), None);
-    let (id, _) = story.does("agent", accept).unwrap();
+    let (id, _) = story.does("agent", accept).expect("it is accepted");
     (id, update.clone())
 }
 

@@ -327,9 +327,10 @@ impl Shelves<'_> {
             return self.standing_of(&kept);
         }
         let mut unused = if is_another { 0 } else { kept.prekeys };
-        if new.len() == 1 && unused > 0 && unused >= self.bounds.most_prekeys {
-            self.give_up_first(&kept)?;
-            unused -= 1;
+        let too_many = (unused + 1).saturating_sub(self.bounds.most_prekeys).min(unused);
+        if new.len() == 1 && too_many > 0 {
+            self.give_up_first(&kept, too_many)?;
+            unused -= too_many;
         }
         let room = self.bounds.most_prekeys.saturating_sub(unused);
         if new.len() > room as usize {
@@ -366,11 +367,12 @@ impl Shelves<'_> {
     }
 
     /// A full box takes one more in the place of its first, or its owner could not have it know more than an old copy of its book does.
-    fn give_up_first(&self, kept: &Found) -> rusqlite::Result<()> {
+    fn give_up_first(&self, kept: &Found, count: u32) -> rusqlite::Result<()> {
         let mut statement = self.transaction.prepare_cached(
-            "DELETE FROM prekeys WHERE box = ?1 AND number = (SELECT min(number) FROM prekeys WHERE box = ?1)",
+            "DELETE FROM prekeys WHERE box = ?1 AND number IN
+             (SELECT number FROM prekeys WHERE box = ?1 ORDER BY number LIMIT ?2)",
         )?;
-        statement.execute([kept.number])?;
+        statement.execute([kept.number, count.into()])?;
         Ok(())
     }
 
