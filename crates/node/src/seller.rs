@@ -30,7 +30,7 @@ use crate::seller::fees::Fees;
 use crate::spread::Spreading;
 use crate::start::StartError;
 use crate::tabs::{Durability, Tabs};
-use crate::waiting::{NoRoom, Room};
+use crate::waiting::{self, NoRoom, Room};
 use crate::wallet::{self, Balance, Wallet, WalletError};
 use crate::watch::{OnChain, Pace, Watch, WatchError, Watchable};
 
@@ -241,10 +241,8 @@ impl Seller {
         // Nobody is to lock money for a seller that does not sell.
         self.sees()?;
         offer.check(&opening.params, self.chain.tip()?.height)?;
-        // What is there already cannot become this channel's: its id would be another. Whoever names it only takes up room.
-        let funding = opening.params.funding;
-        if self.chain.output(&funding)?.output().is_some_and(|output| *output != channel.funding_txout()) {
-            return Err(AcceptError::OtherOutput(funding));
+        if waiting::is_another_output(&self.chain, &channel)? {
+            return Err(AcceptError::OtherOutput(opening.params.funding));
         }
         self.make_room()?;
         let policy = Policy {

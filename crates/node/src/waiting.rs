@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use farthing_chain::{Chain, ChainError, OutputStatus};
+use farthing_protocol::Channel;
 
 use crate::books::{Books, OrderError, Places};
 use crate::watch::Watchable;
@@ -60,4 +61,11 @@ impl Room {
         books.handle_blocking(id, close).map_err(NoRoom::Order)?;
         Ok(())
     }
+}
+
+/// Whether the output that is to fund a channel is there and is another one. It cannot become the channel's any more, so whoever names it only
+/// takes up room.
+pub(crate) fn is_another_output(chain: &Chain, channel: &Channel) -> Result<bool, ChainError> {
+    let named = chain.output(&channel.params().funding)?;
+    Ok(named.output().is_some_and(|output| *output != channel.funding_txout()))
 }

@@ -612,6 +612,10 @@ fn openings_that_nobody_funds_give_way_to_the_next_and_leave_nothing() {
 
 /// An opening over any output, and an update with a payment out of it, by whoever has neither.
 fn junk(story: &Carriers, funding: OutPoint) -> (ChannelId, Box<Update>) {
+    try_junk(story, funding).expect("it is accepted")
+}
+
+fn try_junk(story: &Carriers, funding: OutPoint) -> Result<(ChannelId, Box<Update>), OpenError> {
     let (offer, key) = story.at("agent").offer();
     let keys = Seed::new([9; 64], Network::Regtest).channel_keys(KeyId::from_u64(1));
     let fee_rate = offer.fee_rate.0;
@@ -638,15 +642,15 @@ fn junk(story: &Carriers, funding: OutPoint) -> (ChannelId, Box<Update>) {
     let (_, effects) = payer::propose(&setup).commit(|_| Ok::<_, Infallible>(())).unwrap();
     let [payer::Effect::Propose(opening)] = effects.as_slice() else { panic!("{effects:?}") };
     let accept = |agent: &Teller| agent.accept(&offer, key, (**opening).clone(), None);
-    let (id, _) = story.does("agent", accept).expect("it is accepted");
-    (id, update.clone())
+    let (id, _) = story.does("agent", accept)?;
+    Ok((id, update.clone()))
 }
 
 /// Anybody signs payments out of outputs that he does not have.
 #[test]
 fn an_opening_that_nobody_funds_is_forgotten_whatever_was_paid_in_it_and_one_over_another_output_leaves_the_memory()
  {
-    let story = Carriers::begin(&["agent"]);
+    let story = Carriers::begin(&["agent", "writer"]);
     let most = 2;
     story.make_room(most, Duration::ZERO);
     let invented = |byte| OutPoint { txid: Txid::from_byte_array([byte; 32]), vout: 0 };
@@ -657,14 +661,32 @@ fn an_opening_that_nobody_funds_is_forgotten_whatever_was_paid_in_it_and_one_ove
         assert!(story.at("agent").channels().unwrap().len() <= most);
     }
 
+    // What anybody can see is refused. Whoever makes a transaction knows its outputs before.
     let tip = story.chain.tip().unwrap();
     let coinbase = story.chain.block(&tip.hash).unwrap().txdata[0].compute_txid();
-    let (id, _) = junk(&story, OutPoint { txid: coinbase, vout: 0 });
+    let seen = OutPoint { txid: coinbase, vout: 0 };
+    let refused = try_junk(&story, seen).unwrap_err();
+    assert!(matches!(refused, OpenError::OtherOutput(named) if named == seen), "{refused}");
+    let (offer, key) = story.at("agent").offer();
+    let plan = Plan {
+        capacity: Amount::from_sat(CAPACITY),
+        expiry: tip.height + 200,
+        kind: Kind::Cheques,
+        peer: None,
+    };
+    let (right, opening) = story.in_peace(|| story.at("writer").propose(&offer, plan)).unwrap();
+    let kept_back = opening.params.funding;
+    let (id, _) = junk(&story, OutPoint { vout: 1 - kept_back.vout, ..kept_back });
+    story.in_peace(|| {
+        story.make_room(most + 1, Duration::ZERO);
+        let (_, signature) = story.at("agent").accept(&offer, key, opening, None).unwrap();
+        story.at("writer").accepted(right, signature).unwrap();
+    });
     story.look();
     let listed = story.at("agent").channels().unwrap();
     assert_eq!(listed.iter().find(|entry| entry.id == id).map(|entry| entry.state.name()), Some("closed"));
     assert!(story.at("agent").call_key(id).is_none(), "it is on disk only");
-    assert_eq!(story.at("agent").params(id).map(|params| params.funding.txid), Some(coinbase));
+    assert_eq!(story.at("agent").params(id).map(|params| params.funding.txid), Some(kept_back.txid));
 }
 
 /// The payee has accepted a channel, and its word never came to the agent, which gave the proposal up.

@@ -235,6 +235,7 @@ fn open_problem(error: OpenError) -> Problem {
         OpenError::BadParams(_) | OpenError::Refused(_) | OpenError::TooMuchLocked { .. } => {
             Problem::new(Kind::ChequeRefused, error)
         }
+        error @ OpenError::OtherOutput(_) => Problem::new(Kind::BadRequest, error),
         OpenError::Order(error @ OrderError::FundingTaken(_)) => Problem::new(Kind::BadRequest, error),
         OpenError::TooManyUnfunded(_) => Problem::new(Kind::Unavailable, error).retry_after(5),
         ours => unavailable(&ours),

@@ -19,7 +19,7 @@ use super::{Failed, Teller, now};
 use crate::entropy;
 use crate::machine::Machine as _;
 use crate::store::Write;
-use crate::waiting::{NoRoom, Room};
+use crate::waiting::{self, NoRoom, Room};
 use crate::wallet::{Wallet, WalletError};
 
 /// How long a payee may take to accept a channel that it has asked for, in seconds, before its coins are free again.
@@ -35,6 +35,9 @@ pub enum OpenError {
     /// A term that one side does not allow, or a signature that does not fit.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// The output that is to fund it is another one.
+    #[error("{0} is there already, and is not the output that this channel asks for")]
+    OtherOutput(OutPoint),
     /// Too many openings that nobody funded.
     #[error("{0} channels wait for a funding that nobody has seen; try again later")]
     TooManyUnfunded(usize),
@@ -110,7 +113,8 @@ impl Teller {
         opening: Opening,
         peer: Option<String>,
     ) -> Result<(ChannelId, schnorr::Signature), OpenError> {
-        let id = Channel::new(opening.params.clone())?.id();
+        let channel = Channel::new(opening.params.clone())?;
+        let id = channel.id();
         let _one_at_a_time = self.openings.lock().expect("no holder of this lock panics");
         if let Some(setup) = self.books.setup(&id)
             && let Setup::Holder(setup) = &*setup
@@ -118,6 +122,9 @@ impl Teller {
             return Ok((id, signature(payee::acceptance(setup))));
         }
         offer.check(&opening.params, self.chain.tip()?.height)?;
+        if waiting::is_another_output(&self.chain, &channel)? {
+            return Err(OpenError::OtherOutput(opening.params.funding));
+        }
         let terms = self.terms.paid;
         let room = Room { most: terms.most_unfunded, time_to_fund: terms.time_to_fund };
         let is_unfunded = |state: &Side| state.holder().is_some_and(|holder| holder.life().is_unfunded());
