@@ -81,7 +81,7 @@ impl Ends {
         }
         match spent(chain, funding)? {
             Spent::Not => return Ok(None),
-            Spent::InMempool(found) => return Ok(Some(found)),
+            Spent::By(found) => return Ok(Some(found)),
             Spent::InSomeBlock => {}
         }
         let tip = chain.tip()?;

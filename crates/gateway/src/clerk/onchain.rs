@@ -207,13 +207,13 @@ impl Clerk {
         let (gateway, funding) = (self.gateway.clone(), terms.funding);
         let known = self.ask_chain(move |chain| {
             Ok(Some(match gateway.ends.found(chain, &channel)? {
-                Some(found) => Spent::InMempool(found),
+                Some(found) => Spent::By(found),
                 None => spent(chain, &funding)?,
             }))
         });
         let found = match known.await? {
             None | Some(Spent::Not) => return Ok(None),
-            Some(Spent::InMempool(found)) => found,
+            Some(Spent::By(found)) => found,
             Some(Spent::InSomeBlock) => {
                 let gateway = self.gateway.clone();
                 let searching = self.read_blocks(move |chain| gateway.ends.search(chain, channel, &funding));

@@ -371,8 +371,8 @@ fn outputs(transaction: &Transaction) -> impl Iterator<Item = (OutPoint, TxOut)>
 pub enum Spent {
     /// By nothing.
     Not,
-    /// By this, which is in the mempool.
-    InMempool(Found),
+    /// By this. From [`spent`] it is in the mempool.
+    By(Found),
     /// By what is in a block; or the node does not know the funding.
     InSomeBlock,
 }
@@ -383,7 +383,7 @@ pub enum Spent {
 /// When the bitcoind gives no answer.
 pub fn spent(chain: &Chain, funding: &OutPoint) -> Result<Spent, ChainError> {
     if let Some(transaction) = chain.mempool_spender(funding)? {
-        return Ok(Spent::InMempool(Found { transaction, height: None }));
+        return Ok(Spent::By(Found { transaction, height: None }));
     }
     Ok(match chain.output(funding)? {
         OutputStatus::Absent => Spent::InSomeBlock,
@@ -400,7 +400,7 @@ pub fn spent(chain: &Chain, funding: &OutPoint) -> Result<Spent, ChainError> {
 pub fn spender(chain: &Chain, funding: &OutPoint) -> Result<Option<Found>, CloseError> {
     match spent(chain, funding)? {
         Spent::Not => Ok(None),
-        Spent::InMempool(found) => Ok(Some(found)),
+        Spent::By(found) => Ok(Some(found)),
         Spent::InSomeBlock => spender_in_blocks(chain, funding, chain.tip()?.height, 0),
     }
 }
