@@ -43,11 +43,7 @@ impl Gateway {
         }) {
             return Err("a newer policy is in force".into());
         }
-        let changed = DeviceRecord { enrol: Enrol { policy, ..record.enrol.clone() }, ..record.clone() };
-        if changed == record {
-            return Ok(());
-        }
-        let record = changed;
+        let record = DeviceRecord { enrol: Enrol { policy, ..record.enrol }, ..record };
         self.save_device(device, &record).map_err(|error| error.to_string())?;
         books.devices.insert(device, record);
         Ok(())

@@ -169,7 +169,7 @@ async fn an_owners_stop_outlasts_a_device_that_enrols_without_end() {
     stage.gateway.stop();
 }
 
-/// A device may say the same as often as it likes: that must not cost the operator's disk a write each time.
+/// A device may say the same as often as it likes: the database writes no page for what it has already, so it costs the operator's disk nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_order_that_changes_nothing_writes_nothing() {
     let stage = Stage::new();
