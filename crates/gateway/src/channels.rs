@@ -93,6 +93,26 @@ impl Gateway {
         Ok(())
     }
 
+    /// Removes keys that were kept ready, and that their device does not have any more: no channel ever had them, and they signed nothing.
+    pub(crate) fn remove_keys(&self, device: [u8; 32], channel: [u8; 32]) -> Result<(), ShelfError> {
+        let mut books = self.books();
+        let is_it = |record: &ChannelRecord| record.device == device && record.stage == Stage::Ready;
+        let is_banned = self.bans.of(&channel).is_some();
+        let known = books.devices.get(&device).cloned();
+        let Some(mut known) = known.filter(|_| !is_banned && books.channels.get(&channel).is_some_and(is_it))
+        else {
+            return Ok(());
+        };
+        known.channels.retain(|other| *other != channel);
+        let devices = self.device_shelf.change(&device, "record", &known);
+        self.channel_shelf.remove(&channel, &["record", "share", "points"], vec![devices])?;
+        self.provider.remove(&channel);
+        books.devices.insert(device, known);
+        books.channels.remove(&channel);
+        books.shares.remove(&channel);
+        Ok(())
+    }
+
     /// Asks the bridge for a channel.
     pub(crate) fn open_channel(
         &self,

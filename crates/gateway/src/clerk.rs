@@ -5,6 +5,7 @@
 //!
 //! What the device refuses stays on the desk and the channel stands still: nothing is lost by it, and the operator sees why.
 
+mod keys;
 mod onchain;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -17,7 +18,7 @@ use farthing_protocol::device::bolt3::closing::Closing;
 use farthing_protocol::device::bolt3::{
     Commitment, CommitmentNumber, Contents, Digest, Htlc, PaymentHash, Side, Terms,
 };
-use farthing_protocol::device::wire::{Answer, ChannelKeysId, MOST_POINTS, Report, Request, Standing};
+use farthing_protocol::device::wire::{Answer, ChannelKeysId, Report, Request, Standing};
 use farthing_threshold::{Gateway as GatewaySide, Share};
 use lightning::chain::transaction::OutPoint;
 use lightning::ln::types::ChannelId;
@@ -26,7 +27,6 @@ use tokio::sync::Notify;
 
 use self::onchain::Looked;
 use crate::caller::{CallError, Caller, Pending};
-use crate::channels::AddKeysError;
 use crate::gateway::Gateway;
 use crate::ledger::{NoSuchState, Outline};
 use crate::records::{ChannelRecord, Stage};
@@ -73,7 +73,7 @@ pub struct Clerk {
     opened: HashSet<[u8; 32]>,
     /// Channels that stand still since the device refused something.
     stuck: HashSet<[u8; 32]>,
-    /// When the ends of channels were looked at.
+    /// When channels were told to close, and their ends were looked at.
     looked: HashMap<[u8; 32], Looked>,
     /// Secrets of the bridge's that the device was told and has not confirmed yet, oldest first.
     told: VecDeque<Told>,
@@ -151,12 +151,15 @@ impl Clerk {
             None => return Ok(false),
         };
         let mut was_busy = false;
-        for channel in
-            channels.into_iter().filter(|channel| !self.stuck.contains(channel)).collect::<Vec<_>>()
-        {
+        for channel in channels {
+            let was_stuck = self.stuck.contains(&channel);
             match self.serve(channel).await {
                 Ok(did) => was_busy |= did,
-                Err(error) => self.fail(channel, error)?,
+                Err(error) => {
+                    self.fail(channel, error)?;
+                    // What concerns its end has its turn all the same.
+                    was_busy |= !was_stuck;
+                }
             }
         }
         if was_busy {
@@ -191,44 +194,11 @@ impl Clerk {
         }
     }
 
-    /// Keys for channels to come, with their first points.
-    async fn keep_keys_ready(&mut self) -> Result<bool, ClerkError> {
-        let ready = {
-            let books = self.gateway.books();
-            let is_ready =
-                |record: &&ChannelRecord| record.device == self.device && record.stage == Stage::Ready;
-            books.channels.values().filter(is_ready).count()
-        };
-        if ready >= self.gateway.settings.keys_ready {
-            return Ok(false);
-        }
-        let (keys, share) = self.caller.generate_key().await?;
-        let channel = keys.channel;
-        self.gateway.add_keys(self.device, keys, share).map_err(|error| match error {
-            AddKeysError::Shelf(error) => ClerkError::Shelf(error),
-            AddKeysError::Known => ClerkError::Wrong("its keys a name that other keys have"),
-        })?;
-        let desk = self.gateway.desk(&channel).ok_or(ClerkError::NoTerms)?;
-        self.more_points(&desk).await?;
-        Ok(true)
-    }
-
-    async fn more_points(&self, desk: &Desk) -> Result<(), ClerkError> {
-        let (from, _) = desk.points_left();
-        let request = Request::Points { from, count: MOST_POINTS };
-        match self.caller.ask(desk.channel(), request).await? {
-            Answer::Points(points) if points.len() == usize::from(MOST_POINTS) => {
-                Ok(desk.add_points(from, &points)?)
-            }
-            _other => Err(CallError::OutOfTurn.into()),
-        }
-    }
-
     /// Everything that one channel needs now.
     async fn serve(&mut self, channel: [u8; 32]) -> Result<bool, ClerkError> {
         let Some(desk) = self.gateway.desk(&channel) else { return Ok(false) };
         let mut did = false;
-        if desk.points_left().1 < FEW_POINTS {
+        if desk.points_left().1 < FEW_POINTS && !self.stuck.contains(&channel) {
             self.more_points(&desk).await?;
             did = true;
         }
@@ -271,26 +241,28 @@ impl Clerk {
             self.unblock(channel);
             did = true;
         }
-        if self.gateway.bans.of(&channel).is_some() {
+        if self.gateway.bans.of(&channel).is_some() || self.stuck.contains(&channel) {
             return Ok(did);
         }
         Ok(did | self.fund(channel, &desk).await?)
     }
 
-    /// The first order that the device does not know yet; of a channel that is banned or over, that needs no round.
+    /// The first order that the device does not know yet; of a channel that is banned or over, that needs no round; of one that stands still,
+    /// that concerns its end.
     fn next(&self, desk: &Desk) -> Option<Order> {
         let channel = desk.channel();
         let is_over = || match self.gateway.books().channels.get(&channel) {
             Some(record) => matches!(record.stage, Stage::Over(_)),
             None => false,
         };
-        let is_silent = self.gateway.bans.of(&channel).is_some() || is_over();
+        let is_stuck = self.stuck.contains(&channel);
+        let is_silent = is_stuck || self.gateway.bans.of(&channel).is_some() || is_over();
         desk.next(|order| match order {
             Order::BridgeRevoked(number, _) => {
-                !self.told.iter().any(|told| (told.channel, told.number) == (channel, *number))
+                !is_stuck && !self.told.iter().any(|told| (told.channel, told.number) == (channel, *number))
             }
             Order::SignBridge(_) | Order::Revoke(_) | Order::CloseTogether(..) => !is_silent,
-            Order::CloseAlone => true,
+            Order::CloseAlone => self.is_to_close(&channel),
             Order::BringHome => self.is_to_look(&channel),
         })
     }

@@ -1,9 +1,11 @@
 //! What LDK reports, and what the gateway does about it.
 
-use bitcoin::{Amount, ScriptBuf};
+use std::sync::Arc;
+
+use bitcoin::{Amount, ScriptBuf, Transaction};
 use farthing_chain::OutputStatus;
 use farthing_protocol::Msat;
-use farthing_protocol::device::bolt3::{PaymentHash, Preimage};
+use farthing_protocol::device::bolt3::{CommitmentNumber, PaymentHash, Preimage, Side};
 use farthing_protocol::device::wire::{ChannelKeysId, Report};
 use lightning::events::{ClosureReason, Event};
 use lightning::ln::types::ChannelId;
@@ -11,6 +13,7 @@ use lightning::ln::types::ChannelId;
 use crate::gateway::Gateway;
 use crate::records::{ChannelRecord, Outcome, PaymentRecord, Stage};
 use crate::shelf::ShelfError;
+use crate::signer::desk::Desk;
 
 impl Gateway {
     /// Handles an event. It may come again after a restart.
@@ -65,6 +68,12 @@ impl Gateway {
                 }
             }
             Event::ChannelClosed { user_channel_id, reason, .. } => self.closed(user_channel_id, &reason)?,
+            // Of ways through the ordinary node that node found one half, by a map of its own.
+            ref taught @ (Event::PaymentPathFailed { .. } | Event::PaymentPathSuccessful { .. }) => {
+                if let Some(operator) = self.operator() {
+                    operator.node.node.learn(taught);
+                }
+            }
             // The rest is about forwarding, receiving, probes and anchors, which devices' channels do not have; spendable outputs
             // pay the owner's cold keys and need nobody.
             other => tracing::debug!(?other, "nothing to do"),
@@ -106,15 +115,26 @@ impl Gateway {
             (device, books.closing_orders.remove(&channel).or(opening))
         };
         let desk = self.desk(&channel);
-        let txid = desk.as_ref().and_then(|desk| desk.last_closing());
+        let closing = |desk: &Arc<Desk>| {
+            desk.closing().map(|closing| closing.compute_txid()).or_else(|| desk.last_closing())
+        };
+        let txid = desk.as_ref().and_then(closing);
         let is_in_chain = matches!(reason, ClosureReason::CommitmentTxConfirmed);
-        let terms = self.books().channels.get(&channel).and_then(ChannelRecord::terms);
-        if let (Some(desk), Some(terms), false) = (desk, terms, is_together) {
-            if !is_in_chain {
+        let (terms, was_used) = {
+            let books = self.books();
+            let terms = books.channels.get(&channel).and_then(ChannelRecord::terms);
+            let newest = books.ledgers.get(&channel).and_then(|ledger| ledger.newest(Side::Bridge));
+            (terms, newest.is_some_and(|newest| newest.number > CommitmentNumber::FIRST))
+        };
+        if let (Some(desk), Some(terms)) = (desk, terms) {
+            if !is_in_chain && !is_together {
                 desk.close_alone();
             }
-            // The bridge has closed, or still may. What was never in a block is not looked for: that would be a year of blocks.
-            if is_in_chain || !matches!(self.chain.output(&terms.funding), Ok(OutputStatus::Absent)) {
+            // The bridge has closed, or still may: also with a state that it had revoked, before the closing of both sides is in a block. That
+            // block may be here before LDK has seen it, and then the funding is gone already. Only a channel that was never used, and whose funding
+            // nobody knows, is not looked for: that would be a year of blocks.
+            let is_funded = || !matches!(self.chain.output(&terms.funding), Ok(OutputStatus::Absent));
+            if is_in_chain || was_used || is_funded() {
                 desk.end(terms)?;
             }
         }
@@ -135,6 +155,40 @@ impl Gateway {
         Ok(())
     }
 
+    /// LDK sends a transaction. A closing of both sides it sends once, and forgets the channel.
+    fn sent(&self, transaction: &Transaction) {
+        let [input] = &transaction.input[..] else { return };
+        let is_it = |desk: &Desk, record: &ChannelRecord| {
+            let terms = record.terms().or_else(|| desk.ended());
+            terms.is_some_and(|terms| terms.funding == input.previous_output)
+        };
+        let desk = {
+            let books = self.books();
+            let mut all = books.channels.iter();
+            all.find_map(|(channel, record)| self.desk(channel).filter(|desk| is_it(desk, record)))
+        };
+        if let Some(desk) = desk
+            && let Err(error) = desk.keep_closing(transaction)
+        {
+            tracing::error!(%error, "a closing is not stored, and not sent again after a restart");
+        }
+    }
+
+    /// From now on closings that LDK sends are stored; those that are, are sent again.
+    pub(crate) fn send_closings(self: &Arc<Self>) {
+        let this = Arc::downgrade(self);
+        self.node.broadcaster.on_send(move |transaction| {
+            if let Some(gateway) = this.upgrade() {
+                gateway.sent(transaction);
+            }
+        });
+        let channels: Vec<[u8; 32]> = self.books().channels.keys().copied().collect();
+        let desks = channels.iter().filter_map(|channel| self.desk(channel));
+        for closing in desks.filter_map(|desk| desk.closing()) {
+            self.node.broadcaster.keep(&closing);
+        }
+    }
+
     fn settle(&self, hash: PaymentHash, outcome: Outcome) -> Result<(), ShelfError> {
         let mut books = self.books();
         let Some(before) = books.payments.get(&hash) else { return Ok(()) };
@@ -146,6 +200,7 @@ impl Gateway {
         };
         self.payment_shelf.put_first_with(&hash.0, "record", &record, counted)?;
         books.note(record);
+        self.forget_failed(&mut books)?;
         let order = books.payment_orders.remove(&hash);
         drop(books);
         if let (Some(device), Some(order)) = (device, order) {

@@ -26,6 +26,7 @@ use crate::bans::Bans;
 use crate::books::Books;
 pub use crate::books::Tally;
 use crate::clerk::ClerkError;
+use crate::ends::Ends;
 use crate::ldk::fees::FeeRates;
 use crate::ldk::{Node, Setup, StartError};
 use crate::operator::Operator;
@@ -128,6 +129,7 @@ pub struct Gateway {
     /// Channels whose device cheated.
     pub(crate) bans: Bans,
     pub(crate) header_readers: Arc<Semaphore>,
+    pub(crate) ends: Ends,
     operator: OnceLock<Arc<Operator>>,
 }
 
@@ -178,11 +180,12 @@ impl Gateway {
             provider.add(record.keys.clone(), Desk::open(channel, channel_shelf.clone(), bell)?);
             books.channels.insert(channel, record);
         }
+        let mut payments = Vec::new();
         for payment in payment_shelf.owners()? {
-            if let Some(record) = payment_shelf.get::<PaymentRecord>(&payment, "record")? {
-                books.note(record);
-            }
+            payments.extend(payment_shelf.get::<PaymentRecord>(&payment, "record")?);
         }
+        payments.sort_by_key(|record| record.ordered_at);
+        payments.into_iter().for_each(|record| books.note(record));
 
         let mut config = UserConfig::default();
         let handshake = &mut config.channel_handshake_config;
@@ -221,9 +224,11 @@ impl Gateway {
             books: Mutex::new(books),
             bans,
             header_readers: Arc::new(Semaphore::new(HEADER_READERS)),
+            ends: Ends::default(),
             operator: OnceLock::new(),
         });
         this.get_or_init(|| Arc::downgrade(&gateway));
+        gateway.send_closings();
         let handler = Arc::downgrade(&gateway);
         gateway.node.run(move |event| match handler.upgrade().map(|gateway| gateway.event(event)) {
             // LDK tells it again.

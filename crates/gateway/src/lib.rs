@@ -18,7 +18,7 @@
 //! | [`clerk`] | carries orders from desks to a device |
 //! | [`session`], [`listen`], `greeting`, `headers` | a device's connection, how it begins, and the headers that it gets |
 //! | [`gateway`], `books`, `channels`, [`payments`] | devices, channels, payments |
-//! | `events` | what LDK reports, and what is done about it |
+//! | `events`, `ends` | what LDK reports, and what is done about it; what is known of how channels ended |
 //! | `owners` | what owners decide about their devices, and what devices are told of their channels |
 //! | `bans` | channels whose device cheated |
 //! | [`records`], [`shelf`], [`home`] | what is stored, and where |
@@ -35,6 +35,7 @@ mod books;
 pub mod caller;
 mod channels;
 pub mod clerk;
+mod ends;
 mod events;
 pub mod gateway;
 mod greeting;

@@ -5,8 +5,8 @@ use std::fmt::Display;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bitcoin::Amount;
 use bitcoin::block::Header;
+use bitcoin::{Amount, BlockHash};
 use farthing_chain::ChainError;
 use farthing_protocol::device::wire::{
     ChannelKeysId, Enrol, Hello, Order, Report, ToDevice, ToGateway, Welcome,
@@ -89,6 +89,7 @@ impl Gateway {
             caller,
             hello,
             sent: None,
+            rung: None,
             reading: JoinSet::new(),
             clerk: None,
             wanted: VecDeque::new(),
@@ -105,6 +106,8 @@ struct Session {
     hello: Hello,
     /// The last header that was sent; `None` before the first page.
     sent: Option<Position>,
+    /// The newest block with which the clerk was woken.
+    rung: Option<BlockHash>,
     /// The page that is read for the device, one at a time. It is not read any more when the connection has ended before its turn.
     reading: JoinSet<Result<Page, SessionError>>,
     clerk: Option<JoinHandle<()>>,
@@ -188,6 +191,7 @@ impl Session {
                 // The device has a newer connection.
                 () = self.caller.ended() => return Ok(()),
                 _ = ticks.tick() => {
+                    self.ring();
                     self.read_on();
                     self.try_wanted();
                 }
@@ -202,6 +206,15 @@ impl Session {
         let policy = self.gateway.policy(self.device).map_or(0, |policy| policy.version);
         let welcome = Welcome { enrolled, fee_ppm: settings.fee_ppm, fee_base: settings.fee_base, policy };
         let _gone = self.caller.send(ToDevice::Welcome(welcome));
+    }
+
+    /// Wakes the clerk with each new block: what was looked for on the chain may be there now. Not with the headers: the node may see a block
+    /// after the page that holds it was read.
+    fn ring(&mut self) {
+        let newest = self.gateway.node.channels.current_best_block().block_hash;
+        if self.clerk.is_some() && self.rung.replace(newest) != Some(newest) {
+            self.gateway.books().bell(self.device).notify_one();
+        }
     }
 
     /// Has the next page of headers read, if there is anything new for the device.
@@ -232,10 +245,6 @@ impl Session {
     fn send(&mut self, page: Page) {
         let is_first = self.sent.replace(page.up_to).is_none();
         let is_full = page.is_full();
-        if !page.headers.is_empty() {
-            // What was looked for on the chain may be there now.
-            self.gateway.books().bell(self.device).notify_one();
-        }
         if is_first || !page.headers.is_empty() {
             self.send_headers(page.headers);
         }
@@ -284,9 +293,8 @@ impl Session {
             books.channels.iter().filter(is_lost).map(|(id, _)| *id).collect()
         };
         for id in lost {
-            let over = Stage::Over("the device does not have this key".into());
-            if let Err(error) = self.gateway.set_stage(id, |stage| *stage = over) {
-                tracing::error!(%error, "a key that the device lost was not stored as lost");
+            if let Err(error) = self.gateway.remove_keys(self.device, id) {
+                tracing::error!(%error, "a key that the device lost is not removed");
             }
         }
     }

@@ -97,6 +97,23 @@ impl Shelf {
         written.map_err(|source| failed(&hex(owner), name, source))
     }
 
+    /// Removes values of an owner, who is none any more, and writes values of others in the same write.
+    ///
+    /// # Errors
+    /// See [`ShelfError`].
+    pub(crate) fn remove(
+        &self,
+        owner: &[u8; 32],
+        names: &[&str],
+        others: Vec<Change>,
+    ) -> Result<(), ShelfError> {
+        let drawer = hex(owner);
+        let own = names.iter().map(|name| (Place::new(self.room, &drawer, name), None));
+        let listed = (Place::new(self.room, OWNERS, &drawer), None);
+        let written = self.cabinet.put(own.chain([listed]).chain(others).collect());
+        written.map_err(|source| failed(&drawer, OWNERS, source))
+    }
+
     /// A value, to be written with others.
     pub(crate) fn change<T: Serialize>(&self, owner: &[u8; 32], name: &str, value: &T) -> Change {
         let bytes = postcard::to_stdvec(value).expect("values of ours can be encoded into memory");

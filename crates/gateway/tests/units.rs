@@ -4,14 +4,20 @@
 #![allow(clippy::unwrap_used, reason = "a test helper may panic like the test that calls it")]
 
 // What these modules find in `crate`.
-use farthing_gateway::{ldk, operator, records, shelf};
+use farthing_gateway::{caller, ldk, ledger, operator, records, shelf};
 
 #[path = "../src/arrears.rs"]
 mod arrears;
 #[path = "../src/bans.rs"]
 mod bans;
+#[path = "../src/books.rs"]
+mod books;
+#[path = "../src/ldk/broadcaster.rs"]
+mod broadcaster;
 #[path = "../src/ldk/dial.rs"]
 mod dial;
+#[path = "../src/ends.rs"]
+mod ends;
 #[path = "../src/ldk/gossip.rs"]
 mod gossip;
 #[path = "../src/greeting.rs"]

@@ -314,6 +314,8 @@ impl Books {
                 desk.closed(txid, signature);
             }
             Order::CloseAlone => desk.published(),
+            // What the bridge published is the suite's own to watch.
+            Order::BringHome => desk.brought_home(),
         }
         Ok(())
     }

@@ -179,6 +179,8 @@ pub struct Node<P: SignerProvider + Send + Sync + 'static> {
     pub ear: Arc<Ear<P>>,
     /// Finds routes.
     pub router: Arc<Router>,
+    /// Sends what they publish.
+    pub broadcaster: Arc<Broadcaster>,
     name: &'static str,
     gossip: Arc<Gossip>,
     fees: Arc<Fees>,
@@ -316,6 +318,7 @@ where
             peers: Arc::new(peers),
             ear,
             router,
+            broadcaster,
             name,
             gossip,
             fees,
@@ -370,6 +373,11 @@ where
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         threads.extend([background, blocks]);
         Ok(())
+    }
+
+    /// Learns from a payment of another node of ours.
+    pub(crate) fn learn(&self, event: &Event) {
+        self.map.learn(event);
     }
 
     /// Lets LDK go on with a channel whose signer has an answer now.
@@ -451,10 +459,13 @@ where
             }
             let mut position = self.position.lock().unwrap_or_else(PoisonError::into_inner);
             let listener = Both(&*self.channels, &*self.monitors);
-            if let Err(error) = position.follow(&self.chain, &listener) {
-                tracing::warn!(%error, "no blocks");
-            }
+            let followed = position.follow(&self.chain, &listener);
             drop(position);
+            match followed {
+                Ok(true) => self.broadcaster.send_again(),
+                Ok(false) => {}
+                Err(error) => tracing::warn!(%error, "no blocks"),
+            }
             if mapped.elapsed() > MAP {
                 self.map.save();
                 mapped = Instant::now();

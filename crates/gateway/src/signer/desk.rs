@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bitcoin::Txid;
+use bitcoin::{Transaction, Txid};
 use farthing_protocol::device::bolt3::closing::Settlement;
 use farthing_protocol::device::bolt3::{CommitmentNumber, CommitmentSecret, Terms};
 use secp256k1::{PublicKey, ecdsa};
@@ -25,6 +25,9 @@ const CLOSE_ALONE: &str = "close_alone";
 
 /// The value that holds the terms of a channel that ended on the chain, until nothing of it waits there.
 const ENDED: &str = "ended";
+
+/// The value that holds the closing of both sides, until it is deep in the chain.
+const CLOSING: &str = "closing";
 
 /// Answers older than this many commitments are forgotten.
 const KEPT: u64 = 4;
@@ -86,6 +89,8 @@ struct Inner {
     secrets: BTreeMap<CommitmentNumber, CommitmentSecret>,
     closings: BTreeMap<Txid, ecdsa::Signature>,
     last_closing: Option<Txid>,
+    /// With the signatures of both sides.
+    closing: Option<Transaction>,
     ended: Option<Terms>,
 }
 
@@ -105,6 +110,7 @@ impl Desk {
             secrets: BTreeMap::new(),
             closings: BTreeMap::new(),
             last_closing: None,
+            closing: shelf.get(&channel, CLOSING)?.flatten(),
             ended: shelf.get(&channel, ENDED)?.flatten(),
         };
         let secrets = inner.bridge_secrets.iter();
@@ -240,14 +246,48 @@ impl Desk {
         self.inner().ended
     }
 
+    /// Stores the closing that both sides signed. LDK says only once what it is.
+    ///
+    /// # Errors
+    /// When it is not stored.
+    pub fn keep_closing(&self, closing: &Transaction) -> Result<(), ShelfError> {
+        let mut inner = self.inner();
+        self.shelf.put(&self.channel, CLOSING, &Some(closing))?;
+        inner.closing = Some(closing.clone());
+        Ok(())
+    }
+
+    /// The closing that both sides signed.
+    pub fn closing(&self) -> Option<Transaction> {
+        self.inner().closing.clone()
+    }
+
+    /// Whether the device has signed a closing of both sides by that name.
+    pub fn is_closing(&self, txid: &Txid) -> bool {
+        let inner = self.inner();
+        let is_it = |closing: &Transaction| closing.compute_txid() == *txid;
+        inner.closings.contains_key(txid) || inner.closing.as_ref().is_some_and(is_it)
+    }
+
     /// Nothing waits on the chain any more.
     pub fn brought_home(&self) {
+        let mut inner = self.inner();
         if let Err(error) = self.shelf.put(&self.channel, ENDED, &None::<Terms>) {
             tracing::warn!(%error, "the end of a channel is looked at again after the next start");
         }
-        let mut inner = self.inner();
+        if inner.closing.is_some()
+            && let Err(error) = self.shelf.put(&self.channel, CLOSING, &None::<Transaction>)
+        {
+            tracing::warn!(%error, "a closing that is in the chain is sent again after the next start");
+        }
+        // Nor is anything of the bridge's to be punished any more.
+        inner.bridge_secrets.clear();
+        if let Err(error) = self.shelf.put(&self.channel, "bridge_secrets", &inner.bridge_secrets) {
+            tracing::warn!(%error, "a device is told of old revocations after the next start");
+        }
+        inner.closing = None;
         inner.ended = None;
-        inner.done(|order| *order == Order::BringHome);
+        inner.orders.clear();
     }
 
     fn note_close_alone(&self, is_ordered: bool) {

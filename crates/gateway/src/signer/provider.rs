@@ -49,6 +49,11 @@ impl JointProvider {
         self.inner().channels.insert(desk.channel(), (keys, desk));
     }
 
+    /// Forgets keys that no channel ever had.
+    pub fn remove(&self, channel: &[u8; 32]) {
+        self.inner().channels.remove(channel);
+    }
+
     /// A channel's desk.
     pub fn desk(&self, channel: &[u8; 32]) -> Option<Arc<Desk>> {
         self.inner().channels.get(channel).map(|(_, desk)| desk.clone())

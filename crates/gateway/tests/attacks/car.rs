@@ -216,6 +216,17 @@ impl Car {
         }
     }
 
+    /// Answers until the gateway asks once more what is to be done about a closing of the bridge's, as it does with each block.
+    pub async fn asked_about_the_end(&mut self) {
+        let is_asked = |said: &Said| match said {
+            Said::ClosedByBridge(..) => true,
+            // It is none in force.
+            Said::Refused { rule, .. } => rule == "onchain-known-commitment",
+            _other => false,
+        };
+        while !self.hear().await.unwrap().iter().any(is_asked) {}
+    }
+
     pub async fn order(&mut self, order: Order) -> u64 {
         self.connection.as_mut().expect("it is connected").order(order).await.unwrap()
     }

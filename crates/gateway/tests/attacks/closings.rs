@@ -1,17 +1,22 @@
 //! The bridge, alone and with the gateway: it closes, or publishes what it had revoked.
 
-use bitcoin::{Amount, FeeRate, OutPoint};
+use std::time::Duration;
+
+use bitcoin::{Amount, FeeRate, OutPoint, Transaction};
+use farthing_chain::RegtestNode;
 use farthing_gateway::gateway::Gateway;
 use farthing_node::device::alone::Closer;
 use farthing_protocol::Msat;
 use farthing_protocol::device::State;
 use farthing_protocol::device::bolt3::{Contents, Htlc, Preimage, Side};
 use farthing_protocol::device::owner::Claim;
-use farthing_protocol::device::wire::{Answer, Request};
+use farthing_protocol::device::wire::{Answer, ChannelKeysId, Order, Report, Request, ToDevice, ToGateway};
 
 use crate::bridge;
 use crate::car::{Car, commitment_fee, fee_of};
-use crate::hostile::Liar;
+use crate::fees::Spike;
+use crate::hostile::{In, Liar, Out};
+use crate::lost::trouble;
 use crate::world::*;
 
 /// The bridge closes while nothing is under way; then the device closes, and finds that it was done. The owner has its balance at
@@ -239,10 +244,10 @@ async fn cheat_while_the_device_is_away(gateway_gives_up: bool) {
     // Until that is deep in the chain, and then no more.
     let desk = |gateway: &Gateway| gateway.orders(channel.0);
     assert_ne!(desk(&world.gateway), 0);
-    for _ in 0..6 {
+    for block in 1..=6 {
+        assert_ne!(desk(&world.gateway), 0, "however deep the commitment is, after {block} blocks");
         world.mine(1);
-        let tip = world.chain.tip().unwrap().height;
-        car.answer_until("the device has the block", |car| car.device().headers().tip().height == tip).await;
+        car.asked_about_the_end().await;
     }
     let gateway = world.gateway.clone();
     car.answer_until("nothing is looked for any more", |_| desk(&gateway) == 0).await;
@@ -295,4 +300,183 @@ async fn a_device_that_comes_back_takes_its_payment_back_through_its_gateway() {
     car.hang_up();
     let swept = car.sweep(&world, &[claim]);
     assert_eq!(world.cold(), besides + htlc - commitment_fee(1) - fee_of(&taken_back, htlc) - swept);
+}
+
+/// The device closes alone with the last state that it holds complete, when the gateway has shown it the next one already. The gateway sends what
+/// brings the payment in that state home all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_gateway_knows_the_state_before_the_newest_too() {
+    let mut world = World::start().await;
+    let mut car = Car::new();
+    car.connect(&world.gateway).await;
+    car.open(&world).await;
+    car.pay(&world.destination.invoice(20_000_000)).await;
+    let failed = Preimage([2; 32]);
+    car.lock_in(&mut world, &failed, 30_000_000).await;
+    car.hang_up();
+    world.destination.node.give_back(&failed.hash());
+    let cutting = |message: In| match message {
+        In::FromGateway(ToDevice::Request { request: Request::ValidateHolder { .. }, .. }) => vec![Out::Cut],
+        other => vec![other.pass()],
+    };
+    car.connect_through(&world.gateway, Box::new(cutting)).await;
+    while car.hear().await.is_ok() {}
+    car.hang_up();
+    world.bridge.node.stop();
+    let ended = car.close_alone(&world);
+    let [(_, Ok(())), (second_stage, Err(_))] = &ended.sent[..] else { panic!("{ended:?}") };
+    let expiry = ended.waits_until().next().expect("the payment has not expired");
+    world.mine(1);
+
+    car.connect(&world.gateway).await;
+    car.asked_about_the_end().await;
+    world.mine(expiry - world.chain.tip().unwrap().height);
+    let htlc = second_stage.input[0].previous_output;
+    car.answer_until("it comes back", |_| world.chain.mempool_spender(&htlc).unwrap().is_some()).await;
+}
+
+/// The channel closes together. Before that is in a block, the bridge has a state mined that it had revoked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_bridge_cheats_after_it_has_signed_the_closing() {
+    let world = World::start().await;
+    let mut car = Car::new();
+    car.connect(&world.gateway).await;
+    let channel = car.open(&world).await;
+    car.pay(&world.destination.invoice(20_000_000)).await;
+    let revoked = bridge::newest(&world).await;
+    car.pay(&world.destination.invoice(30_000_000)).await;
+    let order = car.order(Order::Close { channel }).await;
+    let report = car.report(order).await;
+    assert!(matches!(report, Report::Closed(_)), "{report:?}");
+    car.hang_up();
+    world.regtest.mine_with(std::slice::from_ref(&revoked)).unwrap();
+    punished(&world, &mut car, channel, &revoked).await;
+}
+
+/// The bridge has a revoked state mined, and tells the gateway that the channel is over before the gateway has seen the block.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_bridge_cheats_and_says_so_before_the_gateway_sees_the_block() {
+    let mut world = World::start().await;
+    let mut car = Car::new();
+    car.connect(&world.gateway).await;
+    let channel = car.open(&world).await;
+    car.pay(&world.destination.invoice(20_000_000)).await;
+    let revoked = bridge::newest(&world).await;
+    car.pay(&world.destination.invoice(30_000_000)).await;
+    car.hang_up();
+    world.restart_gateway_that_looks_every(Duration::from_secs(20));
+    let gateway = world.gateway.clone();
+    let id = gateway.node.id();
+    until("the bridge is there", || world.bridge.node.is_connected(&id)).await;
+    let seen = gateway.node.channels.current_best_block().height;
+    world.regtest.mine_with(std::slice::from_ref(&revoked)).unwrap();
+    until("the gateway hears of the end", || gateway.details(channel.0).is_none()).await;
+    assert_eq!(gateway.node.channels.current_best_block().height, seen, "from the bridge");
+    world.restart_gateway().await;
+    punished(&world, &mut car, channel, &revoked).await;
+}
+
+/// The device comes back, and the owner gets the whole channel.
+async fn punished(world: &World, car: &mut Car, channel: ChannelKeysId, revoked: &Transaction) {
+    let claim = Claim::of_bridge_commitment(revoked, &car.enrolled.enrolment.payment).unwrap();
+    assert_eq!(revoked.output.len(), 2, "the owner's, and the bridge's");
+    let taken = OutPoint { txid: revoked.compute_txid(), vout: 1 - claim.outpoint.vout };
+    car.connect(&world.gateway).await;
+    let mut penalty = None;
+    car.answer_until("the penalty is on its way", |_| {
+        penalty = world.chain.mempool_spender(&taken).unwrap();
+        penalty.is_some()
+    })
+    .await;
+    for _ in 0..6 {
+        world.mine(1);
+        car.asked_about_the_end().await;
+    }
+    let gateway = world.gateway.clone();
+    car.answer_until("nothing is looked for any more", |_| gateway.orders(channel.0) == 0).await;
+    car.hang_up();
+    let value: Amount = revoked.output.iter().map(|output| output.value).sum();
+    let fee = fee_of(&penalty.unwrap(), value - claim.value);
+    let swept = car.sweep(world, &[claim]);
+    assert_eq!(world.cold(), value - fee - swept, "all of the channel");
+}
+
+/// The closing of both sides leaves the mempool before it is in a block, and LDK has forgotten the channel. The next process of the gateway
+/// sends it again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_closing_that_the_node_forgot_is_sent_again() {
+    let mut world = World::start().await;
+    let mut car = Car::new();
+    car.connect(&world.gateway).await;
+    let channel = car.open(&world).await;
+    car.pay(&world.destination.invoice(20_000_000)).await;
+    let order = car.order(Order::Close { channel }).await;
+    let Report::Closed(txid) = car.report(order).await else { panic!("it closes") };
+    car.hang_up();
+    world.bridge.node.stop();
+    world.forget_mempool(&txid);
+    world.restart_gateway().await;
+    world.regtest.mine_empty().unwrap();
+    until("it is on its way again", || world.chain.mempool_transaction(&txid).unwrap().is_some()).await;
+}
+
+/// A small payment is under way when the bridge closes, and fees are so high that it is not worth taking back. It is not given up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_worth_its_fee_now_waits_for_fees_to_fall() {
+    let mut world = World::start_on(RegtestNode::start_with(&Spike::ARGUMENTS).unwrap()).await;
+    let mut car = Car::new();
+    car.connect(&world.gateway).await;
+    let channel = car.open(&world).await;
+    car.pay(&world.destination.invoice(20_000_000)).await;
+    car.lock_in(&mut world, &Preimage([2; 32]), 3_000_000).await;
+    car.hang_up();
+    let published = bridge::newest(&world).await;
+    assert_eq!(published.output.len(), 3);
+    world.bridge.node.stop();
+    world.regtest.mine_with(std::slice::from_ref(&published)).unwrap();
+    world.mine(300);
+    let gateway = world.gateway.clone();
+    until("the gateway has heard", || gateway.details(channel.0).is_none()).await;
+    let mut spike = Spike::prepare(&world.regtest);
+    for _ in 0..20 {
+        spike.fill_a_block(&world.chain);
+        world.mine(1);
+    }
+    let estimate = world.chain.fee_rate(6).unwrap().expect("twenty full blocks give an estimate");
+    assert!(estimate > FeeRate::from_sat_per_kwu(6_000), "{estimate:?}");
+
+    car.connect(&world.gateway).await;
+    car.answer_until("the device knows", |car| matches!(car.state(), State::Closing(_))).await;
+    for _ in 0..16 {
+        spike.fill_a_block(&world.chain);
+        world.mine(1);
+        car.asked_about_the_end().await;
+    }
+    assert_ne!(gateway.orders(channel.0), 0, "it is deep, and nothing is to be sent now");
+}
+
+/// The device refuses something, so that its channel stands still; then the bridge closes. The gateway has the device take care of that on
+/// the same connection.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_channel_that_stands_still_is_brought_home_all_the_same() {
+    let world = World::start().await;
+    world.gateway.listen_to_operator().await.unwrap();
+    let mut car = Car::new();
+    car.connect(&world.gateway).await;
+    let channel = car.open(&world).await;
+    car.pay(&world.destination.invoice(20_000_000)).await;
+    car.hang_up();
+    let refusing = |message: In| match message {
+        In::FromGateway(ToDevice::Request { id, request: Request::SignBridge { .. }, .. }) => {
+            let answer = Answer::Refused { rule: "no".into(), why: "no: this one not".into() };
+            vec![Out::ToGateway(ToGateway::Answer { id, answer })]
+        }
+        other => vec![other.pass()],
+    };
+    car.connect_through(&world.gateway, Box::new(refusing)).await;
+    car.usable(&world).await;
+    car.begin_to_pay(&world.destination.invoice(30_000_000)).await;
+    assert!(trouble(&world, channel).await.contains("this one not"));
+    world.bridge.node.force_close_with(&world.gateway.node.id()).unwrap();
+    car.answer_until("the device is told of the end", |car| matches!(car.state(), State::Closing(_))).await;
 }

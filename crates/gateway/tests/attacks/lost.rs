@@ -71,6 +71,28 @@ async fn a_device_is_restored_from_its_backup() {
     assert_eq!(world.cold(), balance - commitment_fee(0) - fee);
 }
 
+/// The same, while the gateway waits for the lost one to take care of how its channel ended. The restored one says that it has no such
+/// channel, and is not asked again, nor is the chain read for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restored_device_is_not_asked_for_what_the_lost_one_had() {
+    let world = World::start().await;
+    let mut car = Car::new();
+    car.connect(&world.gateway).await;
+    let channel = car.open(&world).await;
+    car.pay(&world.destination.invoice(20_000_000)).await;
+    car.hang_up();
+    let published = bridge::newest(&world).await;
+    world.bridge.node.stop();
+    world.chain.broadcast(&published).unwrap();
+    world.mine(1);
+    let gateway = world.gateway.clone();
+    until("the gateway has heard", || gateway.orders(channel.0) != 0).await;
+
+    let mut car = car.lose();
+    car.connect(&world.gateway).await;
+    car.answer_until("nothing is asked any more", |_| gateway.orders(channel.0) == 0).await;
+}
+
 /// A thief has the device, and changed its program: it knows no limit. By the gateway's copy of the owner's policy it pays no more than
 /// that allows, until the owner says stop; then it can close, which pays the owner.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -182,7 +204,7 @@ fn forgetful(mut tap: Tap) -> Tap {
 }
 
 /// What the operator reads of a channel that stands still.
-async fn trouble(world: &World, channel: ChannelKeysId) -> String {
+pub async fn trouble(world: &World, channel: ChannelKeysId) -> String {
     let name = channel.0.to_lower_hex_string();
     let deadline = Instant::now() + PATIENCE;
     loop {

@@ -114,6 +114,31 @@ async fn a_gateway_gives_up_and_the_device_is_told_when_it_is_back() {
     assert_eq!(world.cold(), besides + htlc - commitment_fee(1) - TIMEOUT_FEE - fee);
 }
 
+/// The same, but what the device gave leaves the mempool before it is in a block. The device is asked again with the next block.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commitment_that_the_node_forgot_is_sent_again() {
+    let mut world = World::start().await;
+    let mut car = Car::new();
+    in_the_middle(&mut world, &mut car, &Preimage([2; 32])).await;
+    let (channel, life) = car.device().paying().unwrap();
+    let funding = life.setup().terms.funding;
+    car.hang_up();
+    world.bridge.node.stop();
+    world.mine(300);
+    let gateway = world.gateway.clone();
+    until("the gateway gives the channel up", || gateway.details(channel.0).is_none()).await;
+    car.connect(&world.gateway).await;
+    let mut sent = None;
+    car.answer_until("the gateway sends it", |_| {
+        sent = world.chain.mempool_spender(&funding).unwrap();
+        sent.is_some()
+    })
+    .await;
+    world.forget_mempool(&sent.unwrap().compute_txid());
+    world.regtest.mine_empty().unwrap();
+    car.answer_until("it sends it again", |_| world.chain.mempool_spender(&funding).unwrap().is_some()).await;
+}
+
 /// Fees rise above what the commitment pays while the gateway is gone. It waits in the mempool, nobody else can spend what it spends,
 /// and when fees have fallen everything arrives.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

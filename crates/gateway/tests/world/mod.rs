@@ -14,7 +14,7 @@ use bitcoin::hashes::Hash as _;
 use bitcoin::sighash::{EcdsaSighashType, SighashCache};
 use bitcoin::transaction::Version;
 use bitcoin::{
-    Address, Amount, FeeRate, Network, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Witness,
+    Address, Amount, FeeRate, Network, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Txid, Witness,
 };
 use farthing_chain::{Chain, RegtestNode};
 use farthing_gateway::caller::MOST_UNREAD;
@@ -246,6 +246,22 @@ impl World {
         self.gateway = open_gateway(&self.folder, &self.bridge, address, &self.chain);
     }
 
+    /// The same, and it seldom looks for blocks.
+    pub fn restart_gateway_that_looks_every(&mut self, poll: Duration) {
+        self.gateway.stop();
+        self.gateway =
+            open_gateway_polling(&self.folder, &self.bridge, self.bridge.address, &self.chain, poll);
+    }
+
+    /// The node drops what has been in its mempool for two weeks, as this has.
+    pub fn forget_mempool(&self, txid: &Txid) {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+        self.regtest.set_time(now + 15 * 24 * 3_600).unwrap();
+        let address = Address::from_script(&script(COIN), Network::Regtest).unwrap();
+        self.regtest.send(&address, Amount::from_sat(10_000)).unwrap();
+        assert_eq!(self.chain.mempool_transaction(txid).unwrap(), None);
+    }
+
     pub fn mine(&self, blocks: u32) {
         self.regtest.mine(blocks).unwrap();
     }
@@ -262,6 +278,16 @@ pub fn open_gateway(
     bridge_address: SocketAddr,
     chain: &Chain,
 ) -> Arc<Gateway> {
+    open_gateway_polling(folder, bridge, bridge_address, chain, POLL)
+}
+
+fn open_gateway_polling(
+    folder: &TempDir,
+    bridge: &Stock,
+    bridge_address: SocketAddr,
+    chain: &Chain,
+    poll: Duration,
+) -> Arc<Gateway> {
     let settings = Settings {
         folder: folder.path().to_owned(),
         bridge: bridge.node.id(),
@@ -275,7 +301,7 @@ pub fn open_gateway(
         bridge_delay: 2_016,
         keys_ready: 1,
         limits: Limits::default(),
-        poll: POLL,
+        poll,
     };
     Gateway::open(settings, [0x40; 32], chain.clone()).unwrap()
 }

@@ -264,7 +264,7 @@ fn punish(
     match closing.give(Input::Punish(Box::new(revoked))) {
         Ok(effects) => Ok(effects),
         // Everything was taken, or what is left is not worth the fee.
-        Err(GiveError::Rule(Reject::OnchainFee { .. })) => Ok(Vec::new()),
+        Err(GiveError::Rule(Reject::OnchainFee(_))) => Ok(Vec::new()),
         Err(error) => Err(error.into()),
     }
 }
@@ -366,19 +366,56 @@ fn outputs(transaction: &Transaction) -> impl Iterator<Item = (OutPoint, TxOut)>
     (0..).zip(&transaction.output).map(move |(vout, output)| (OutPoint { txid, vout }, output.clone()))
 }
 
+/// Whether a funding is spent, as far as that is known without reading blocks.
+#[derive(Debug)]
+pub enum Spent {
+    /// By nothing.
+    Not,
+    /// By this. From [`spent`] it is in the mempool.
+    By(Found),
+    /// By what is in a block; or the node does not know the funding.
+    InSomeBlock,
+}
+
+/// Whether the funding is spent.
+///
+/// # Errors
+/// When the bitcoind gives no answer.
+pub fn spent(chain: &Chain, funding: &OutPoint) -> Result<Spent, ChainError> {
+    if let Some(transaction) = chain.mempool_spender(funding)? {
+        return Ok(Spent::By(Found { transaction, height: None }));
+    }
+    Ok(match chain.output(funding)? {
+        OutputStatus::Absent => Spent::InSomeBlock,
+        OutputStatus::Confirmed { .. }
+        | OutputStatus::SpentInMempool { .. }
+        | OutputStatus::Unconfirmed { .. } => Spent::Not,
+    })
+}
+
 /// What spends the funding, in the mempool or in a block. Searched from the tip down, as far as the block of the funding.
 ///
 /// # Errors
 /// See [`CloseError`].
 pub fn spender(chain: &Chain, funding: &OutPoint) -> Result<Option<Found>, CloseError> {
-    if let Some(transaction) = chain.mempool_spender(funding)? {
-        return Ok(Some(Found { transaction, height: None }));
+    match spent(chain, funding)? {
+        Spent::Not => Ok(None),
+        Spent::By(found) => Ok(Some(found)),
+        Spent::InSomeBlock => spender_in_blocks(chain, funding, chain.tip()?.height, 0),
     }
-    if chain.output(funding)? != OutputStatus::Absent {
-        return Ok(None);
-    }
-    let tip = chain.tip()?.height;
-    for height in (tip.saturating_sub(DEPTH)..=tip).rev() {
+}
+
+/// What spends the funding in a block, from that height down to the other, but for a year at most. Reads whole blocks, for hours if need be.
+///
+/// # Errors
+/// See [`CloseError`].
+pub fn spender_in_blocks(
+    chain: &Chain,
+    funding: &OutPoint,
+    highest: u32,
+    lowest: u32,
+) -> Result<Option<Found>, CloseError> {
+    for height in (highest.saturating_sub(DEPTH).max(lowest)..=highest).rev() {
         let hash = chain.block_hash(height)?.ok_or(CloseError::Reorganised)?;
         let mut transactions = chain.block(&hash)?.txdata;
         let spends = |transaction: &Transaction| {

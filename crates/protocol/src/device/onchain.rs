@@ -20,7 +20,7 @@ impl Account {
         commitment: Txid,
         fee_rate: FeeRate,
     ) -> Result<Vec<Transaction>, Reject> {
-        self.most_onchain(fee_rate)?;
+        let fee_rate = self.within(fee_rate);
         let bridges = [&self.bridge.newest, &self.bridge.previous];
         let built = bridges.into_iter().flatten().find_map(|contents| {
             let built = Commitment::build(&setup.terms, Side::Bridge, contents);
@@ -36,7 +36,7 @@ impl Account {
 
     /// Takes everything of a commitment that the bridge had revoked.
     pub(super) fn punish(&self, setup: &Setup, revoked: &Revoked) -> Result<Transaction, Reject> {
-        let most = self.most_onchain(revoked.fee_rate)?;
+        let fee_rate = self.within(revoked.fee_rate);
         let number = number_of(&setup.terms, &revoked.commitment);
         let secret = number.and_then(|number| self.bridge.secrets.get(number)).ok_or(Reject::NotRevoked)?;
         penalty::complete(
@@ -46,9 +46,9 @@ impl Account {
             &revoked.outputs,
             &revoked.htlcs,
             &setup.enrolment.closing_script,
-            revoked.fee_rate,
+            fee_rate,
         )
-        .ok_or(Reject::OnchainFee { most, got: revoked.fee_rate })
+        .ok_or(Reject::OnchainFee(fee_rate))
     }
 
     /// Which HTLCs of the holder's a commitment that the bridge had revoked has, found by trying these hashes and heights
@@ -67,8 +67,8 @@ impl Account {
         penalty::find_htlcs(&setup.terms, &secret, commitment, hashes, expiries)
     }
 
-    fn most_onchain(&self, got: FeeRate) -> Result<FeeRate, Reject> {
-        let most = self.policy.most_fee_rate;
-        if got > most { Err(Reject::OnchainFee { most, got }) } else { Ok(most) }
+    /// At the most the highest rate that the owner allows, whatever is asked for: money that comes home at that rate is better than none.
+    fn within(&self, asked: FeeRate) -> FeeRate {
+        asked.min(self.policy.most_fee_rate)
     }
 }

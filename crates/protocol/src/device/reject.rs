@@ -238,14 +238,9 @@ pub enum Reject {
         /// Asked for.
         got: Amount,
     },
-    /// A fee rate that the owner does not allow, or that eats what there is to take.
-    #[error("onchain-fee-range: {} sat/kw is above {} sat/kw, or leaves dust", got.to_sat_per_kwu(), most.to_sat_per_kwu())]
-    OnchainFee {
-        /// The highest.
-        most: FeeRate,
-        /// Asked for.
-        got: FeeRate,
-    },
+    /// The fee at that rate eats what there is to take.
+    #[error("onchain-fee-range: {} sat/kw leaves nothing or dust", .0.to_sat_per_kwu())]
+    OnchainFee(FeeRate),
     /// Not a commitment of the bridge that the device signed and that is not revoked.
     #[error("onchain-known-commitment: {0} is no commitment that the bridge may publish")]
     UnknownCommitment(Txid),

@@ -195,7 +195,8 @@ fn status(context: &Context) -> anyhow::Result<()> {
         })
         .collect();
     let ready = device.standings().iter().filter(|(_, standing)| *standing == Standing::Ready).count();
-    let payments: Vec<Value> = device.store().payments(20)?.iter().map(payment).collect();
+    let paid = device.store().payments(20)?;
+    let payments: Vec<Value> = paid.iter().map(payment).collect();
     let value = json!({
         "name": enrolled.name,
         "gateway": enrolled.gateway,
@@ -228,19 +229,30 @@ fn status(context: &Context) -> anyhow::Result<()> {
             let balance = life.state().account().balance().unwrap_or_default();
             rows.push(("channel", format!("{} {} {}", short(id), life.state().name(), sat(balance))));
         }
+        for paid in &paid {
+            rows.push(("payment", format!("{} {}", sat(Msat::new(paid.amount_msat)), outcome(paid))));
+        }
         facts(rows)
     })
 }
 
 fn payment(paid: &farthing_node::device::store::Paid) -> Value {
-    let (outcome, detail) = match &paid.outcome {
-        Outcome::Pending => ("pending", Value::Null),
+    let detail = match &paid.outcome {
+        Outcome::Pending => Value::Null,
         Outcome::Paid { preimage, fee_msat } => {
-            ("paid", json!({ "preimage": preimage.to_lower_hex_string(), "fee_msat": fee_msat }))
+            json!({ "preimage": preimage.to_lower_hex_string(), "fee_msat": fee_msat })
         }
-        Outcome::Failed(why) => ("failed", json!(why)),
+        Outcome::Failed(why) => json!(why),
     };
-    json!({ "amount_msat": paid.amount_msat, "outcome": outcome, "detail": detail })
+    json!({ "amount_msat": paid.amount_msat, "outcome": outcome(paid), "detail": detail })
+}
+
+fn outcome(paid: &farthing_node::device::store::Paid) -> &'static str {
+    match &paid.outcome {
+        Outcome::Pending => "pending",
+        Outcome::Paid { .. } => "paid",
+        Outcome::Failed(_) => "failed",
+    }
 }
 
 fn sat(amount: Msat) -> String {
