@@ -78,7 +78,7 @@ fn a_channel_is_shown_with_what_it_has_and_with_how_it_ended() -> Result<()> {
 }
 
 #[test]
-pub(crate) fn the_buyer_closes_together_with_the_seller() -> Result<()> {
+fn the_buyer_closes_together_with_the_seller() -> Result<()> {
     let (world, payee, payer, _, seller) = kept_open()?;
     let channel = payer.channel()?;
     let closed = payer.run(&["channels", "close", &channel.channel[..8]])?;

@@ -237,7 +237,7 @@ macro_rules! retold {
 
 retold! {
     bad_seller: a_seller_that_states_more_than_was_bought_is_paid_what_was_bought a_wrong_piece_costs_that_piece_and_nothing_more;
-    closing: the_buyer_closes_together_with_the_seller the_seller_closes_while_it_does_not_sell the_seller_closes_while_it_sells;
+    closing: the_seller_closes_while_it_does_not_sell the_seller_closes_while_it_sells;
     repriced: a_payment_at_a_lower_price_that_was_lost_is_made_up_to_the_new_one a_piece_that_was_charged_at_a_lower_price_comes_for_it;
     sale: a_channel_that_was_kept_open_pays_for_the_next_file;
 }
