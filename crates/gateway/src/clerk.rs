@@ -77,6 +77,8 @@ pub struct Clerk {
     looked: HashMap<[u8; 32], Looked>,
     /// Secrets of the bridge's that the device was told and has not confirmed yet, oldest first.
     told: VecDeque<Told>,
+    /// Those that it refused: they are not told again on this connection.
+    unheard: Vec<([u8; 32], CommitmentNumber)>,
 }
 
 /// A secret of the bridge's on its way to the device.
@@ -100,8 +102,8 @@ impl Clerk {
         };
         let opened = standings.iter().filter(|(_, standing)| has_terms(standing));
         let opened = opened.map(|(channel, _)| channel.0).collect();
-        let (stuck, looked, told) = (HashSet::new(), HashMap::new(), VecDeque::new());
-        Self { gateway, device, caller, opened, stuck, looked, told }
+        let (stuck, looked, told, unheard) = (HashSet::new(), HashMap::new(), VecDeque::new(), Vec::new());
+        Self { gateway, device, caller, opened, stuck, looked, told, unheard }
     }
 
     /// Works until the connection ends.
@@ -139,9 +141,19 @@ impl Clerk {
                 }
                 Ok(())
             }
-            Ok(_other) => self.fail(channel, CallError::OutOfTurn.into()),
-            Err(error) => self.fail(channel, error.into()),
+            Ok(_other) => self.refused(channel, number, CallError::OutOfTurn),
+            Err(error) => self.refused(channel, number, error),
         }
+    }
+
+    fn refused(
+        &mut self,
+        channel: [u8; 32],
+        number: CommitmentNumber,
+        error: CallError,
+    ) -> Result<(), ClerkError> {
+        self.unheard.push((channel, number));
+        self.fail(channel, error.into())
     }
 
     /// One look at every desk. Returns whether anything was done.
@@ -248,7 +260,7 @@ impl Clerk {
     }
 
     /// The first order that the device does not know yet; of a channel that is banned or over, that needs no round; of one that stands still,
-    /// that concerns its end.
+    /// that concerns its end: where the channel has ended, what the bridge has revoked is what may be punished.
     fn next(&self, desk: &Desk) -> Option<Order> {
         let channel = desk.channel();
         let is_over = || match self.gateway.books().channels.get(&channel) {
@@ -259,7 +271,10 @@ impl Clerk {
         let is_silent = is_stuck || self.gateway.bans.of(&channel).is_some() || is_over();
         desk.next(|order| match order {
             Order::BridgeRevoked(number, _) => {
-                !is_stuck && !self.told.iter().any(|told| (told.channel, told.number) == (channel, *number))
+                let is_wanted = !is_stuck || desk.ended().is_some();
+                is_wanted
+                    && !self.unheard.contains(&(channel, *number))
+                    && !self.told.iter().any(|told| (told.channel, told.number) == (channel, *number))
             }
             Order::SignBridge(_) | Order::Revoke(_) | Order::CloseTogether(..) => !is_silent,
             Order::CloseAlone => self.is_to_close(&channel),

@@ -1,5 +1,5 @@
-//! What is known of how devices' channels ended in the chain. To find it out may take hours of reading, so it is kept over a device's
-//! connections, and each block is read once, however often the device comes back. After a restart it is looked for again.
+//! What is known of how devices' channels ended in the chain. To find it out may take hours of reading, so nobody waits for it, it is kept over
+//! a device's connections, and each block is read once, however often the device comes back. After a restart it is looked for again.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,6 +14,8 @@ const MOST_TRANSACTIONS: usize = 484;
 const MOST_INPUTS: usize = 2 * 966 + 1;
 /// So many devices' closings are searched for in blocks at once. It is not the headers' turn: those every device waits for.
 const SEARCHES: usize = 2;
+/// After so many blocks a search that failed is tried again: the bitcoind may have no such old blocks any more.
+pub(crate) const TRY_AGAIN: u32 = 6;
 
 /// What is known, by channel.
 pub(crate) struct Ends {
@@ -28,6 +30,10 @@ struct End {
     found: Option<(Found, BlockHash)>,
     /// Up to this block nothing spends it.
     searched: Option<(u32, BlockHash)>,
+    /// Somebody reads blocks for it.
+    is_searching: bool,
+    /// A search came to nothing at that height: it is tried again later.
+    tried_at: Option<u32>,
     /// At which height everything that was to be sent was seen to be spent.
     settled_at: Option<u32>,
 }
@@ -98,6 +104,33 @@ impl Ends {
         end.searched = Some((tip.height, tip.hash));
         end.found = found.clone().zip(block);
         Ok(found)
+    }
+
+    /// Whether what spent a funding is being searched for, or was found meanwhile.
+    pub(crate) fn will_know(&self, channel: &[u8; 32]) -> bool {
+        self.known().get(channel).is_some_and(|end| end.is_searching || end.found.is_some())
+    }
+
+    /// Whether blocks are being read for a channel.
+    pub(crate) fn is_searching(&self, channel: &[u8; 32]) -> bool {
+        self.known().get(channel).is_some_and(|end| end.is_searching)
+    }
+
+    /// Whether blocks are to be read for a channel at that height: then whoever asks has to do it.
+    pub(crate) fn begins_search(&self, channel: [u8; 32], height: u32) -> bool {
+        let mut known = self.known();
+        let end = known.entry(channel).or_default();
+        let is_due = end.tried_at.is_none_or(|tried| height >= tried.saturating_add(TRY_AGAIN));
+        let begins = is_due && !end.is_searching;
+        end.is_searching |= begins;
+        begins
+    }
+
+    /// Nobody reads blocks for a channel any more. `failed_at` is set when that came to nothing.
+    pub(crate) fn ends_search(&self, channel: [u8; 32], failed_at: Option<u32>) {
+        let mut known = self.known();
+        let end = known.entry(channel).or_default();
+        (end.is_searching, end.tried_at) = (false, failed_at);
     }
 
     /// Notes whether everything that was to be sent is spent at that height. Gives since when it is.

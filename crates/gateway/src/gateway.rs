@@ -186,6 +186,10 @@ impl Gateway {
         }
         payments.sort_by_key(|record| record.ordered_at);
         payments.into_iter().for_each(|record| books.note(record));
+        // A version before this one forgot none.
+        let forgotten: Vec<[u8; 32]> =
+            std::iter::from_fn(|| books.forget_failed()).map(|hash| hash.0).collect();
+        payment_shelf.remove_all(&forgotten, &["record"])?;
 
         let mut config = UserConfig::default();
         let handshake = &mut config.channel_handshake_config;

@@ -132,7 +132,8 @@ impl Gateway {
         let details = details.ok_or(PayError::NotUsable)?;
         let policy = self.policy(device).ok_or_else(|| PayError::Policy("there is none".into()))?;
         // Before a way is looked for, which takes longer; it is stored when there is one.
-        self.approved(&self.books(), device, &policy, text)?;
+        let tip = self.tip();
+        self.approved(&self.books(), device, &policy, text, tip)?;
 
         let mut record = PaymentRecord {
             channel,
@@ -162,6 +163,7 @@ impl Gateway {
         };
         has_room(&details, &route, &policy)?;
         {
+            let tip = self.tip();
             let mut books = self.books();
             // Another device may have ordered it while a way was looked for.
             let others =
@@ -173,7 +175,7 @@ impl Gateway {
             }
             // The same books about a device as the device keeps, under the gateway's own copy of the owner's policy: a thief who has the
             // device, and changed its program, gets no more than that.
-            let payments = self.approved(&books, device, &policy, text)?;
+            let payments = self.approved(&books, device, &policy, text, tip)?;
             let allowed = self.device_shelf.change(&device, "payments", &payments);
             self.payment_shelf.put_first_with(&hash.0, "record", &record, vec![allowed])?;
             books.note(record.clone());
@@ -274,6 +276,11 @@ impl Gateway {
         })
     }
 
+    /// Not to be asked for by whoever holds the books: LDK holds its newest block while it asks for a signature, which takes the books.
+    fn tip(&self) -> Tip {
+        Tip { height: self.node.channels.current_best_block().height, time: now() }
+    }
+
     /// What is to be stored when a payment is allowed.
     fn approved(
         &self,
@@ -281,11 +288,11 @@ impl Gateway {
         device: [u8; 32],
         policy: &Policy,
         invoice: &str,
+        tip: Tip,
     ) -> Result<Payments, PayError> {
         let forbidden = |reject: Reject| PayError::Policy(reject.to_string());
         let invoice = Invoice::parse(invoice, self.chain.network())
             .map_err(|error| PayError::Invoice(error.to_string()))?;
-        let tip = Tip { height: self.node.channels.current_best_block().height, time: now() };
         let mut payments: Payments = self.device_shelf.get(&device, "payments")?.unwrap_or_default();
         let is_live = |hash: &PaymentHash| {
             books.payments.get(hash).is_some_and(|record| record.outcome == Outcome::Pending)

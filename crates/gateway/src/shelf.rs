@@ -107,11 +107,24 @@ impl Shelf {
         names: &[&str],
         others: Vec<Change>,
     ) -> Result<(), ShelfError> {
+        let written = self.cabinet.put(self.removal(owner, names).into_iter().chain(others).collect());
+        written.map_err(|source| failed(&hex(owner), OWNERS, source))
+    }
+
+    /// Removes values of owners, who are none any more, in one write.
+    ///
+    /// # Errors
+    /// See [`ShelfError`].
+    pub(crate) fn remove_all(&self, owners: &[[u8; 32]], names: &[&str]) -> Result<(), ShelfError> {
+        let Some((last, others)) = owners.split_last() else { return Ok(()) };
+        let removed = others.iter().flat_map(|owner| self.removal(owner, names)).collect();
+        self.remove(last, names, removed)
+    }
+
+    fn removal(&self, owner: &[u8; 32], names: &[&str]) -> Vec<Change> {
         let drawer = hex(owner);
         let own = names.iter().map(|name| (Place::new(self.room, &drawer, name), None));
-        let listed = (Place::new(self.room, OWNERS, &drawer), None);
-        let written = self.cabinet.put(own.chain([listed]).chain(others).collect());
-        written.map_err(|source| failed(&drawer, OWNERS, source))
+        own.chain([(Place::new(self.room, OWNERS, &drawer), None)]).collect()
     }
 
     /// A value, to be written with others.

@@ -225,12 +225,20 @@ impl<M: Machine> Books<M> {
     ///
     /// # Errors
     /// When the database cannot be read or holds something that makes no sense.
-    pub fn open(store: Store, seed: &Seed, desk: Arc<dyn Desk<M>>) -> Result<(Self, Resumed<M>), OpenError> {
+    pub fn open(
+        mut store: Store,
+        seed: &Seed,
+        desk: Arc<dyn Desk<M>>,
+    ) -> Result<(Self, Resumed<M>), OpenError> {
         let mut pages = ByChannel::default();
         let mut setups = ByChannel::default();
         let mut resumed = Vec::new();
-        let (over, live): (Vec<_>, Vec<_>) =
-            store.channels::<M>()?.into_iter().partition(|stored| M::is_over(&stored.state));
+        let stored = store.channels::<M>()?;
+        // Layout 6 did not note it.
+        store.end_all::<M>(
+            stored.iter().filter(|stored| M::is_ended(&stored.state)).map(|stored| stored.id),
+        )?;
+        let (over, live): (Vec<_>, Vec<_>) = stored.into_iter().partition(|stored| M::is_over(&stored.state));
         for stored in live {
             let setup = M::setup(&stored.record, seed)
                 .map_err(|source| OpenError::Corrupt { id: stored.id, source })?;

@@ -20,7 +20,8 @@ use tokio::task::spawn_blocking;
 
 use super::{Clerk, ClerkError};
 use crate::caller::CallError;
-use crate::ends::is_too_much;
+use crate::ends::{TRY_AGAIN, is_too_much};
+use crate::gateway::Gateway;
 use crate::ledger::Ledger;
 use crate::signer::desk::Desk;
 
@@ -102,9 +103,10 @@ impl Clerk {
         self.looked.get(channel).and_then(|looked| looked.closed_alone) != Some(self.newest_block())
     }
 
-    /// Whether nothing was looked at for this channel since the newest block.
+    /// Whether nothing was looked at for this channel since the newest block, and nothing is being searched for it.
     pub(super) fn is_to_look(&self, channel: &[u8; 32]) -> bool {
         self.looked.get(channel).and_then(|looked| looked.brought_home) != Some(self.newest_block())
+            && !self.gateway.ends.is_searching(channel)
     }
 
     fn newest_block(&self) -> BlockHash {
@@ -118,22 +120,35 @@ impl Clerk {
         let Some(terms) = desk.ended() else { return Ok(()) };
         let look = match self.look(channel, &terms).await {
             Ok(Some(look)) => look,
-            Ok(None) => return Ok(()),
+            Ok(None) => {
+                if self.gateway.ends.will_know(&channel) {
+                    // The bell rings when it is known.
+                    self.looked.entry(channel).or_default().brought_home = None;
+                }
+                // A reorganisation may have taken it back: then it is sent again.
+                if let Some(closing) = desk.closing() {
+                    self.gateway.node.broadcaster.keep(&closing);
+                }
+                return Ok(());
+            }
             Err(error) => {
                 tracing::warn!(%error, "the end of a channel is looked at again with the next block");
                 return Ok(());
             }
         };
+        let is_deep = look.found.height.is_some_and(|height| look.is_deep(height));
         let is_over = match self.signed_for(desk, &terms, &look, look.fee_rate).await? {
             // It came back from its owner's backup, and can sign nothing for this channel.
-            None => true,
+            None => is_deep,
             Some(transactions) => {
                 self.send(transactions.clone()).await;
                 let is_spent = self.are_spent(transactions).await;
                 let settled_at = self.gateway.ends.settled_at(channel, is_spent, look.tip);
-                look.found.height.is_some_and(|height| look.is_deep(height))
+                is_deep
                     // What spends the rest as well: a penalty in a block leaves nothing to be signed.
                     && settled_at.is_some_and(|height| look.is_deep(height))
+                    // What looks in force to the device may have been revoked.
+                    && !desk.has_revocations()
                     && self.is_nothing_left(desk, &terms, &look).await?
             }
         };
@@ -215,10 +230,8 @@ impl Clerk {
             None | Some(Spent::Not) => return Ok(None),
             Some(Spent::By(found)) => found,
             Some(Spent::InSomeBlock) => {
-                let gateway = self.gateway.clone();
-                let searching = self.read_blocks(move |chain| gateway.ends.search(chain, channel, &funding));
-                let Some(found) = searching.await? else { return Ok(None) };
-                found
+                self.gateway.search(self.device, channel, funding);
+                return Ok(None);
             }
         };
         let most = self.gateway.policy(self.device).map_or(FeeRate::MAX, |policy| policy.most_fee_rate);
@@ -294,6 +307,40 @@ impl Clerk {
             transactions.iter().all(|transaction| is_spent(&chain, transaction).unwrap_or(false))
         });
         asking.await.unwrap_or(false)
+    }
+}
+
+impl Gateway {
+    /// Searches for what spent a funding, once for each channel, and rings the device's bell when that is done. Nobody waits for it: it may
+    /// take hours.
+    pub(crate) fn search(self: &Arc<Self>, device: [u8; 32], channel: [u8; 32], funding: OutPoint) {
+        let height = self.node.channels.current_best_block().height;
+        if !self.ends.begins_search(channel, height) {
+            return;
+        }
+        let gateway = self.clone();
+        tokio::spawn(async move {
+            let Ok(turn) = gateway.ends.searches.clone().acquire_owned().await else { return };
+            let searching = spawn_blocking({
+                let gateway = gateway.clone();
+                move || {
+                    let _turn = turn;
+                    gateway.ends.search(&gateway.chain, channel, &funding)
+                }
+            });
+            let failed_at = match searching.await {
+                Ok(Ok(Some(_found))) => None,
+                // Up to here there is nothing: the blocks to come are soon read.
+                Ok(Ok(None)) => Some(height.saturating_sub(TRY_AGAIN - 1)),
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "who ended a channel was not found; it is searched for again in an hour");
+                    Some(height)
+                }
+                Err(_ending) => Some(height),
+            };
+            gateway.ends.ends_search(channel, failed_at);
+            gateway.books().bell(device).notify_one();
+        });
     }
 }
 

@@ -287,7 +287,16 @@ impl Desk {
         }
         inner.closing = None;
         inner.ended = None;
+        let was_to_close = inner.orders.contains(&Order::CloseAlone);
         inner.orders.clear();
+        if was_to_close {
+            self.note_close_alone(false);
+        }
+    }
+
+    /// Whether the device does not know yet that the bridge has revoked something.
+    pub fn has_revocations(&self) -> bool {
+        self.inner().orders.iter().any(|order| matches!(order, Order::BridgeRevoked(..)))
     }
 
     fn note_close_alone(&self, is_ordered: bool) {

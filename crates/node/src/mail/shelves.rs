@@ -327,11 +327,12 @@ impl Shelves<'_> {
             return self.standing_of(&kept);
         }
         let mut unused = if is_another { 0 } else { kept.prekeys };
-        let too_many = (unused + 1).saturating_sub(self.bounds.most_prekeys).min(unused);
-        if new.len() == 1 && too_many > 0 {
-            self.give_up_first(&kept, too_many)?;
-            unused -= too_many;
-        }
+        // They are given up below: what is refused changes nothing.
+        let too_many = match new.len() {
+            1 => (unused + 1).saturating_sub(self.bounds.most_prekeys).min(unused),
+            _more => 0,
+        };
+        unused -= too_many;
         let room = self.bounds.most_prekeys.saturating_sub(unused);
         if new.len() > room as usize {
             return Err(Refused::TooManyPrekeys { most: self.bounds.most_prekeys, room }.into());
@@ -344,7 +345,11 @@ impl Shelves<'_> {
                 return Err(Refused::TooManyGenerations.into());
             }
         }
-        self.check_room()?;
+        if too_many > 0 {
+            self.give_up_first(&kept, too_many)?;
+        } else {
+            self.check_room()?;
+        }
         if is_another {
             self.transaction.execute("DELETE FROM prekeys WHERE box = ?1", [kept.number])?;
         }

@@ -170,6 +170,22 @@ fn the_database_does_not_outgrow_its_bound() {
     }
 }
 
+/// Its owner publishes one with each run, before it takes its letters.
+#[test]
+fn a_full_box_takes_one_prekey_more_also_in_a_full_mailbox() {
+    let mut scene = Scene::opened();
+    scene.bounds.most_letters = 1_000;
+    let prekeys = scene.prekeys(1, 8);
+    assert_eq!(scene.publish(&prekeys[..5]).unwrap().unused, 5);
+    let posted = (0..200).take_while(|id| scene.post(*id, HOUR) == Ok(Posted::New)).count();
+    assert!(posted < 200, "the mailbox is full");
+    assert_eq!(scene.publish(&prekeys[5..6]).unwrap().unused, 5);
+    assert_eq!(scene.take(), Ok(prekeys[1]), "the first gave up its place");
+    // What is refused takes none away.
+    assert_eq!(scene.publish(&prekeys[6..7]), Err(Refused::Full));
+    assert_eq!((scene.take(), scene.take()), (Ok(prekeys[2]), Ok(prekeys[3])));
+}
+
 #[test]
 fn boxes_are_so_many_and_an_idle_one_makes_room() {
     let mut scene = Scene::opened();
