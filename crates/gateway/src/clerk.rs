@@ -268,17 +268,19 @@ impl Clerk {
             None => false,
         };
         let is_stuck = self.stuck.contains(&channel);
+        let is_heard = !is_stuck || desk.ended().is_some();
         let is_silent = is_stuck || self.gateway.bans.of(&channel).is_some() || is_over();
+        // Before the desk is locked: LDK holds its newest block while it asks for a signature, which locks the desk.
+        let (is_to_close, is_to_look) = (self.is_to_close(&channel), self.is_to_look(&channel));
         desk.next(|order| match order {
             Order::BridgeRevoked(number, _) => {
-                let is_wanted = !is_stuck || desk.ended().is_some();
-                is_wanted
+                is_heard
                     && !self.unheard.contains(&(channel, *number))
                     && !self.told.iter().any(|told| (told.channel, told.number) == (channel, *number))
             }
             Order::SignBridge(_) | Order::Revoke(_) | Order::CloseTogether(..) => !is_silent,
-            Order::CloseAlone => self.is_to_close(&channel),
-            Order::BringHome => self.is_to_look(&channel),
+            Order::CloseAlone => is_to_close,
+            Order::BringHome => is_to_look,
         })
     }
 

@@ -33,7 +33,7 @@ use bdk_wallet::ChangeSet;
 use bdk_wallet::chain::Merge as _;
 use bitcoin::consensus::encode::{deserialize, serialize};
 use bitcoin::hashes::Hash as _;
-use bitcoin::{BlockHash, OutPoint, ScriptBuf, Transaction};
+use bitcoin::{BlockHash, OutPoint, Transaction};
 use farthing_protocol::lightspeed::Ladder;
 use farthing_protocol::{ChannelId, Msat, Params};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
@@ -205,46 +205,6 @@ impl Store {
             Ok(StoredChannel { id, record, state, opened_at: opened_at.unsigned_abs() })
         })
         .collect()
-    }
-
-    /// The outputs whose spends are noted: the fundings of all channels that have not ended, whatever their role, and what the
-    /// transactions that spend them lock to a condition. With each, the scripts of the two parties' wallets. A block is taken in
-    /// once, by whichever role runs, so its spends are noted for all.
-    ///
-    /// # Errors
-    /// When the database cannot be read.
-    pub fn followed(&self) -> Result<Followed, StoreError> {
-        let parties = |parties: &[u8]| decode("parties' scripts", parties);
-        let mut statement =
-            self.connection.prepare_cached("SELECT funding, parties FROM channels WHERE NOT ended")?;
-        let rows =
-            statement.query_map([], |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, Vec<u8>>(1)?)))?;
-        let mut followed = Followed::default();
-        for row in rows {
-            let (funding, of) = row?;
-            let funding = deserialize(&funding).map_err(|error| StoreError::corrupt("outpoint", error))?;
-            followed.0.insert(funding, parties(&of)?);
-        }
-        let mut statement = self.connection.prepare_cached(
-            "SELECT spenders.spender, parties FROM channels JOIN spends ON outpoint = funding
-             JOIN spenders ON txid = spends.spender WHERE NOT ended",
-        )?;
-        let rows =
-            statement.query_map([], |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, Vec<u8>>(1)?)))?;
-        let mut spenders = rows
-            .map(|row| {
-                let (spender, of) = row?;
-                Ok((transaction(&spender)?, parties(&of)?))
-            })
-            .collect::<Result<Vec<(Transaction, [ScriptBuf; 2])>, StoreError>>()?;
-        while let Some((spender, of)) = spenders.pop() {
-            for locked in locked_outputs(&spender, &of) {
-                if followed.0.insert(locked, of.clone()).is_none() {
-                    spenders.extend(self.spends(&locked)?.into_iter().map(|spend| (spend.by, of.clone())));
-                }
-            }
-        }
-        Ok(followed)
     }
 
     /// What calls cost on a day, counted from 1970, and on all later ones.
