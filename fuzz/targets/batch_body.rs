@@ -33,7 +33,7 @@ static ANNOUNCED: LazyLock<Announced> = LazyLock::new(|| {
 
 fuzz_target!(|data: &[u8]| {
     let mut choices = Choices::maybe_endless(data);
-    if choices.byte() % 2 == 0 {
+    if choices.byte().is_multiple_of(2) {
         body(&mut choices);
     } else {
         reveals(&mut choices);

@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 
 use farthing_fuzz::{Choices, fixture};
 use farthing_protocol::lightspeed::call::{LENGTH, LENGTH_WITH_LAST, MacKey, Target};
+use farthing_protocol::lightspeed::numbers::Standing;
 use farthing_protocol::lightspeed::tab::Claim;
 use farthing_protocol::lightspeed::{Call, CallNumber, Ladder, Tab};
 use farthing_protocol::session::CallKey;
@@ -94,7 +95,7 @@ impl Table {
             6 => drop(self.tab.top_up(number, Msat::new(choices.amount()), None)),
             _ if choices.byte() > 200 => self.tab.begin(epoch + 1),
             _ if choices.byte() > 200 => drop(self.tab.reconcile(number)),
-            _ => self.tab.refuse(number),
+            _ => self.refuse(number),
         }
         self.check();
     }
@@ -133,6 +134,15 @@ impl Table {
             );
         }
         self.check();
+    }
+
+    /// Only a new call can be refused: of any other its payer is to hear what became of it.
+    fn refuse(&mut self, number: CallNumber) {
+        let before = self.tab.numbers().standing(number);
+        let refused = self.tab.refuse(number).is_ok();
+        assert_eq!(refused, before == Standing::New, "a call refused that was {before:?}");
+        let expected = if refused { Standing::Void } else { before };
+        assert_eq!(self.tab.numbers().standing(number), expected);
     }
 
     fn check(&mut self) {

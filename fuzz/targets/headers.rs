@@ -37,7 +37,7 @@ fn receipt(choices: &mut Choices<'_>) {
 /// What is served lies within the file.
 fn span(mut choices: Choices<'_>) {
     let size = choices.amount();
-    let text = if choices.byte() % 2 == 0 {
+    let text = if choices.byte().is_multiple_of(2) {
         format!("bytes={}-{}", choices.amount(), choices.amount())
     } else {
         String::from_utf8_lossy(choices.rest()).into_owned()
@@ -49,7 +49,7 @@ fn span(mut choices: Choices<'_>) {
 /// As a gate reads it, whose room is for the longest call there is: a call has one spelling.
 fn call(mut choices: Choices<'_>) {
     let mut room = [0; call::LENGTH_WITH_LAST.div_ceil(3) * 4];
-    let text = if choices.byte() % 2 == 0 {
+    let text = if choices.byte().is_multiple_of(2) {
         encoding::encode_bytes(choices.rest())
     } else {
         String::from_utf8_lossy(choices.rest()).into_owned()
@@ -65,7 +65,7 @@ fn call(mut choices: Choices<'_>) {
 
 /// As it came, or a good one with up to three characters exchanged, which the checksum always notices.
 fn invoice(mut choices: Choices<'_>) {
-    if choices.byte() % 2 == 0 {
+    if choices.byte().is_multiple_of(2) {
         let _may_be_refused = Invoice::parse(&String::from_utf8_lossy(choices.rest()), Network::Regtest);
         return;
     }

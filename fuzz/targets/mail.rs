@@ -40,7 +40,7 @@ fuzz_target!(|data: &[u8]| {
 
 /// A text as it came, or a good one with up to three characters exchanged, which the checksum always notices (BIP173).
 fn address(mut choices: Choices<'_>) {
-    if choices.byte() % 2 == 0 {
+    if choices.byte().is_multiple_of(2) {
         let Ok(address) = String::from_utf8_lossy(choices.rest()).parse::<Address>() else { return };
         assert_eq!(address.to_string().parse(), Ok(address));
         return;
@@ -99,7 +99,7 @@ fn letter(bytes: &[u8]) {
 
 /// A text as it came, or an authorisation's bytes.
 fn invitation(mut choices: Choices<'_>) {
-    if choices.byte() % 2 == 0 {
+    if choices.byte().is_multiple_of(2) {
         let Ok(invitation) = String::from_utf8_lossy(choices.rest()).parse::<Invitation>() else { return };
         assert_eq!(invitation.to_string().parse(), Ok(invitation));
         return;
@@ -111,7 +111,7 @@ fn invitation(mut choices: Choices<'_>) {
 /// A header as it came, or a good one with some characters exchanged, for a request that may be another.
 fn proof(mut choices: Choices<'_>) {
     let signed = Request { authority: "mail.example", method: "GET", target: "/mailbox", body: b"" };
-    let (is_good, other_target) = (choices.byte() % 2 == 1, choices.byte() % 4 == 0);
+    let (is_good, other_target) = (choices.byte() % 2 == 1, choices.byte().is_multiple_of(4));
     let good = signed.sign(&PAYEE.keys, choices.u64());
     let header = if is_good {
         let mut bytes = good.to_header().into_bytes();

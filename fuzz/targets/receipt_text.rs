@@ -12,7 +12,7 @@ use secp256k1::schnorr;
 
 fuzz_target!(|data: &[u8]| {
     let mut choices = Choices::new(data);
-    if choices.byte() % 2 == 0 {
+    if choices.byte().is_multiple_of(2) {
         return text(&String::from_utf8_lossy(choices.rest()));
     }
     // Every field as the fuzzer wants it, under a good checksum.

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 
-use crate::workspace::Workspace;
+use crate::workspace::{self, Workspace};
 use crate::{fuzz, programs, rules, signer_suite, step, tools};
 
 type Step = (&'static str, fn(&Workspace) -> Result<()>);
@@ -16,8 +16,11 @@ const STEPS: [Step; 5] = [
     ("documentation", documentation),
 ];
 
-/// The packages that the workspace excludes: `cargo fmt --all` does not see them.
+/// The packages that the workspace excludes: `--all` and `--workspace` do not see them.
 const EXCLUDED: [&str; 3] = [programs::PEERS_MANIFEST, fuzz::MANIFEST, signer_suite::MANIFEST];
+
+/// Those of them that build on our crates, so that a change there can break them.
+const DEPENDENT: [&str; 2] = [fuzz::MANIFEST, signer_suite::MANIFEST];
 
 /// Runs every step; fails if one of them does.
 pub fn check(workspace: &Workspace) -> Result<()> {
@@ -44,8 +47,17 @@ fn formatting(workspace: &Workspace) -> Result<()> {
 }
 
 fn lints(workspace: &Workspace) -> Result<()> {
-    let arguments = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
-    step::run(&mut workspace.cargo(arguments))
+    let lint = |of: &[&str]| {
+        let arguments = [&["clippy", "--locked"], of, &["--", "-D", "warnings"]].concat();
+        step::run(&mut workspace.cargo(arguments))
+    };
+    lint(&["--workspace", "--all-targets"])?;
+    let output = workspace.target_folder(workspace::MANIFEST)?;
+    for manifest in DEPENDENT {
+        // Into the workspace's folder: most of what they build on is the same there.
+        lint(&["--manifest-path", manifest, "--target-dir", &output])?;
+    }
+    Ok(())
 }
 
 /// Needs no network once cargo-deny is there: advisories, which would, are left to whoever releases.

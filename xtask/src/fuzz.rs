@@ -59,8 +59,8 @@ pub fn fuzz(workspace: &Workspace, target: Option<&str>, effort: Effort) -> Resu
     }
     step::run(build.env("RUSTFLAGS", COVERAGE))?;
 
-    let output = metadata["target_directory"].as_str().context("`cargo metadata` names no target folder")?;
-    let programs = Path::new(output).join(triple).join("release");
+    let output = workspace.target_folder(MANIFEST)?;
+    let programs = Path::new(&output).join(triple).join("release");
     let failed = run_all(workspace, &programs, targets, effort)?;
     ensure!(
         failed.is_empty(),

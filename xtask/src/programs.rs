@@ -3,17 +3,16 @@
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
-use crate::workspace::Workspace;
+use crate::workspace::{self, Workspace};
 use crate::{bitcoind, step};
 
 /// `farthing demo ARGUMENTS`. Returns only if it cannot be started.
 pub fn demo(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     let bitcoind = bitcoind::ensure(workspace)?;
     step::run(&mut workspace.cargo(["build", "--release", "--locked", "--package", "farthing"]))?;
-    let metadata = workspace.metadata("Cargo.toml")?;
-    let target = metadata["target_directory"].as_str().context("`cargo metadata` names no target folder")?;
+    let target = workspace.target_folder(workspace::MANIFEST)?;
     let mut farthing = Command::new(format!("{target}/release/farthing"));
     become_program(farthing.arg("demo").args(arguments).env(bitcoind::VARIABLE, bitcoind))
 }
@@ -44,8 +43,7 @@ pub const PEERS_MANIFEST: &str = "bench/peers/Cargo.toml";
 fn peers(workspace: &Workspace) -> Result<String> {
     let mut build = workspace.cargo(["build", "--release", "--locked", "--manifest-path", PEERS_MANIFEST]);
     step::run(&mut build)?;
-    let metadata = workspace.metadata(PEERS_MANIFEST)?;
-    let target = metadata["target_directory"].as_str().context("`cargo metadata` names no target folder")?;
+    let target = workspace.target_folder(PEERS_MANIFEST)?;
     Ok(format!("{target}/release/peers"))
 }
 

@@ -10,6 +10,9 @@ use serde_json::Value;
 
 use crate::step;
 
+/// The workspace's own manifest.
+pub const MANIFEST: &str = "Cargo.toml";
+
 /// The folder that holds the workspace's `Cargo.toml`.
 pub struct Workspace {
     root: PathBuf,
@@ -47,5 +50,13 @@ impl Workspace {
             ["metadata", "--no-deps", "--format-version", "1", "--locked", "--manifest-path", manifest];
         let json = step::output(&mut self.cargo(arguments))?;
         serde_json::from_str(&json).context("cannot read the output of `cargo metadata`")
+    }
+
+    /// Where cargo puts what it builds for a manifest, given relative to the root.
+    pub fn target_folder(&self, manifest: &str) -> Result<String> {
+        let metadata = self.metadata(manifest)?;
+        let folder =
+            metadata["target_directory"].as_str().context("`cargo metadata` names no target folder")?;
+        Ok(folder.to_owned())
     }
 }
