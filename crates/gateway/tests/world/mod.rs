@@ -246,11 +246,15 @@ impl World {
         self.gateway = open_gateway(&self.folder, &self.bridge, address, &self.chain);
     }
 
-    /// The same, and it seldom looks for blocks.
-    pub fn restart_gateway_that_looks_every(&mut self, poll: Duration) {
+    /// The same, and it looks for blocks no more once it has seen the newest.
+    pub async fn restart_gateway_that_looks_once(&mut self) {
         self.gateway.stop();
+        self.mine(1);
+        let poll = Duration::from_secs(24 * 3_600);
         self.gateway =
             open_gateway_polling(&self.folder, &self.bridge, self.bridge.address, &self.chain, poll);
+        let (gateway, tip) = (self.gateway.clone(), self.chain.tip().unwrap().height);
+        until("it has looked", || gateway.node.channels.current_best_block().height == tip).await;
     }
 
     /// The node drops what has been in its mempool for two weeks, as this has.
