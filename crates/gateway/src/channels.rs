@@ -3,8 +3,9 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use bitcoin::{Amount, OutPoint};
+use bitcoin::{Amount, FeeRate, OutPoint};
 use farthing_node::entropy;
+use farthing_protocol::device::Policy;
 use farthing_protocol::device::bolt3::{Basepoints, PartyTerms};
 use farthing_protocol::device::wire::OpenTerms;
 use farthing_threshold::{Gateway as GatewaySide, Share};
@@ -14,6 +15,7 @@ use lightning::ln::channel_state::ChannelDetails;
 use lightning::util::errors::APIError;
 
 use crate::gateway::Gateway;
+use crate::ldk::fees::OpenChannel;
 use crate::records::{ChannelKeys, ChannelRecord, Stage};
 use crate::shelf::ShelfError;
 use crate::signer::desk::Desk;
@@ -228,6 +230,29 @@ impl Gateway {
         let user_channel_id = self.books().channels.get(&channel)?.user_channel_id()?;
         let mut all = self.node.channels.list_channels().into_iter();
         all.find(|details| details.user_channel_id == user_channel_id)
+    }
+
+    /// Sets the fee rate of commitments, before LDK proposes one.
+    pub(crate) fn keep_fee_rate(&self) {
+        let open = self.node.channels.list_channels().into_iter().filter_map(|details| {
+            let rate = FeeRate::from_sat_per_kwu(u64::from(details.feerate_sat_per_1000_weight?));
+            let device = {
+                let books = self.books();
+                books.channels.get(&books.by_user_channel_id(details.user_channel_id)?)?.device
+            };
+            let Policy { least_fee_rate: least, most_fee_rate: most, .. } = self.policy(device)?;
+            Some(OpenChannel { rate, least, most })
+        });
+        let (wanted, rate) =
+            (self.settings.commitment_fee_rate, self.node.fees.keep(&open.collect::<Vec<_>>()));
+        if rate != wanted {
+            let (rate, wanted) = (rate.to_sat_per_kwu(), wanted.to_sat_per_kwu());
+            tracing::warn!(
+                rate,
+                wanted,
+                "commitments keep their fee rate (sat/kw): the owner of a device with an open channel does not allow the one that is wanted"
+            );
+        }
     }
 
     /// LDK shows the terms when it wants the bridge's first commitment signed.

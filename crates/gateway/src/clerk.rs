@@ -21,6 +21,7 @@ use farthing_protocol::device::bolt3::{
 use farthing_protocol::device::wire::{Answer, ChannelKeysId, Report, Request, Standing};
 use farthing_threshold::{Gateway as GatewaySide, Share};
 use lightning::chain::transaction::OutPoint;
+use lightning::ln::channel_state::{InboundHTLCStateDetails, OutboundHTLCStateDetails};
 use lightning::ln::types::ChannelId;
 use secp256k1::PublicKey;
 use tokio::sync::Notify;
@@ -28,7 +29,7 @@ use tokio::sync::Notify;
 use self::onchain::Looked;
 use crate::caller::{CallError, Caller, Pending};
 use crate::gateway::Gateway;
-use crate::ledger::{NoSuchState, Outline};
+use crate::ledger::{NoSuchState, Outline, Stage as HtlcStage, UnderWay};
 use crate::records::{ChannelRecord, Stage};
 use crate::shelf::ShelfError;
 use crate::signer::desk::{BridgeSignatures, Desk, Order, ToValidate};
@@ -419,10 +420,10 @@ impl Clerk {
         side: Side,
         outline: &Outline,
     ) -> Result<Proposal, ClerkError> {
-        let small = self.small_htlcs(channel);
+        let under_way = self.under_way(channel);
         // Others' channels go on meanwhile. Nobody else writes this one.
         let mut ledger = self.gateway.books().ledgers.get(&channel).cloned().unwrap_or_default();
-        let proposal = ledger.propose(terms, side, outline, &small)?;
+        let proposal = ledger.propose(terms, side, outline, under_way.as_deref())?;
         self.gateway.channel_shelf.put(&channel, "ledger", &ledger)?;
         let mut books = self.gateway.books();
         books.ledgers.insert(channel, ledger);
@@ -431,24 +432,43 @@ impl Clerk {
         Ok(proposal)
     }
 
-    /// HTLCs under way that may have no output.
-    fn small_htlcs(&self, channel: [u8; 32]) -> Vec<Htlc> {
-        let Some(details) = self.gateway.details(channel) else { return Vec::new() };
+    /// What LDK has in a channel; `None` when it has the channel no more.
+    fn under_way(&self, channel: [u8; 32]) -> Option<Vec<UnderWay>> {
+        let details = self.gateway.details(channel)?;
         let htlc = |offered_by, amount, hash, expiry| Htlc {
             offered_by,
             amount: Msat::new(amount),
             payment_hash: PaymentHash(hash),
             expiry,
         };
-        let ours = details
-            .pending_outbound_htlcs
-            .iter()
-            .map(|ours| htlc(Side::Holder, ours.amount_msat, ours.payment_hash.0, ours.cltv_expiry));
-        let theirs = details
-            .pending_inbound_htlcs
-            .iter()
-            .map(|theirs| htlc(Side::Bridge, theirs.amount_msat, theirs.payment_hash.0, theirs.cltv_expiry));
-        ours.chain(theirs).collect()
+        // What has no number yet is in no commitment.
+        let ours = details.pending_outbound_htlcs.iter().filter(|ours| ours.htlc_id.is_some());
+        let ours = ours.map(|ours| UnderWay {
+            htlc: htlc(Side::Holder, ours.amount_msat, ours.payment_hash.0, ours.cltv_expiry),
+            stage: match ours.state {
+                Some(OutboundHTLCStateDetails::AwaitingRemoteRevokeToAdd) => HtlcStage::Adding,
+                Some(OutboundHTLCStateDetails::Committed) | None => HtlcStage::Committed,
+                Some(
+                    OutboundHTLCStateDetails::AwaitingRemoteRevokeToRemoveSuccess
+                    | OutboundHTLCStateDetails::AwaitingRemoteRevokeToRemoveFailure,
+                ) => HtlcStage::Removing,
+            },
+        });
+        let theirs = details.pending_inbound_htlcs.iter().map(|theirs| UnderWay {
+            htlc: htlc(Side::Bridge, theirs.amount_msat, theirs.payment_hash.0, theirs.cltv_expiry),
+            // LDK has no state for one that the bridge has only announced.
+            stage: match theirs.state {
+                None => HtlcStage::Adding,
+                Some(
+                    InboundHTLCStateDetails::AwaitingRemoteRevokeToAdd | InboundHTLCStateDetails::Committed,
+                ) => HtlcStage::Committed,
+                Some(
+                    InboundHTLCStateDetails::AwaitingRemoteRevokeToRemoveFulfill
+                    | InboundHTLCStateDetails::AwaitingRemoteRevokeToRemoveFail,
+                ) => HtlcStage::Removing,
+            },
+        });
+        Some(ours.chain(theirs).collect())
     }
 
     fn unblock(&self, channel: [u8; 32]) {

@@ -233,6 +233,7 @@ impl Gateway {
         });
         this.get_or_init(|| Arc::downgrade(&gateway));
         gateway.send_closings();
+        gateway.keep_fee_rate();
         let handler = Arc::downgrade(&gateway);
         gateway.node.run(move |event| match handler.upgrade().map(|gateway| gateway.event(event)) {
             // LDK tells it again.

@@ -2,9 +2,12 @@
 //!
 //! LDK names a commitment's outputs: whole satoshi after fees, and no HTLC that is too small for an output. The device wants every
 //! HTLC, and balances in millisatoshi before fees, and compares the transaction's id. The balances follow from the state before
-//! ([`Update::balances`]). Which of the small HTLCs are in the commitment is found by trying: only the right ones give LDK's id.
+//! ([`Update::balances`]). Which of the small HTLCs are in the commitment follows from where LDK says that each stands ([`Stage`]), and
+//! LDK's id says whether that is right. It alone would not: while the bridge's balance is below dust, or where two HTLCs are of one
+//! amount, several sets give the same transaction.
 //!
-//! A mistake here costs nobody money: the device builds the transaction itself and refuses what does not follow.
+//! A mistake here costs nobody money: the device builds the transaction itself and refuses what does not follow. But the channel
+//! stands still from then on.
 
 use std::collections::BTreeMap;
 
@@ -18,8 +21,29 @@ use farthing_protocol::device::update::Update;
 use secp256k1::PublicKey;
 use serde::{Deserialize, Serialize};
 
-/// More small HTLCs at once are not looked for: each doubles the attempts.
-const MOST_TRIMMED: usize = 10;
+/// So many small HTLCs may stand elsewhere than expected: each doubles the attempts.
+const MOST_TRIED: usize = 10;
+
+/// An HTLC of the channel, as LDK tells of it when it is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnderWay {
+    /// The HTLC.
+    pub htlc: Htlc,
+    /// How far it is.
+    pub stage: Stage,
+}
+
+/// How far an HTLC is on its way through the commitments of both sides (BOLT 2): it enters that of the side that did not offer it first,
+/// and leaves that of the side that did first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Not yet in the commitment of the side that offered it.
+    Adding,
+    /// In both.
+    Committed,
+    /// No longer in the commitment of the side that offered it.
+    Removing,
+}
 
 /// A commitment as LDK shows it to a signer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,7 +92,8 @@ impl Ledger {
         }
     }
 
-    /// Works out what to propose for LDK's commitment, and takes note of it. `small` are HTLCs that may be in it without an output.
+    /// Works out what to propose for LDK's commitment, and takes note of it. `under_way` is what LDK has in the channel; without it what
+    /// the commitment before had is taken for it.
     ///
     /// # Errors
     /// When nothing fits; then nothing was noted.
@@ -77,7 +102,7 @@ impl Ledger {
         terms: &Terms,
         side: Side,
         outline: &Outline,
-        small: &[Htlc],
+        under_way: Option<&[UnderWay]>,
     ) -> Result<Proposal, NoSuchState> {
         let newest = self.newest(side).cloned();
         for preimage in &outline.preimages {
@@ -103,7 +128,7 @@ impl Ledger {
                 first
             }
             (None, Some(from)) => self
-                .follow(terms, side, from, outline, small)
+                .follow(terms, side, from, outline, under_way)
                 .ok_or_else(|| self.no_such_state(side, outline))?,
         };
         let preimages = self.shown(newest.as_ref(), &contents, outline);
@@ -120,36 +145,54 @@ impl Ledger {
         NoSuchState { side, number: outline.number, txid: outline.txid }
     }
 
-    /// The state after `from` that gives LDK's transaction.
+    /// The state after `from` that gives LDK's transaction: with the small HTLCs that are expected in it, else with as few others as
+    /// possible.
     fn follow(
         &self,
         terms: &Terms,
         side: Side,
         from: &Contents,
         outline: &Outline,
-        small: &[Htlc],
+        under_way: Option<&[UnderWay]>,
     ) -> Option<Contents> {
         let dust_limit = terms.of(side).dust_limit;
-        let mut candidates: Vec<Htlc> = Vec::new();
-        // What is in flight now first, then what was: so equal amounts are taken for what they most likely are.
-        for htlc in small.iter().chain(&from.htlcs) {
-            let is_small = htlc.is_trimmed(side, outline.fee_rate, dust_limit);
-            if is_small && !candidates.contains(htlc) {
-                candidates.push(*htlc);
+        let is_small = |htlc: &Htlc| htlc.is_trimmed(side, outline.fee_rate, dust_limit);
+        let mut candidates: Vec<(Htlc, bool)> = Vec::new();
+        for UnderWay { htlc, stage } in under_way.unwrap_or_default() {
+            if is_small(htlc) {
+                candidates.push((*htlc, self.is_expected(side, htlc, *stage)));
             }
         }
-        candidates.truncate(MOST_TRIMMED);
-        let all = (1_u32 << candidates.len()) - 1;
-        (0..=all).rev().find_map(|chosen| {
-            let chosen = candidates.iter().enumerate().filter(|(place, _)| chosen & (1 << place) != 0);
+        for htlc in from.htlcs.iter().filter(|htlc| is_small(htlc)) {
+            if !candidates.iter().any(|(known, _)| known == htlc) {
+                // LDK has forgotten it, if it was asked.
+                candidates.push((*htlc, under_way.is_none()));
+            }
+        }
+        let mut attempts: Vec<u32> = (0..1 << candidates.len().min(MOST_TRIED)).collect();
+        attempts.sort_by_key(|others| others.count_ones());
+        attempts.into_iter().find_map(|others| {
+            let is_other = |place: usize| place < MOST_TRIED && others & (1 << place) != 0;
+            let small = candidates.iter().enumerate();
+            let small = small.filter(|(place, (_, expected))| *expected != is_other(*place));
             let htlcs: Vec<Htlc> =
-                outline.htlcs.iter().copied().chain(chosen.map(|(_, htlc)| *htlc)).collect();
+                outline.htlcs.iter().copied().chain(small.map(|(_, (htlc, _))| *htlc)).collect();
             let update = Update::between(&from.htlcs, &htlcs);
             let (to_holder, to_bridge) = update.balances(from, |hash| self.preimages.contains_key(hash));
             let Outline { number, point, fee_rate, .. } = *outline;
             let contents = Contents { number, point, fee_rate, to_holder, to_bridge, htlcs };
             (Commitment::build(terms, side, &contents).txid() == outline.txid).then_some(contents)
         })
+    }
+
+    /// Whether an HTLC is in that side's next commitment.
+    fn is_expected(&self, side: Side, htlc: &Htlc, stage: Stage) -> bool {
+        if side == htlc.offered_by {
+            return stage == Stage::Committed;
+        }
+        // LDK was asked later than it built this commitment. The HTLC was in it if the other side's is not yet without.
+        stage != Stage::Removing
+            || self.newest(htlc.offered_by).is_some_and(|newest| newest.htlcs.contains(htlc))
     }
 
     /// The preimages that the device needs for this step.
@@ -173,3 +216,8 @@ impl Ledger {
         self.preimages.retain(|hash, _| is_live(hash));
     }
 }
+
+#[cfg(test)]
+// `tests/units.rs` compiles this file from elsewhere.
+#[path = "ledger/tests.rs"]
+mod tests;

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test helper may panic like the test that calls it")]
 
 // What these modules find in `crate`.
-use farthing_gateway::{caller, ldk, ledger, operator, records, shelf};
+use farthing_gateway::{caller, ldk, operator, records, shelf};
 
 #[path = "../src/arrears.rs"]
 mod arrears;
@@ -18,11 +18,15 @@ mod broadcaster;
 mod dial;
 #[path = "../src/ends.rs"]
 mod ends;
+#[path = "../src/ldk/fees.rs"]
+mod fees;
 #[path = "../src/ldk/gossip.rs"]
 mod gossip;
 #[path = "../src/greeting.rs"]
 mod greeting;
 #[path = "../src/headers.rs"]
 mod headers;
+#[path = "../src/ledger.rs"]
+mod ledger;
 #[path = "../src/sweeps.rs"]
 mod sweeps;

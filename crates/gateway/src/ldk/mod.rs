@@ -181,9 +181,10 @@ pub struct Node<P: SignerProvider + Send + Sync + 'static> {
     pub router: Arc<Router>,
     /// Sends what they publish.
     pub broadcaster: Arc<Broadcaster>,
+    /// What they pay to miners.
+    pub fees: Arc<Fees>,
     name: &'static str,
     gossip: Arc<Gossip>,
-    fees: Arc<Fees>,
     map: Map,
     keys: Arc<KeysManager>,
     chain: Chain,

@@ -1,7 +1,5 @@
 //! The bridge, alone and with the gateway: it closes, or publishes what it had revoked.
 
-use std::time::Duration;
-
 use bitcoin::{Amount, FeeRate, OutPoint, Transaction};
 use farthing_chain::RegtestNode;
 use farthing_gateway::gateway::Gateway;
