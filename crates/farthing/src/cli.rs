@@ -152,6 +152,9 @@ pub struct SellArguments {
     /// Let every call through for free, and only log what it would have cost.
     #[arg(long, requires = "upstream")]
     pub shadow: bool,
+    /// How many seconds the server may take to begin its answer, and to end a short one. After them the call fails, and costs nothing.
+    #[arg(long, requires = "upstream", default_value_t = 60, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub timeout: u64,
     /// Flat mode: each call is paid by a secret of its own, which opens an output of its own on the chain, in batches of at
     /// most that many calls. What that costs is shown at the start. Without it, calls are paid by words.
     #[arg(long, requires = "upstream", value_name = "OUTPUTS")]

@@ -321,6 +321,8 @@ impl Context {
         let (bridge, bridge_address) = node_address(bridge)?;
         bounds("keys_ready in [gateway]", gateway.keys_ready as u64, (1, 32))?;
         bounds("most_devices in [gateway]", gateway.most_devices as u64, (1, 1_000_000))?;
+        bounds("commitment_fee_rate in [gateway]", u64::from(gateway.commitment_fee_rate), (1, 100))?;
+        bounds("onchain_fee_rate in [gateway]", u64::from(gateway.onchain_fee_rate), (1, 1_000))?;
         bounds("most_unfunded in [gateway]", gateway.most_unfunded as u64, (1, 32))?;
         let (connections, of_one) = (gateway.most_connections, gateway.most_connections_of_one_address);
         bounds("most_connections in [gateway]", connections as u64, (1, 100_000))?;

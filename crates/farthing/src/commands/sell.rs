@@ -53,7 +53,7 @@ async fn calls(
     upstream: &str,
     price: CallPrice,
 ) -> anyhow::Result<()> {
-    let SellArguments { listen, route, shadow, .. } = arguments;
+    let SellArguments { listen, route, shadow, timeout, .. } = arguments;
     let service = Upstream::new(upstream)?;
     let flat = flat(context, arguments, price)?;
     let seller = start_with(context, flat).await?;
@@ -62,7 +62,7 @@ async fn calls(
     }
     let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
     let rules = route.iter().map(|route| route.0.clone()).collect();
-    let manner = Manner { shadow: *shadow, ..Manner::default() };
+    let manner = Manner { shadow: *shadow, patience: Duration::from_secs(*timeout), ..Manner::default() };
     let gate = Gate::with_manner(seller.clone(), Tariff::list(rules, price), manner);
     let url = format!("http://{}/", listener.local_addr()?);
     let terms = context.terms();

@@ -246,6 +246,25 @@ fn a_call_that_takes_long_is_waited_for_and_served_once() -> Result<()> {
     assert_closes_for(&world, &payee, &payer, 1_000)
 }
 
+/// The service never answers one call: after `--timeout` it is cut off and free, and the next one is served.
+#[test]
+fn a_call_that_outlives_the_sellers_timeout_is_free() -> Result<()> {
+    let (world, payee, payer) = people()?;
+    let latch = Latch::default();
+    let service = slow(&latch)?;
+    let api = payee.sell_calls(&service.url(), "500sat/call", &["--timeout", "1"])?;
+    let miner = world.miner();
+    let proxy = payer.proxy(&api.at("/"), &[])?;
+    ensure!(status(&format!("{}/opens", proxy.url))? == "200");
+    ensure!(status(&format!("{}/slow", proxy.url))? == "503");
+    ensure!(status(&format!("{}/item", proxy.url))? == "200");
+    latch.open();
+    assert_eq!(charged(&payee, &payer)?, 1_000_000);
+    proxy.process.stop()?.success()?;
+    drop(miner);
+    assert_closes_for(&world, &payee, &payer, 1_000)
+}
+
 /// The buyer was killed before it had an answer, so it asks what it is to pay. It signs no closing for more than its calls could
 /// have come to, and goes on when the seller tells the truth.
 #[test]
