@@ -3,44 +3,77 @@
 use std::collections::HashMap;
 
 use farthing_protocol::Msat;
+use serde::{Deserialize, Serialize};
 
 use crate::records::{Outcome, PaymentRecord};
 
 /// What devices owe for payments that went without the service fee. Nothing is owed for a payment that failed, and what a payment that
 /// failed was to carry is owed as before.
 #[derive(Debug, Default)]
-pub struct Arrears(HashMap<[u8; 32], Account>);
+pub struct Arrears {
+    accounts: HashMap<[u8; 32], Account>,
+    /// What there is in them of payments that are remembered no more.
+    settled: HashMap<[u8; 32], Account>,
+}
 
-#[derive(Debug, Default)]
-struct Account {
+/// One device's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
     /// Of payments that arrived.
     due: Msat,
     /// By payments that arrived or are under way.
     carried: Msat,
 }
 
-impl Arrears {
-    /// What a device owes.
-    pub fn of(&self, device: &[u8; 32]) -> Msat {
-        self.0.get(device).map_or(Msat::ZERO, |account| account.due.saturating_sub(account.carried))
-    }
-
-    /// Counts a payment as it was ordered, or as it was read from the store.
-    pub fn count(&mut self, device: [u8; 32], record: &PaymentRecord) {
-        let account = self.0.entry(device).or_default();
+impl Account {
+    fn count(&mut self, record: &PaymentRecord) {
         match record.outcome {
-            Outcome::Pending => account.carried = account.carried.saturating_add(record.arrears),
+            Outcome::Pending => self.carried = self.carried.saturating_add(record.arrears),
             Outcome::Paid { .. } => {
-                account.carried = account.carried.saturating_add(record.arrears);
-                account.due = account.due.saturating_add(record.service_due);
+                self.carried = self.carried.saturating_add(record.arrears);
+                self.due = self.due.saturating_add(record.service_due);
             }
             Outcome::Failed(_) => {}
         }
     }
+}
+
+impl Arrears {
+    /// What a device owes.
+    pub fn of(&self, device: &[u8; 32]) -> Msat {
+        self.accounts.get(device).map_or(Msat::ZERO, |account| account.due.saturating_sub(account.carried))
+    }
+
+    /// Counts a payment as it was ordered, or as it was read from the store.
+    pub fn count(&mut self, device: [u8; 32], record: &PaymentRecord) {
+        self.accounts.entry(device).or_default().count(record);
+    }
+
+    /// Takes in what was stored of payments that are remembered no more, before any other is counted.
+    pub fn restore(&mut self, device: [u8; 32], settled: Account) {
+        self.accounts.insert(device, settled);
+        self.settled.insert(device, settled);
+    }
+
+    /// What is to be stored of that device, so that these payments need not be remembered.
+    pub fn settled_with<'a>(
+        &self,
+        device: &[u8; 32],
+        records: impl Iterator<Item = &'a PaymentRecord>,
+    ) -> Account {
+        let mut account = self.settled.get(device).copied().unwrap_or_default();
+        records.for_each(|record| account.count(record));
+        account
+    }
+
+    /// That was stored, and the payments with it forgotten.
+    pub fn settle(&mut self, device: [u8; 32], settled: Account) {
+        self.settled.insert(device, settled);
+    }
 
     /// Takes back what [`Self::count`] did, before the payment's outcome changes.
     pub fn forget(&mut self, device: [u8; 32], record: &PaymentRecord) {
-        let account = self.0.entry(device).or_default();
+        let account = self.accounts.entry(device).or_default();
         match record.outcome {
             Outcome::Pending => account.carried = account.carried.saturating_sub(record.arrears),
             Outcome::Paid { .. } => {

@@ -23,8 +23,8 @@ use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use crate::bans::Bans;
-use crate::books::Books;
 pub use crate::books::Tally;
+use crate::books::{Books, TooMany};
 use crate::clerk::ClerkError;
 use crate::ends::Ends;
 use crate::ldk::fees::FeeRates;
@@ -157,6 +157,9 @@ impl Gateway {
             if let Some(record) = device_shelf.get(&device, "record")? {
                 books.devices.insert(device, record);
             }
+            if let Some(settled) = device_shelf.get(&device, SETTLED)? {
+                books.arrears.restore(device, settled);
+            }
         }
         for channel in channel_shelf.owners()? {
             let Some(mut record) = channel_shelf.get::<ChannelRecord>(&channel, "record")? else { continue };
@@ -187,9 +190,10 @@ impl Gateway {
         payments.sort_by_key(|record| record.ordered_at);
         payments.into_iter().for_each(|record| books.note(record));
         // A version before this one forgot none.
-        let forgotten: Vec<[u8; 32]> =
-            std::iter::from_fn(|| books.forget_failed()).map(|hash| hash.0).collect();
-        payment_shelf.remove_all(&forgotten, &["record"])?;
+        if let Some(too_many) = books.too_many() {
+            forget(&payment_shelf, &device_shelf, &too_many)?;
+            books.forget(too_many);
+        }
 
         let mut config = UserConfig::default();
         let handshake = &mut config.channel_handshake_config;
@@ -290,6 +294,15 @@ impl Gateway {
         self.provider.desk(channel)
     }
 
+    /// Removes payments that need not be remembered.
+    pub(crate) fn forget_old_payments(&self, books: &mut Books) -> Result<(), ShelfError> {
+        if let Some(too_many) = books.too_many() {
+            forget(&self.payment_shelf, &self.device_shelf, &too_many)?;
+            books.forget(too_many);
+        }
+        Ok(())
+    }
+
     pub(crate) fn save_device(&self, device: [u8; 32], record: &DeviceRecord) -> Result<(), ShelfError> {
         self.device_shelf.put_first(&device, "record", record)
     }
@@ -305,6 +318,14 @@ impl Gateway {
             session.report(order, report);
         }
     }
+}
+
+/// What a device owes by payments that are forgotten.
+const SETTLED: &str = "settled";
+
+fn forget(payments: &Shelf, devices: &Shelf, too_many: &TooMany) -> Result<(), ShelfError> {
+    let settled = too_many.settled.iter().map(|(device, settled)| devices.change(device, SETTLED, settled));
+    payments.remove_all(&too_many.hashes, &["record"], settled.collect())
 }
 
 /// Where devices, channels and payments are stored.

@@ -192,19 +192,11 @@ impl Gateway {
             self.payment_shelf.put(&hash.0, "record", &record)?;
             let mut books = self.books();
             books.note(record);
-            self.forget_failed(&mut books)?;
+            self.forget_old_payments(&mut books)?;
             return Err(PayError::NotSent(why));
         }
         self.node.peers.process_events();
         Ok(Report::Paying(hash))
-    }
-
-    /// Removes what is too much of payments that failed.
-    pub(crate) fn forget_failed(&self, books: &mut Books) -> Result<(), ShelfError> {
-        while let Some(hash) = books.forget_failed() {
-            self.payment_shelf.remove(&hash.0, &["record"], Vec::new())?;
-        }
-        Ok(())
     }
 
     /// Whether the same order may be carried out a little later.

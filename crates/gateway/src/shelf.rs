@@ -111,14 +111,19 @@ impl Shelf {
         written.map_err(|source| failed(&hex(owner), OWNERS, source))
     }
 
-    /// Removes values of owners, who are none any more, in one write.
+    /// Removes values of owners, who are none any more, and writes values of others: all of it or nothing.
     ///
     /// # Errors
     /// See [`ShelfError`].
-    pub(crate) fn remove_all(&self, owners: &[[u8; 32]], names: &[&str]) -> Result<(), ShelfError> {
-        let Some((last, others)) = owners.split_last() else { return Ok(()) };
-        let removed = others.iter().flat_map(|owner| self.removal(owner, names)).collect();
-        self.remove(last, names, removed)
+    pub(crate) fn remove_all(
+        &self,
+        owners: &[[u8; 32]],
+        names: &[&str],
+        others: Vec<Change>,
+    ) -> Result<(), ShelfError> {
+        let Some((last, before)) = owners.split_last() else { return Ok(()) };
+        let removed = before.iter().flat_map(|owner| self.removal(owner, names));
+        self.remove(last, names, removed.chain(others).collect())
     }
 
     fn removal(&self, owner: &[u8; 32], names: &[&str]) -> Vec<Change> {
