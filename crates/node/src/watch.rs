@@ -363,18 +363,20 @@ impl<M: Watchable> Watcher<M> {
             // A reorganisation may shorten the chain under our feet; then the next look goes on.
             let Some(hash) = self.chain.block_hash(height)? else { break };
             let block = self.chain.block(&hash)?;
-            wallet.connect(&block, height, last)?;
-            let mut writes = Vec::new();
+            let mut spends = Vec::new();
             for by in &block.txdata {
                 let outpoints = followed.take_in(by);
                 if !outpoints.is_empty() {
                     let spend = Spend { outpoints, by: by.clone(), block: hash, height };
-                    writes.push(Write::Spend(Box::new(spend)));
+                    spends.push(Write::Spend(Box::new(spend)));
                 }
             }
-            writes.extend(wallet.staged());
-            self.books.write_blocking(writes)?;
-            wallet.saved();
+            // Before the wallet has the block: from then on nobody reads it again, and whoever stores the wallet says so.
+            if !spends.is_empty() {
+                self.books.write_blocking(spends)?;
+            }
+            wallet.connect(&block, height, last)?;
+            wallet.save(|write| self.books.write_blocking(vec![write]))?;
             last = BlockId { height, hash };
         }
         Ok(last)

@@ -1,0 +1,59 @@
+//! A disk that is full for a while: what could not be stored is done as soon as it can be.
+#![allow(clippy::unwrap_used, reason = "a test helper may panic like the test that calls it")]
+
+mod common;
+
+use common::*;
+use farthing_protocol::channel::SpendKind;
+use rusqlite::Connection;
+
+/// Tables of a side's database into which nothing more can be written, until dropped.
+struct Full(Connection, &'static [&'static str]);
+
+impl Full {
+    fn of(story: &Story, side: &str, tables: &'static [&'static str]) -> Self {
+        let connection = Connection::open(story.home(side).path().join("farthing.sqlite")).unwrap();
+        for table in tables {
+            let trigger = format!(
+                "CREATE TRIGGER full_{table} BEFORE INSERT ON {table}
+                 BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
+            );
+            connection.execute_batch(&trigger).unwrap();
+        }
+        Self(connection, tables)
+    }
+}
+
+impl Drop for Full {
+    fn drop(&mut self) {
+        for table in self.1 {
+            self.0.execute_batch(&format!("DROP TRIGGER full_{table}")).unwrap();
+        }
+    }
+}
+
+/// The wallet has taken the block in by then, and goes on from it.
+#[test]
+fn a_spend_that_could_not_be_stored_is_found_again() {
+    const TABLES: [&[&str]; 3] = [&["spends"], &["wallet"], &["spends", "wallet"]];
+    for (tables, restarts) in TABLES.into_iter().flat_map(|tables| [(tables, false), (tables, true)]) {
+        let mut story = Story::begin();
+        let id = story.open(40_000);
+        story.close_alone(id);
+        story.node.mine(1).unwrap();
+        let full = Full::of(&story, "seller", tables);
+        assert!(story.seller().look().is_err(), "{tables:?}");
+        drop(full);
+        // The wallet is stored for another reason: the next channel gets another address.
+        story.propose();
+        if restarts {
+            story.start_seller();
+        }
+
+        story.look();
+
+        story.mine(FINALITY - 1);
+        story.assert_ended(id, SpendKind::Commitment, 40_000, 60_000 - 2 * COMMITMENT);
+        assert_eq!(story.seller().balance().confirmed, sat(40_000), "{tables:?}");
+    }
+}
