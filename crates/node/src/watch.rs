@@ -384,7 +384,7 @@ impl<M: Watchable> Watcher<M> {
 
     /// Broadcasts what the wallet has paid and no block has, at each start and with each block: whoever paid may have died right
     /// before, and a mempool forgets. Fundings are their channels' affair: one that is kept back is stored with its channel,
-    /// and its coins are released before the channel is forgotten, so under the wallet's lock it is always recognised.
+    /// and its coins are released before the channel is forgotten: whatever the clock says, the wallet has not paid it then.
     fn send_again(&mut self, tip: BlockId) -> Result<(), WatchError> {
         if self.sent_again_at == Some(tip) {
             return Ok(());
