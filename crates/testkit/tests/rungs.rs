@@ -16,6 +16,9 @@ const PAID: u64 = PREPAID + 3_000 - 1_000;
 /// What the payer's output of that rung's commitment holds.
 const REST: u64 = 100_000 - PAID - 2 * COMMITMENT;
 
+/// How long the buyer waits for fees at which a rung is worth taking back, in blocks.
+const A_WEEK: u32 = 1_008;
+
 /// Three calls were served, for 2,500 sat.
 fn three_calls(story: &Story) -> ChannelId {
     let id = story.open_for_calls(rungs(1_000, 50));
@@ -166,7 +169,7 @@ fn a_rung_that_is_not_claimed_is_the_buyers_again_after_the_delay() {
     assert_sellers_end(&story, id, &commitment, 0);
 }
 
-/// 100 sat/vB for the claim is more than the rung holds, and for taking it back as well: both leave it.
+/// 100 sat/vB for the claim is more than the rung holds, and for taking it back as well: both leave it, the buyer after a week.
 #[test]
 fn a_rung_that_costs_more_than_it_brings_is_left_and_the_report_says_so() {
     let (story, id, commitment) = published_while_fees_are_high();
@@ -174,6 +177,12 @@ fn a_rung_that_costs_more_than_it_brings_is_left_and_the_report_says_so() {
     assert_eq!(story.spender_of_rung(&commitment), None);
     assert_sellers_end(&story, id, &commitment, 0);
     assert_eq!(story.sellers_end(id).unwrap().left, sat(PAID));
+    assert_eq!(story.buyers(id).name(), "closing", "fees may fall");
+    // Each block is a save.
+    story.in_peace(|| {
+        story.node.mine(A_WEEK).unwrap();
+        story.look();
+    });
     let ending = story.buyers_end(id);
     assert_eq!((ending.received, ending.left), (sat(REST), sat(PAID)));
 }
