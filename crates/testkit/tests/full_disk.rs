@@ -3,7 +3,11 @@
 
 mod common;
 
+use bitcoin::hashes::Hash as _;
+use bitcoin::{ScriptBuf, WScriptHash};
 use common::*;
+use farthing_node::books::OrderError;
+use farthing_node::buyer::SendError;
 use farthing_protocol::channel::SpendKind;
 use rusqlite::Connection;
 
@@ -56,4 +60,25 @@ fn a_spend_that_could_not_be_stored_is_found_again() {
         story.assert_ended(id, SpendKind::Commitment, 40_000, 60_000 - 2 * COMMITMENT);
         assert_eq!(story.seller().balance().confirmed, sat(40_000), "{tables:?}");
     }
+}
+
+/// Neither a payment that is signed nor one that is not yet: "nothing was done" is what the person is told.
+#[test]
+fn a_payment_that_could_not_be_stored_is_never_sent() {
+    let story = Story::begin();
+    let elsewhere = ScriptBuf::new_p2wsh(&WScriptHash::all_zeros());
+    let full = Full::of(&story, "buyer", &["wallet"]);
+    for amount in [Some(sat(20_000)), None] {
+        let refused = story.buyer().send(elsewhere.clone(), amount);
+        assert!(matches!(refused, Err(SendError::Order(OrderError::Store(_)))), "{refused:?}");
+        assert_eq!(story.buyer().balance().confirmed, PURSE);
+    }
+    assert!(story.buyer().prepare_payment(elsewhere, sat(20_000)).is_err());
+    assert_eq!(story.buyer().balance().confirmed, PURSE);
+    drop(full);
+
+    story.mine_empty(1);
+
+    assert_eq!(story.node.mempool().unwrap(), []);
+    assert_eq!(story.buyer().balance().confirmed, PURSE);
 }
