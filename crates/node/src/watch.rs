@@ -26,7 +26,7 @@ use crate::books::{Books, OrderError};
 use crate::machine::{Machine, Watched};
 use crate::publish::{self, Publication};
 use crate::spread::{self, Spreading};
-use crate::store::{Followed, Spend, Write, locked_outputs};
+use crate::store::{Followed, Write, locked_outputs};
 use crate::wallet::{Wallet, WalletError};
 use crate::watch::glimpse::Glimpse;
 
@@ -363,14 +363,7 @@ impl<M: Watchable> Watcher<M> {
             // A reorganisation may shorten the chain under our feet; then the next look goes on.
             let Some(hash) = self.chain.block_hash(height)? else { break };
             let block = self.chain.block(&hash)?;
-            let mut spends = Vec::new();
-            for by in &block.txdata {
-                let outpoints = followed.take_in(by);
-                if !outpoints.is_empty() {
-                    let spend = Spend { outpoints, by: by.clone(), block: hash, height };
-                    spends.push(Write::Spend(Box::new(spend)));
-                }
-            }
+            let spends: Vec<Write> = followed.spends_in(&block, hash, height).collect();
             // Before the wallet has the block: from then on nobody reads it again, and whoever stores the wallet says so.
             if !spends.is_empty() {
                 self.books.write_blocking(spends)?;
