@@ -336,6 +336,11 @@ impl<M: Watchable> Watcher<M> {
                         self.carry_out_for(id, effect);
                     }
                 }
+                // That may pass.
+                Err(error @ (OrderError::Store(_) | OrderError::Blind(_) | OrderError::Ended)) => {
+                    tracing::warn!(channel = %id, %error, "the channel cannot be closed yet");
+                    continue;
+                }
                 Err(error) => tracing::warn!(channel = %id, %error, "the channel cannot be closed"),
             }
             self.books.granted_blocking(id)?;

@@ -82,3 +82,21 @@ fn a_payment_that_could_not_be_stored_is_never_sent() {
     assert_eq!(story.node.mempool().unwrap(), []);
     assert_eq!(story.buyer().balance().confirmed, PURSE);
 }
+
+/// The person who asked for it sees "closing" and goes away.
+#[test]
+fn a_wish_to_close_is_kept_until_the_closing_could_be_stored() {
+    let story = Story::begin();
+    let id = story.open(40_000);
+    story.home("seller").store().unwrap().wish_close(id).unwrap();
+    let full = Full::of(&story, "seller", &["journal"]);
+    let _not_all_is_seen = story.seller().look();
+    assert_eq!((story.sellers(id).name(), story.spender(id)), ("open", None));
+    drop(full);
+
+    story.look();
+
+    assert_eq!(story.sellers(id).name(), "closing alone");
+    assert!(story.spender(id).is_some());
+    assert_eq!(story.home("seller").store().unwrap().wishes().unwrap(), []);
+}
