@@ -11,7 +11,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use bitcoin::{Amount, FeeRate, OutPoint, Transaction};
+use bitcoin::{Amount, FeeRate, OutPoint, Transaction, Txid};
 use farthing_chain::{BroadcastError, Chain, ChainError, MempoolEntry, OutputStatus};
 use farthing_protocol::channel::{Channel, SpendKind};
 use farthing_protocol::lightspeed::RungClaim;
@@ -134,7 +134,10 @@ fn publish_plain(
     }
     let alone = commitment.vsize() as u64;
     let (paid, vsize, least_fee) = match (present, rival) {
-        (Some(entry), _) => (entry.descendant_fee, entry.descendant_vsize, least_to_replace(&entry)),
+        (Some(entry), _) => {
+            let least = least_to_replace(&entry, child::WEIGHT.to_vbytes_ceil());
+            (entry.descendant_fee, entry.descendant_vsize, least)
+        }
         (None, Some(rival)) if *fee < rival.least_to_displace(alone) => {
             let with_child = (commitment.weight() + child::WEIGHT).to_vbytes_ceil();
             let least = rival.least_to_displace(with_child).checked_sub(*fee);
@@ -181,8 +184,13 @@ fn publish_rung(
             // Another transaction spends the funding, or the claim is in a block.
             OutputStatus::Absent => return Ok(Rung::Published),
             OutputStatus::SpentInMempool { .. } => match spender(chain, &locked)? {
-                Some(entry) if entry.fee >= alone => return Ok(Rung::Published),
-                Some(entry) => entry.fee + RungClaim::cost(INCREMENT),
+                // The payer takes it back with another one, whatever that pays.
+                Some((by, entry))
+                    if entry.fee >= alone && claim(entry.fee).is_ok_and(|ours| ours.compute_txid() == by) =>
+                {
+                    return Ok(Rung::Published);
+                }
+                Some((_, entry)) => least_to_displace(&entry, claim_size()),
                 None => Amount::ZERO,
             },
             OutputStatus::Confirmed { .. } | OutputStatus::Unconfirmed { .. } => Amount::ZERO,
@@ -195,18 +203,21 @@ fn publish_rung(
         }
         return Ok(Rung::Published);
     }
-    let size = commitment.vsize() as u64 + hashlock::claim_weight(1).to_vbytes_ceil();
-    let both = target.fee_vb(size).unwrap_or(Amount::MAX);
+    let size = commitment.vsize() as u64 + claim_size();
     let is_present = present.is_some();
     let rival = match present {
         Some(_) => None,
         None => Rival::of(chain, &funding, &setup.channel)?,
     };
     let least = match (present, rival) {
-        (Some(entry), _) if entry.descendant_vsize > entry.vsize && entry.descendant_fee >= both => {
+        // The one child may be the payer's, and large: then what they pay together is little for their size.
+        (Some(entry), _)
+            if entry.descendant_vsize > entry.vsize
+                && confirms(target, entry.descendant_fee, entry.descendant_vsize) =>
+        {
             return Ok(Rung::Published);
         }
-        (Some(entry), _) => least_to_replace(&entry),
+        (Some(entry), _) => least_to_replace(&entry, claim_size()),
         (None, Some(rival)) if rival.serves(target) => return Ok(Rung::Published),
         (None, Some(rival)) => rival.least_to_displace(size).checked_sub(*fee).unwrap_or_default(),
         (None, None) => Amount::ZERO,
@@ -227,11 +238,18 @@ fn publish_rung(
     }
 }
 
-pub(crate) fn spender(chain: &Chain, outpoint: &OutPoint) -> Result<Option<MempoolEntry>, ChainError> {
-    match chain.mempool_spender(outpoint)? {
-        Some(by) => chain.mempool_entry(&by.compute_txid()),
-        None => Ok(None),
-    }
+/// What spends an output in the mempool.
+pub(crate) fn spender(
+    chain: &Chain,
+    outpoint: &OutPoint,
+) -> Result<Option<(Txid, MempoolEntry)>, ChainError> {
+    let Some(by) = chain.mempool_spender(outpoint)? else { return Ok(None) };
+    let txid = by.compute_txid();
+    Ok(chain.mempool_entry(&txid)?.map(|entry| (txid, entry)))
+}
+
+fn claim_size() -> u64 {
+    hashlock::claim_weight(1).to_vbytes_ceil()
 }
 
 pub(crate) fn confirms(target: FeeRate, paid: Amount, vsize: u64) -> bool {
@@ -262,24 +280,29 @@ impl Rival {
                 || confirms(target, entry.descendant_fee, entry.descendant_vsize))
     }
 
-    /// What must be paid for so many bytes to take its place: more than it and its child pay together, so that a large child
-    /// of the payer's cannot hold it in the mempool, and more for each byte (BIP125).
     fn least_to_displace(&self, vsize: u64) -> Amount {
-        let at_rate = |fee: Amount, size: u64| fee.to_sat().saturating_mul(vsize) / size.max(1) + 1;
-        let alone = at_rate(self.entry.fee, self.entry.vsize);
-        let with_child = at_rate(self.entry.descendant_fee, self.entry.descendant_vsize);
-        let increment = INCREMENT.fee_vb(vsize).unwrap_or(Amount::MAX_MONEY);
-        (self.entry.descendant_fee + increment).max(Amount::from_sat(alone.max(with_child)))
+        least_to_displace(&self.entry, vsize)
     }
 }
 
-/// What a child must pay to take the place of those that are there: more in all, and more for each byte (BIP125).
-fn least_to_replace(parent: &MempoolEntry) -> Amount {
+/// What must be paid for so many bytes to take a transaction's place: more than it and its child pay together, so that a large
+/// child of the payer's cannot hold it in the mempool, and more for each byte (BIP125).
+fn least_to_displace(rival: &MempoolEntry, vsize: u64) -> Amount {
+    let at_rate = |fee: Amount, size: u64| fee.to_sat().saturating_mul(vsize) / size.max(1) + 1;
+    let alone = at_rate(rival.fee, rival.vsize);
+    let with_child = at_rate(rival.descendant_fee, rival.descendant_vsize);
+    let increment = INCREMENT.fee_vb(vsize).unwrap_or(Amount::MAX_MONEY);
+    (rival.descendant_fee + increment).max(Amount::from_sat(alone.max(with_child)))
+}
+
+/// What a child of so many bytes must pay to take the place of those that are there: more in all, and more for each byte (BIP125).
+fn least_to_replace(parent: &MempoolEntry, vsize: u64) -> Amount {
     let fee = parent.descendant_fee.checked_sub(parent.fee).unwrap_or(Amount::ZERO);
-    let vsize = parent.descendant_vsize.saturating_sub(parent.vsize);
-    if vsize == 0 {
+    let theirs = parent.descendant_vsize.saturating_sub(parent.vsize);
+    if theirs == 0 {
         return Amount::ZERO;
     }
-    let at_their_rate = fee.to_sat().saturating_mul(child::WEIGHT.to_vbytes_ceil()) / vsize;
-    (fee + child::cost(INCREMENT)).max(Amount::from_sat(at_their_rate + 1))
+    let at_their_rate = fee.to_sat().saturating_mul(vsize) / theirs;
+    let increment = INCREMENT.fee_vb(vsize).unwrap_or(Amount::MAX_MONEY);
+    (fee + increment).max(Amount::from_sat(at_their_rate + 1))
 }

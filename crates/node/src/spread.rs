@@ -78,8 +78,8 @@ pub fn publish<E: std::error::Error + Send + Sync + 'static>(
     let least = match chain.output(&payments.lsf().outpoint())? {
         OutputStatus::Absent => return Ok(()), // a block holds it, or what took its place
         OutputStatus::SpentInMempool { .. } => match spender(chain, &payments.lsf().outpoint())? {
-            Some(entry) if confirms(*fee_rate, entry.fee, entry.vsize) => return Ok(()),
-            Some(entry) => {
+            Some((_, entry)) if confirms(*fee_rate, entry.fee, entry.vsize) => return Ok(()),
+            Some((_, entry)) => {
                 replaces = true;
                 entry.descendant_fee + INCREMENT.fee_vb(size).unwrap_or(Amount::MAX_MONEY)
             }

@@ -140,14 +140,14 @@ impl Live {
 }
 
 /// A channel that admits no calls, for a close that follows. Dropped, it admits them again, unless it is closed by then.
-pub struct Drained<'a> {
-    tabs: &'a Tabs,
-    channel: ChannelId,
+pub struct Drained {
+    /// `None` where the tab was not in memory, so nothing was held up.
+    session: Option<Arc<Session>>,
 }
 
-impl Drop for Drained<'_> {
+impl Drop for Drained {
     fn drop(&mut self) {
-        if let Some(session) = self.tabs.session(self.channel) {
+        if let Some(session) = &self.session {
             let mut live = session.live();
             live.draining = live.draining.saturating_sub(1);
         }
@@ -382,10 +382,10 @@ impl Tabs {
 
     /// Admits no more calls in a channel and waits until those that run have ended, at most for `patience`. `None` when they
     /// have not; then calls are admitted again.
-    pub async fn drain(&self, channel: ChannelId, patience: Duration) -> Option<Drained<'_>> {
-        let guard = Drained { tabs: self, channel };
-        let Some(session) = self.session(channel) else { return Some(guard) };
+    pub async fn drain(&self, channel: ChannelId, patience: Duration) -> Option<Drained> {
+        let Some(session) = self.session(channel) else { return Some(Drained { session: None }) };
         session.live().draining += 1;
+        let guard = Drained { session: Some(session.clone()) };
         let drained = async {
             loop {
                 let ended = session.ended.notified();

@@ -251,7 +251,7 @@ impl Wallet {
         builder.add_recipient(script, amount).fee_rate(fee_rate).unspendable(theirs);
         let psbt = builder.finish().map_err(insufficient)?;
         let transaction = self.sign(psbt)?;
-        self.inner.apply_unconfirmed_txs([(transaction.clone(), now())]);
+        self.take(transaction.clone());
         Ok(transaction)
     }
 
@@ -269,7 +269,7 @@ impl Wallet {
         let mut builder = self.inner.build_tx();
         builder.add_recipient(script, amount).fee_rate(fee_rate);
         let psbt = builder.finish().map_err(insufficient)?;
-        self.inner.apply_unconfirmed_txs([(psbt.unsigned_tx.clone(), now())]);
+        self.take(psbt.unsigned_tx.clone());
         Ok(psbt)
     }
 
@@ -303,7 +303,7 @@ impl Wallet {
         builder.add_recipient(script.clone(), amount).fee_rate(fee_rate).unspendable(taken);
         let psbt = builder.finish().map_err(insufficient)?;
         let transaction = self.sign(psbt)?;
-        self.inner.apply_unconfirmed_txs([(transaction.clone(), now())]);
+        self.take(transaction.clone());
         let output = TxOut { value: amount, script_pubkey: script };
         let vout = transaction.output.iter().position(|other| *other == output);
         let vout = vout.expect("the wallet pays what it was asked to") as u32;
@@ -320,7 +320,7 @@ impl Wallet {
         builder.drain_wallet().drain_to(script).fee_rate(fee_rate);
         let psbt = builder.finish().map_err(insufficient)?;
         let transaction = self.sign(psbt)?;
-        self.inner.apply_unconfirmed_txs([(transaction.clone(), now())]);
+        self.take(transaction.clone());
         Ok(transaction)
     }
 
@@ -343,7 +343,16 @@ impl Wallet {
 
     /// Frees the coins of a transaction that will never be broadcast.
     pub fn release(&mut self, txid: Txid) {
-        self.inner.apply_evicted_txs([(txid, now())]);
+        // Gone is only what was not seen after it went, and this machine's clock may have been set back.
+        let seen = self.inner.tx_graph().get_tx_node(txid).and_then(|known| known.last_seen);
+        self.inner.apply_evicted_txs([(txid, now().max(seen.unwrap_or_default()))]);
+    }
+
+    /// Counts a transaction as paid, also one that was released before.
+    fn take(&mut self, transaction: Transaction) {
+        let released = self.inner.tx_graph().get_last_evicted(transaction.compute_txid());
+        let seen = released.map_or(0, |at| at.saturating_add(1)).max(now());
+        self.inner.apply_unconfirmed_txs([(transaction, seen)]);
     }
 
     /// Signs every input of a transaction that is not final yet; each spends an output of this wallet by its key.
@@ -434,6 +443,42 @@ mod tests {
         let birthday =
             farthing_chain::BlockId { height: 0, hash: genesis_block(Network::Regtest).block_hash() };
         Wallet::open(&mut store, seed, birthday).unwrap()
+    }
+
+    /// Gives the wallet a coin that somebody else's transaction makes.
+    fn give(wallet: &mut Wallet, number: u8, value: Amount) {
+        let coin = TxOut { value, script_pubkey: wallet.new_address().script_pubkey() };
+        let paying = Transaction {
+            version: Version::TWO,
+            lock_time: LockTime::ZERO,
+            input: vec![TxIn {
+                previous_output: OutPoint { txid: Txid::from_byte_array([number; 32]), vout: 0 },
+                ..TxIn::default()
+            }],
+            output: vec![coin],
+        };
+        wallet.inner.apply_unconfirmed_txs([(paying, u64::from(number))]);
+    }
+
+    /// A machine without a clock of its own may start in the past. What is released and still counted as paid would be sent again.
+    #[test]
+    fn coins_are_free_again_also_when_the_clock_went_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut wallet = wallet(folder.path(), "db");
+        let value = Amount::from_sat(50_000);
+        give(&mut wallet, 1, value);
+        let elsewhere = ScriptBuf::new_p2wsh(&bitcoin::WScriptHash::all_zeros());
+        let pays = |wallet: &mut Wallet| wallet.pay_all(elsewhere.clone(), FeeRate::BROADCAST_MIN).unwrap();
+        let paid = pays(&mut wallet);
+        wallet.inner.apply_unconfirmed_txs([(paid.clone(), now() + 86_400)]);
+        assert_eq!((wallet.unconfirmed_payments().len(), wallet.inner.balance().total()), (1, Amount::ZERO));
+
+        wallet.release(paid.compute_txid());
+
+        assert_eq!((wallet.unconfirmed_payments().len(), wallet.inner.balance().total()), (0, value));
+        // The very same payment takes them again.
+        assert_eq!(pays(&mut wallet).compute_txid(), paid.compute_txid());
+        assert_eq!((wallet.unconfirmed_payments().len(), wallet.inner.balance().total()), (1, Amount::ZERO));
     }
 
     #[test]

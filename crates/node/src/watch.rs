@@ -26,7 +26,7 @@ use crate::books::{Books, OrderError};
 use crate::machine::{Machine, Watched};
 use crate::publish::{self, Publication};
 use crate::spread::{self, Spreading};
-use crate::store::{Followed, Spend, Write, locked_outputs};
+use crate::store::{Followed, Write, locked_outputs};
 use crate::wallet::{Wallet, WalletError};
 use crate::watch::glimpse::Glimpse;
 
@@ -336,6 +336,11 @@ impl<M: Watchable> Watcher<M> {
                         self.carry_out_for(id, effect);
                     }
                 }
+                // That may pass.
+                Err(error @ (OrderError::Store(_) | OrderError::Blind(_) | OrderError::Ended)) => {
+                    tracing::warn!(channel = %id, %error, "the channel cannot be closed yet");
+                    continue;
+                }
                 Err(error) => tracing::warn!(channel = %id, %error, "the channel cannot be closed"),
             }
             self.books.granted_blocking(id)?;
@@ -363,18 +368,13 @@ impl<M: Watchable> Watcher<M> {
             // A reorganisation may shorten the chain under our feet; then the next look goes on.
             let Some(hash) = self.chain.block_hash(height)? else { break };
             let block = self.chain.block(&hash)?;
-            wallet.connect(&block, height, last)?;
-            let mut writes = Vec::new();
-            for by in &block.txdata {
-                let outpoints = followed.take_in(by);
-                if !outpoints.is_empty() {
-                    let spend = Spend { outpoints, by: by.clone(), block: hash, height };
-                    writes.push(Write::Spend(Box::new(spend)));
-                }
+            let spends: Vec<Write> = followed.spends_in(&block, hash, height).collect();
+            // Before the wallet has the block: from then on nobody reads it again, and whoever stores the wallet says so.
+            if !spends.is_empty() {
+                self.books.write_blocking(spends)?;
             }
-            writes.extend(wallet.staged());
-            self.books.write_blocking(writes)?;
-            wallet.saved();
+            wallet.connect(&block, height, last)?;
+            wallet.save(|write| self.books.write_blocking(vec![write]))?;
             last = BlockId { height, hash };
         }
         Ok(last)
@@ -382,7 +382,7 @@ impl<M: Watchable> Watcher<M> {
 
     /// Broadcasts what the wallet has paid and no block has, at each start and with each block: whoever paid may have died right
     /// before, and a mempool forgets. Fundings are their channels' affair: one that is kept back is stored with its channel,
-    /// and its coins are released before the channel is forgotten, so under the wallet's lock it is always recognised.
+    /// and its coins are released before the channel is forgotten: whatever the clock says, the wallet has not paid it then.
     fn send_again(&mut self, tip: BlockId) -> Result<(), WatchError> {
         if self.sent_again_at == Some(tip) {
             return Ok(());

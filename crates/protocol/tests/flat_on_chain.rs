@@ -139,6 +139,14 @@ fn outputs_that_cost_more_than_they_bring_are_not_published_and_the_report_says_
         let look = published.look(1, published.unspent_lsf(1));
         assert_eq!(is_spread(&sees(&mut payee, look)), is_worth_it);
     }
+    // Nor is more paid for them once they are on their way: at 10 sat/vB they cost more than the 4,000 sat that they hold.
+    let mut payee = flat_payee(&(0..2).collect::<Vec<_>>());
+    payee.takes(payee::Input::Close);
+    let waits = || published.look(2, spent(&published.micropayment, 0));
+    assert!(is_spread(&sees(&mut payee, waits())));
+    assert_eq!(sees(&mut payee, Sighting { fee_rate: rate(10), ..waits() }), []);
+    assert!(is_spread(&sees(&mut payee, waits())), "fees fell again");
+
     let mut payee = flat_payee(&[5]);
     payee.takes(payee::Input::Close);
     let depth = POLICY.finality + D1;

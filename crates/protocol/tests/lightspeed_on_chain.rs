@@ -140,13 +140,20 @@ fn closing_payer() -> Payer {
     payer
 }
 
+/// It waits a week for lower fees; what is then not worth it is left.
 #[test]
-fn a_rung_that_costs_the_payer_more_than_it_brings_is_left() {
+fn a_rung_that_costs_the_payer_more_than_it_brings_waits_for_lower_fees() {
     let (_, commitment) = published();
     let mut payer = payer_of_calls();
-    let sighting = look(&commitment, DELAY, unspent(&commitment, DELAY));
-    let dear = Sighting { fee_rate: FeeRate::from_sat_per_vb_u32(5), ..sighting };
-    assert_eq!(payer.takes(payer::Input::Sighted(dear)), []);
+    let sighting = |depth| look(&commitment, depth, unspent(&commitment, depth));
+    let dear = |depth| Sighting { fee_rate: FeeRate::from_sat_per_vb_u32(5), ..sighting(depth) };
+    for depth in [DELAY, DELAY + 1_007] {
+        assert_eq!(payer.takes(payer::Input::Sighted(dear(depth))), []);
+        assert_eq!(payer.state.name(), "closing");
+    }
+    let back = payer.takes(payer::Input::Sighted(sighting(DELAY + 1_007)));
+    assert!(matches!(&back[..], [payer::Effect::Broadcast(_)]), "fees fell: {back:?}");
+    assert_eq!(payer.takes(payer::Input::Sighted(dear(DELAY + 1_008))), []);
     let payer::State::Closed(closed) = &payer.state else { panic!("{:?}", payer.state) };
     assert_eq!(closed.ending, left(&commitment, 100_000 - 408 - 800));
 }

@@ -4,8 +4,8 @@
 
 mod common;
 
-use bitcoin::Transaction;
 use bitcoin::transaction::Version;
+use bitcoin::{FeeRate, Transaction};
 use common::calls::*;
 use common::*;
 use farthing_protocol::ChannelId;
@@ -15,6 +15,9 @@ use farthing_protocol::channel::SpendKind;
 const PAID: u64 = PREPAID + 3_000 - 1_000;
 /// What the payer's output of that rung's commitment holds.
 const REST: u64 = 100_000 - PAID - 2 * COMMITMENT;
+
+/// How long the buyer waits for fees at which a rung is worth taking back, in blocks.
+const A_WEEK: u32 = 1_008;
 
 /// Three calls were served, for 2,500 sat.
 fn three_calls(story: &Story) -> ChannelId {
@@ -166,7 +169,78 @@ fn a_rung_that_is_not_claimed_is_the_buyers_again_after_the_delay() {
     assert_sellers_end(&story, id, &commitment, 0);
 }
 
-/// 100 sat/vB for the claim is more than the rung holds, and for taking it back as well: both leave it.
+/// While the seller was off, the buyer took the rung back at 3 sat/vB: more in all than a claim costs at 2.
+#[test]
+fn a_claim_that_comes_late_outbids_the_buyer_that_takes_the_rung_back() {
+    let mut story = Story::set(|setting| setting.pace.fallback_fee_rate = rate(3));
+    let id = three_calls(&story);
+    let (_, commitment) = story.rung(id);
+    story.stop_seller();
+    story.chain.broadcast(&commitment).unwrap();
+    story.mine(DELAY);
+    let back = story.spender_of_rung(&commitment).expect("the buyer takes it back");
+    assert_eq!(PAID - back.output[0].value.to_sat(), 3 * TAKE_BACK);
+
+    story.setting.pace.fallback_fee_rate = rate(2);
+    story.start_seller();
+    story.look();
+
+    let claim = story.spender_of_rung(&commitment).unwrap();
+    assert_ne!(claim.compute_txid(), back.compute_txid());
+    story.mine(FINALITY);
+    assert_sellers_end(&story, id, &commitment, PAID - 3 * TAKE_BACK - CLAIM);
+    assert_eq!(story.buyers_end(id).received, sat(REST));
+}
+
+/// A rung that holds 10,552 sat, when 10 sat/vB confirm.
+fn ten_calls() -> (Story, ChannelId, Transaction) {
+    let story = Story::set(|setting| {
+        setting.node = &["-incrementalrelayfee=0.00001"];
+        setting.pace.fallback_fee_rate = rate(10);
+    });
+    let id = story.open_for_calls(rungs(1_000, 50));
+    for _ in 0..10 {
+        story.call(id, 1_000).unwrap();
+    }
+    let (rung, commitment) = story.rung(id);
+    assert_eq!(rung.total.floor(), sat(PREPAID + 10_000));
+    (story, id, commitment)
+}
+
+/// The two pay more than commitment and claim would have to, and yet too little for their size.
+#[test]
+fn a_large_child_of_the_buyers_does_not_hold_a_rung_back() {
+    let (story, id, commitment) = ten_calls();
+    let pin = story.buyer_pins(id, &commitment, rate(4));
+    story.chain.broadcast_package(&commitment, &pin).unwrap();
+    let (fee, vsize) = story.package(&commitment);
+    assert!(10 * (COMMITMENT + CLAIM) < fee && fee < 5 * vsize);
+
+    story.close_alone(id);
+
+    assert!(!story.is_in_mempool(&pin));
+    assert!(story.spender_of_rung(&commitment).is_some());
+    assert_eq!(story.package(&commitment), (fee + CLAIM, COMMITMENT + CLAIM));
+    story.mine(FINALITY);
+    assert_sellers_end(&story, id, &commitment, PREPAID + 10_000 - (fee - 2 * COMMITMENT) - CLAIM);
+}
+
+/// 9.9 sat/vB instead of 10: to take its place the claim, which is larger, must pay more than what is missing to the target.
+#[test]
+fn a_small_child_of_the_buyers_gives_way_to_the_claim() {
+    let (story, id, commitment) = ten_calls();
+    let child = story.buyer_bears(id, &commitment, FeeRate::from_sat_per_kwu(2_475));
+    story.chain.broadcast_package(&commitment, &child).unwrap();
+
+    story.close_alone(id);
+
+    assert!(!story.is_in_mempool(&child));
+    assert!(story.spender_of_rung(&commitment).is_some());
+    story.mine(FINALITY);
+    assert_eq!(story.sellers_end(id).unwrap().left, sat(0));
+}
+
+/// 100 sat/vB for the claim is more than the rung holds, and for taking it back as well: both leave it, the buyer after a week.
 #[test]
 fn a_rung_that_costs_more_than_it_brings_is_left_and_the_report_says_so() {
     let (story, id, commitment) = published_while_fees_are_high();
@@ -174,6 +248,12 @@ fn a_rung_that_costs_more_than_it_brings_is_left_and_the_report_says_so() {
     assert_eq!(story.spender_of_rung(&commitment), None);
     assert_sellers_end(&story, id, &commitment, 0);
     assert_eq!(story.sellers_end(id).unwrap().left, sat(PAID));
+    assert_eq!(story.buyers(id).name(), "closing", "fees may fall");
+    // Each block is a save.
+    story.in_peace(|| {
+        story.node.mine(A_WEEK).unwrap();
+        story.look();
+    });
     let ending = story.buyers_end(id);
     assert_eq!((ending.received, ending.left), (sat(REST), sat(PAID)));
 }

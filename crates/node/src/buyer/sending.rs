@@ -49,7 +49,7 @@ impl Buyer {
             Some(amount) => wallet.pay(to, amount, fee_rate)?,
             None => wallet.pay_all(to, fee_rate)?,
         };
-        wallet.save(|write| self.books.write_blocking(vec![write]))?;
+        self.save_or_release(&mut wallet, transaction.compute_txid())?;
         self.broadcast(&mut wallet, transaction)
     }
 
@@ -61,7 +61,7 @@ impl Buyer {
         let fee_rate = self.fee_rate()?;
         let mut wallet = self.wallet.lock().expect("no holder of this lock panics");
         let psbt = wallet.prepare(to, amount, fee_rate)?;
-        wallet.save(|write| self.books.write_blocking(vec![write]))?;
+        self.save_or_release(&mut wallet, psbt.unsigned_tx.compute_txid())?;
         Ok(psbt)
     }
 
@@ -92,6 +92,12 @@ impl Buyer {
         let mut wallet = self.wallet.lock().expect("no holder of this lock panics");
         wallet.release(payment);
         Ok(wallet.save(|write| self.books.write_blocking(vec![write]))?)
+    }
+
+    /// What is not stored is not paid: else the next block would find a signed payment, and send it.
+    fn save_or_release(&self, wallet: &mut Wallet, payment: Txid) -> Result<(), OrderError<Reject>> {
+        let saved = wallet.save(|write| self.books.write_blocking(vec![write]));
+        saved.inspect_err(|_| wallet.release(payment))
     }
 
     fn broadcast(&self, wallet: &mut Wallet, transaction: Transaction) -> Result<Transaction, SendError> {

@@ -251,7 +251,7 @@ impl Seller {
 
     /// Admits no more calls in a channel, for a close that follows, and waits for those that run: `None` when they have not
     /// ended in time.
-    pub async fn drain(&self, id: ChannelId, patience: Duration) -> Option<Drained<'_>> {
+    pub async fn drain(&self, id: ChannelId, patience: Duration) -> Option<Drained> {
         self.tabs.drain(id, patience).await
     }
 

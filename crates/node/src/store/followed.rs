@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use bitcoin::consensus::encode::deserialize;
-use bitcoin::{OutPoint, ScriptBuf, Transaction};
+use bitcoin::{Block, BlockHash, OutPoint, ScriptBuf, Transaction};
 
-use super::{Store, StoreError, decode, transaction};
+use super::{Spend, Store, StoreError, Write, decode, transaction};
 
 /// Outputs whose spends are noted, with the scripts of the two parties' wallets.
 #[derive(Debug, Default)]
@@ -29,6 +29,15 @@ impl Followed {
             self.0.extend(locked_outputs(transaction, &parties).map(|locked| (locked, parties.clone())));
         }
         spent
+    }
+
+    /// Takes in a block: what of it is to be stored.
+    pub fn spends_in(&mut self, block: &Block, hash: BlockHash, height: u32) -> impl Iterator<Item = Write> {
+        block.txdata.iter().filter_map(move |by| {
+            let outpoints = self.take_in(by);
+            let is_spend = !outpoints.is_empty();
+            is_spend.then(|| Write::Spend(Box::new(Spend { outpoints, by: by.clone(), block: hash, height })))
+        })
     }
 
     /// Whether a transaction makes such an output.

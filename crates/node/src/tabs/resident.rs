@@ -130,6 +130,8 @@ impl Tabs {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use farthing_protocol::lightspeed::Tab;
 
     use super::*;
@@ -168,5 +170,24 @@ mod tests {
         // Who took it from the books before it left may have it as it was before.
         assert!(!tabs.insert(id, &setup, taken(), 0) && !stays());
         assert!(tabs.insert(id, &setup, taken(), 1));
+    }
+
+    /// Of two that want it closed, the first came before its tab was in memory.
+    #[test]
+    fn whoever_goes_frees_only_what_it_held() {
+        let story = Story::begin();
+        let id = story.opens(1).unwrap();
+        let (_, setup) = setup(1);
+        let tabs = Tabs::new(1, Durability::Call, 0);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let drain = || runtime.block_on(tabs.drain(id, Duration::ZERO)).unwrap();
+        let first = drain();
+        assert!(tabs.insert(id, &setup, (Tab::new(payment(1), Msat::ZERO), Vec::new(), None), 0));
+        let second = drain();
+        let is_draining = || tabs.session(id).unwrap().live().is_draining();
+        drop(first);
+        assert!(is_draining());
+        drop(second);
+        assert!(!is_draining());
     }
 }

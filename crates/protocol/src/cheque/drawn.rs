@@ -39,7 +39,7 @@ use serde::{Deserialize, Serialize};
 pub use self::refusal::Reject;
 use self::together::Together;
 use super::point::{AdaptorPoint, AdaptorSecret};
-use super::promises::{self, BadUpdate, Promise, Terms, Update};
+use super::promises::{self, BadUpdate, Promise, Terms, Update, least};
 use crate::amount::Msat;
 use crate::channel::{Channel, SpendKind};
 use crate::commitment;
@@ -469,11 +469,6 @@ impl Drawn {
 
 fn place(list: &[Owed], point: &AdaptorPoint) -> Option<usize> {
     list.iter().position(|owed| owed.promise.point == *point)
-}
-
-/// The least total that can be enforced in a channel: dust and the cost of closing, as agreed.
-fn least(channel: &Channel) -> Msat {
-    Msat::from_amount(channel.params().prepaid).expect("at most the capacity")
 }
 
 #[cfg(test)]

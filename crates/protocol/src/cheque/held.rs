@@ -41,7 +41,7 @@ pub use self::authorised::Wish;
 pub use self::given_up::MOST_GIVEN_UP;
 pub use self::refusal::Reject;
 use super::point::{AdaptorPoint, AdaptorSecret};
-use super::promises::{Promise, Signed, Update};
+use super::promises::{Promise, Signed, Update, least};
 use super::reverse::authorisation::{self, Release};
 use super::reverse::purchase::Delivery;
 use crate::amount::Msat;
@@ -180,7 +180,7 @@ pub enum Effect {
 }
 
 impl Held {
-    /// The holder of a channel that has paid plainly so far. A chain of words must have been ended by a plain payment.
+    /// The holder of a channel that has paid plainly so far, and for no calls.
     pub fn new(newest: Option<Payment>, spent: Msat) -> Self {
         let mut signed = Signed::default();
         signed.terms.base = newest;
@@ -476,11 +476,6 @@ impl Held {
         let is_it = |status: &Status| matches!(status, Status::Locked(onward) if onward.point == *point);
         self.status.iter().position(is_it)
     }
-}
-
-/// The least total that can be enforced in a channel: dust and the cost of closing, as agreed.
-fn least(channel: &Channel) -> Msat {
-    Msat::from_amount(channel.params().prepaid).expect("at most the capacity")
 }
 
 /// Whether something may be handed over, or counted on, in this channel.

@@ -61,8 +61,8 @@ pub enum Reject {
 }
 
 impl Holder {
-    /// Turns a channel that was paid plainly into one that holds promises. `None` while it pays by words: a chain is ended by
-    /// a plain payment first.
+    /// Turns a channel that was paid plainly into one that holds promises. `None` where it pays for calls: it does so until its
+    /// end.
     pub fn new(life: State) -> Option<Self> {
         let ledger = life.ledger();
         let held = Held::new(ledger.newest, ledger.spent);

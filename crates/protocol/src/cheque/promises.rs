@@ -295,6 +295,11 @@ impl Signed {
     }
 }
 
+/// The least total that can be enforced in a channel: dust and the cost of closing, as agreed.
+pub(super) fn least(channel: &Channel) -> Msat {
+    Msat::from_amount(channel.params().prepaid).expect("at most the capacity")
+}
+
 /// What a payer signs in the commitment to a total.
 fn digest(channel: &Channel, total: Msat) -> secp256k1::Message {
     commitment::digest_paying(channel, total, &channel.params().payee.output)

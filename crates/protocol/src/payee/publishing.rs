@@ -128,8 +128,12 @@ fn spreads(setup: &Setup, batch: &Batch, sighting: &Sighting) -> Result<Vec<Effe
     let spread = || vec![Effect::Spread { batch: Box::new(batch.clone()), fee_rate: sighting.fee_rate }];
     let by = match Lsf::of(payments.lsf(), sighting) {
         Lsf::Unspent(_) if is_worth_it(batch, sighting.fee_rate) => return Ok(spread()),
-        // It may want a better fee by now.
-        Lsf::Spent { by, confirmations: 0 } if payments.published_as(by).is_some() => return Ok(spread()),
+        // It may want a better fee by now, as long as that leaves something.
+        Lsf::Spent { by, confirmations: 0 }
+            if payments.published_as(by).is_some() && is_worth_it(batch, sighting.fee_rate) =>
+        {
+            return Ok(spread());
+        }
         Lsf::Unseen | Lsf::Unspent(_) | Lsf::Spent { confirmations: 0, .. } => return Ok(Vec::new()),
         Lsf::Spent { by, .. } => by,
     };

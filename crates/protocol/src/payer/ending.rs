@@ -5,7 +5,7 @@ use super::{Account, Closed, Closing, Effect, Setup, State};
 use crate::channel::{Channel, Ending, SpendKind};
 use crate::hashlock::{self, Locked};
 use crate::lightspeed::{Purse, ladder};
-use crate::payer::taking_back::Batch;
+use crate::payer::taking_back::{Batch, PATIENCE};
 use crate::sighting::{Funding, Sighting};
 use crate::transition::Transition;
 
@@ -52,9 +52,11 @@ impl State {
             Funding::Confirmed { confirmations, .. }
                 if *confirmations >= u32::from(scripts.delay().get()) =>
             {
+                let waited = confirmations - u32::from(scripts.delay().get());
                 let output = Locked { outpoint: locked.outpoint, value, scripts: &scripts };
                 match hashlock::take_back(&setup.channel, &setup.keys, &[output], sighting.fee_rate) {
                     Ok(transaction) => waits.then(Effect::Broadcast(transaction)),
+                    Err(_not_worth_it) if waited < PATIENCE => waits,
                     Err(_not_worth_it) => {
                         ending.left = value;
                         Transition::to(Self::Closed(Closed { ledger: account.ledger(), ending }))

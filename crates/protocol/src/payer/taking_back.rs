@@ -12,7 +12,7 @@ use crate::flat::{BatchTerms, Commitment, LsfOutput, Micropayment, Outputs, refu
 use crate::sighting::{Funding, Sighting};
 
 /// How long the payer waits for fees at which an output is worth taking back, in blocks: a week.
-const PATIENCE: u32 = 1_008;
+pub(super) const PATIENCE: u32 = 1_008;
 
 /// Where a published batch stands for the payer.
 pub(super) enum Batch {
