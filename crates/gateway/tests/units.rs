@@ -24,5 +24,7 @@ mod gossip;
 mod greeting;
 #[path = "../src/headers.rs"]
 mod headers;
+#[path = "../src/spending.rs"]
+mod spending;
 #[path = "../src/sweeps.rs"]
 mod sweeps;
