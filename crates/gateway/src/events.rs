@@ -194,10 +194,7 @@ impl Gateway {
         let Some(before) = books.payments.get(&hash) else { return Ok(()) };
         let record = PaymentRecord { outcome: outcome.clone(), ..before.clone() };
         let device = books.channels.get(&record.channel).map(|channel| channel.device);
-        let counted = match (device, &outcome) {
-            (Some(device), Outcome::Paid { preimage, .. }) => vec![self.counted(device, *preimage)?],
-            (_, Outcome::Paid { .. } | Outcome::Pending | Outcome::Failed(_)) => Vec::new(),
-        };
+        let counted = device.map(|device| self.counted(device, &record)).transpose()?.unwrap_or_default();
         self.payment_shelf.put_first_with(&hash.0, "record", &record, counted)?;
         books.note(record);
         self.forget_old_payments(&mut books)?;

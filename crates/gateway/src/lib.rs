@@ -53,5 +53,6 @@ mod service;
 pub mod session;
 pub mod shelf;
 pub mod signer;
+mod spending;
 pub mod stored;
 mod sweeps;

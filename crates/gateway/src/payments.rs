@@ -4,7 +4,7 @@ use std::str::FromStr as _;
 
 use farthing_node::cabinet::Change;
 use farthing_protocol::Msat;
-use farthing_protocol::device::bolt3::{PaymentHash, Preimage};
+use farthing_protocol::device::bolt3::PaymentHash;
 use farthing_protocol::device::payments::{Payments, Source};
 use farthing_protocol::device::wire::Report;
 use farthing_protocol::device::{Invoice, Policy, Reject, Tip};
@@ -21,6 +21,7 @@ use crate::gateway::{Gateway, now};
 use crate::records::{ChannelRecord, Outcome, PaymentRecord, Stage};
 use crate::service::Through;
 use crate::shelf::ShelfError;
+use crate::spending;
 
 /// How many blocks a device may lag behind the gateway.
 const BLOCKS_BEHIND: u32 = 6;
@@ -115,6 +116,20 @@ impl Gateway {
     ) -> Result<Report, PayError> {
         let invoice = Bolt11Invoice::from_str(text).map_err(|error| PayError::Invoice(error.to_string()))?;
         let hash = PaymentHash(*AsRef::<[u8; 32]>::as_ref(invoice.payment_hash()));
+        let paying = self.begin(device, channel, text, &invoice, order);
+        // The device gives a payment up that it hears has failed. The same order may have come on a connection before, and be under way since.
+        paying.or_else(|error| self.known(device, hash, order).ok().flatten().ok_or(error))
+    }
+
+    fn begin(
+        &self,
+        device: [u8; 32],
+        channel: [u8; 32],
+        text: &str,
+        invoice: &Bolt11Invoice,
+        order: u64,
+    ) -> Result<Report, PayError> {
+        let hash = PaymentHash(*AsRef::<[u8; 32]>::as_ref(invoice.payment_hash()));
         let amount = Msat::new(invoice.amount_milli_satoshis().ok_or(PayError::NoAmount)?);
         if let Some(known) = self.known(device, hash, order)? {
             return Ok(known);
@@ -147,7 +162,7 @@ impl Gateway {
         let owed = self.books().arrears.of(&device);
         let operator = self.operator();
         let through =
-            operator.and_then(|operator| self.through(&operator.node, &details, &invoice, &policy, owed));
+            operator.and_then(|operator| self.through(&operator.node, &details, invoice, &policy, owed));
         let route = match through {
             Some(Through { route, arrears }) => {
                 record.arrears = arrears;
@@ -158,7 +173,7 @@ impl Gateway {
                     tracing::info!("no route through the ordinary node: the service fee is owed");
                     record.service_due = self.service_fee(amount);
                 }
-                self.direct(&details, &invoice, amount, &policy)?
+                self.direct(&details, invoice, amount, &policy)?
             }
         };
         has_room(&details, &route, &policy)?;
@@ -176,8 +191,8 @@ impl Gateway {
             // The same books about a device as the device keeps, under the gateway's own copy of the owner's policy: a thief who has the
             // device, and changed its program, gets no more than that.
             let payments = self.approved(&books, device, &policy, text, tip)?;
-            let allowed = self.device_shelf.change(&device, "payments", &payments);
-            self.payment_shelf.put_first_with(&hash.0, "record", &record, vec![allowed])?;
+            let allowed = self.spent(&device, &payments);
+            self.payment_shelf.put_first_with(&hash.0, "record", &record, allowed)?;
             books.note(record.clone());
             books.payment_orders.insert(hash, order);
         }
@@ -189,8 +204,9 @@ impl Gateway {
         if let Err(error) = sent.or_else(unless_duplicate) {
             let why = format!("{error:?}");
             let record = PaymentRecord { outcome: Outcome::Failed(why.clone()), ..record };
-            self.payment_shelf.put(&hash.0, "record", &record)?;
             let mut books = self.books();
+            let counted = self.counted(device, &record)?;
+            self.payment_shelf.put_first_with(&hash.0, "record", &record, counted)?;
             books.note(record);
             self.forget_old_payments(&mut books)?;
             return Err(PayError::NotSent(why));
@@ -285,23 +301,32 @@ impl Gateway {
         let forbidden = |reject: Reject| PayError::Policy(reject.to_string());
         let invoice = Invoice::parse(invoice, self.chain.network())
             .map_err(|error| PayError::Invoice(error.to_string()))?;
-        let mut payments: Payments = self.device_shelf.get(&device, "payments")?.unwrap_or_default();
+        let mut payments = spending::read(&self.device_shelf, &device)?;
+        // This one is not under way yet: whatever was allowed for it before, it is asked about anew.
+        let own = invoice.payment_hash();
         let is_live = |hash: &PaymentHash| {
-            books.payments.get(hash).is_some_and(|record| record.outcome == Outcome::Pending)
+            let record = books.payments.get(hash).filter(|_| *hash != own);
+            record.is_some_and(|record| record.outcome == Outcome::Pending)
         };
         payments.approve(policy, &invoice, Source::Direct, tip, is_live).map_err(forbidden)?;
-        // A payment that was approved before may be forbidden since: the owner may have said stop.
-        if policy.paused {
-            return Err(forbidden(Reject::Paused));
-        }
         Ok(payments)
     }
 
-    /// What is to be stored when a payment went through: it counts for what it cost. For who holds the books, and goes on holding them.
-    pub(crate) fn counted(&self, device: [u8; 32], preimage: Preimage) -> Result<Change, ShelfError> {
-        let mut payments: Payments = self.device_shelf.get(&device, "payments")?.unwrap_or_default();
-        payments.learn(&[preimage]);
-        Ok(self.device_shelf.change(&device, "payments", &payments))
+    /// What is to be stored when a payment is over: it counts for what it cost, and no more if it failed. For who holds the books, and goes
+    /// on holding them.
+    pub(crate) fn counted(
+        &self,
+        device: [u8; 32],
+        record: &PaymentRecord,
+    ) -> Result<Vec<Change>, ShelfError> {
+        let mut payments = spending::read(&self.device_shelf, &device)?;
+        spending::end(&mut payments, record);
+        Ok(self.spent(&device, &payments))
+    }
+
+    fn spent(&self, device: &[u8; 32], payments: &Payments) -> Vec<Change> {
+        let shelf = &self.device_shelf;
+        vec![shelf.change(device, spending::NAME, payments), shelf.absence(device, spending::FORMER)]
     }
 
     /// The owner's policy for a device, as the gateway enforces it.

@@ -138,6 +138,11 @@ impl Shelf {
         (Place::new(self.room, &hex(owner), name), Some(bytes))
     }
 
+    /// That there is no such value, to be written with others.
+    pub(crate) fn absence(&self, owner: &[u8; 32], name: &str) -> Change {
+        (Place::new(self.room, &hex(owner), name), None)
+    }
+
     /// Who has values here.
     ///
     /// # Errors

@@ -28,5 +28,7 @@ mod greeting;
 mod headers;
 #[path = "../src/ledger.rs"]
 mod ledger;
+#[path = "../src/spending.rs"]
+mod spending;
 #[path = "../src/sweeps.rs"]
 mod sweeps;

@@ -1,5 +1,5 @@
-//! The device's stored states outlive the program that wrote them. `stored/device-v1` holds them as release 1 writes them, in
-//! postcard, one file each, in hex.
+//! The device's stored states outlive the program that wrote them. `stored/device-v2` holds them as release 1 writes them, in
+//! postcard, one file each, in hex; `stored/device-v1` as programs wrote them before, which are read as [`FormerState`].
 //!
 //! After a release these files never change (see `stored_states.rs`). Before the first release, delete a file and run
 //! `cargo test -p farthing-protocol --test device_stored -- --ignored` to write it afresh.
@@ -17,15 +17,21 @@ use device::*;
 use farthing_protocol::device::bolt3::CommitmentNumber;
 use farthing_protocol::device::bolt3::closing::Settlement;
 use farthing_protocol::device::bolt3::commitment::to_remote_script;
+use farthing_protocol::device::machine::FormerState;
 use farthing_protocol::device::payments::Source;
 use farthing_protocol::device::{Input, State};
 use proptest::prelude::*;
 
 const READABLE: &str =
-    "stored states of released versions must stay readable: add device-v2 fixtures, write a migration";
+    "stored states of released versions must stay readable: add device-v3 fixtures, write a migration";
 
 fn path(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/stored/device-v1").join(name).with_extension("hex")
+    of_version("device-v2", name)
+}
+
+fn of_version(version: &str, name: &str) -> PathBuf {
+    let stored = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/stored");
+    stored.join(version).join(name).with_extension("hex")
 }
 
 /// A new variant does not compile here until it has a file of its own.
@@ -36,6 +42,9 @@ fn name(state: &State) -> &'static str {
         State::Closing(_) => "closing",
     }
 }
+
+/// More was paid than has entries. Programs wrote no such state before version 2.
+const SPENT: &str = "_spent";
 
 /// Every state, with the end of its file's name.
 fn states() -> Vec<(World, &'static str)> {
@@ -63,6 +72,9 @@ fn states() -> Vec<(World, &'static str)> {
     alone.give(Input::CloseAlone).unwrap();
     let mut banned = paid();
     banned.give(Input::GatewayCheated).unwrap();
+    let mut spent = World::open();
+    (1..=36).for_each(|byte| spent.pay(byte, 1_000_000).unwrap());
+    spent.approve(invoice(37, 1_000_000), Source::Direct).unwrap();
     vec![
         (World::new(), ""),
         (incomplete, "_incomplete"),
@@ -72,6 +84,7 @@ fn states() -> Vec<(World, &'static str)> {
         (together, "_together"),
         (alone, "_alone"),
         (banned, "_banned"),
+        (spent, SPENT),
     ]
 }
 
@@ -114,6 +127,35 @@ fn states_that_release_1_wrote_are_read_and_do_their_work() {
         assert_eq!(read, world.state, "{READABLE}");
         assert_eq!(read.resume(&world.setup), world.state.resume(&world.setup));
     }
+}
+
+/// Every payment had an entry, without the time at which its invoice was made.
+#[test]
+fn states_of_before_release_1_are_read_and_do_their_work() {
+    for (world, end) in states().into_iter().filter(|(_, end)| *end != SPENT) {
+        let name = name(&world.state).to_owned() + end;
+        let text = fs::read_to_string(of_version("device-v1", &name)).unwrap();
+        let bytes = Vec::from_hex(text.trim()).unwrap();
+        let former: FormerState = postcard::from_bytes(&bytes).expect(&name);
+        let (read, now) = (State::from(former), &world.state);
+        assert_eq!(read.resume(&world.setup), now.resume(&world.setup), "{name}");
+        assert_eq!((read.name(), read.is_banned()), (now.name(), now.is_banned()), "{name}");
+        let (account, expected) = (read.account(), now.account());
+        assert_eq!(account.balance(), expected.balance(), "{name}");
+        for byte in [1, 2] {
+            let hash = preimage(byte).hash();
+            assert_eq!(account.is_live(&hash), expected.is_live(&hash), "{name}");
+            assert_eq!(account.payments().paid(&hash), expected.payments().paid(&hash), "{name}");
+        }
+    }
+    let mut world = paid();
+    let text = fs::read_to_string(of_version("device-v1", "open")).unwrap();
+    world.state = postcard::from_bytes::<FormerState>(&Vec::from_hex(text.trim()).unwrap()).unwrap().into();
+    let again = world.approve(invoice(1, 50_000_000), Source::Direct).unwrap_err();
+    assert_eq!(again.rule(), "invoice-not-paid");
+    world.pay(2, 50_000_000).unwrap();
+    let third = world.approve(invoice(3, 50_000_000), Source::Direct).unwrap_err();
+    assert_eq!(third.rule(), "payment-velocity");
 }
 
 #[test]

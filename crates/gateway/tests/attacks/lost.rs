@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 use bitcoin::Amount;
 use bitcoin::hex::DisplayHex as _;
 use farthing_gateway::admin;
+use farthing_gateway::ordinary::News;
 use farthing_node::device::alone::Closer;
 use farthing_protocol::Msat;
-use farthing_protocol::device::bolt3::CommitmentNumber;
+use farthing_protocol::device::bolt3::{CommitmentNumber, Preimage};
 use farthing_protocol::device::owner::Claim;
 use farthing_protocol::device::wire::{
     Answer, ChannelKeysId, Order, Report, Request, Standing, ToDevice, ToGateway,
@@ -99,7 +100,7 @@ async fn a_restored_device_is_not_asked_for_what_the_lost_one_had() {
 /// that allows, until the owner says stop; then it can close, which pays the owner.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thief_has_the_device() {
-    let world = World::start().await;
+    let mut world = World::start().await;
     world.gateway.listen_to_operator().await.unwrap();
     let owner = Keypair::from_secret_key(SECP256K1, &secret(OWNER));
     let limited = Policy {
@@ -139,13 +140,30 @@ async fn a_thief_has_the_device() {
     failed(car.pay(channel, world.destination.invoice(40_000_000)).await, "payment-amount");
     failed(car.pay(channel, world.destination.invoice(20_000_000)).await, "payment-velocity");
 
-    let stop = Policy { version: 2, paused: true, ..limited }.sign(&owner);
-    let stop = format!("policy {}", serde_json::to_string(&stop).unwrap());
-    let told = admin::ask(&world.gateway.settings.folder, &stop).await.unwrap();
-    assert_eq!(told["devices"], 1);
+    // What was allowed once and failed is not allowed for ever.
+    let held = Preimage([3; 32]).hash();
+    let invoice = world.destination.node.hold_invoice(5_000_000, held).unwrap();
+    let destination = &mut world.destination;
+    let give_back = async {
+        while destination.news.recv().await != Some(News::Waiting(held)) {}
+        destination.node.give_back(&held);
+    };
+    let (report, ()) = tokio::join!(car.pay(channel, invoice.clone()), give_back);
+    assert!(matches!(report, Report::Failed { .. }), "{report:?}");
+    let folder = world.gateway.settings.folder.clone();
+    let tell = async |policy: Policy| {
+        let policy = format!("policy {}", serde_json::to_string(&policy.sign(&owner)).unwrap());
+        let told = admin::ask(&folder, &policy).await.unwrap();
+        assert_eq!(told["devices"], 1);
+    };
+    let lower = Policy { version: 2, per_payment: Msat::new(5_000_000), ..limited };
+    tell(lower.clone()).await;
+    failed(car.pay(channel, invoice).await, "payment-amount");
+
+    tell(Policy { version: 3, paused: true, ..lower }).await;
     failed(car.pay(channel, world.destination.invoice(1_000_000)).await, "policy-paused");
     // A policy of the thief's own is none.
-    let own = device_policy(3).sign(&Keypair::from_secret_key(SECP256K1, &secret(THIEF)));
+    let own = device_policy(4).sign(&Keypair::from_secret_key(SECP256K1, &secret(THIEF)));
     car.order(Order::Policy(own));
     assert!(matches!(car.report().await, Report::Refused { .. }));
 

@@ -50,17 +50,24 @@ impl DeviceHome {
         self.secret()
     }
 
-    /// Makes the folder with the secret of the owner's backup.
+    /// Makes the folder with the secret of the owner's backup, or takes what an interrupted restore of it left. The device is enrolled next,
+    /// under the lock.
     ///
     /// # Errors
     /// When a device lives here already, or the folder cannot be written.
-    pub fn restore(&self, secret: &DeviceSecret) -> Result<(), HomeError> {
-        if self.is_there() {
-            let source = io::Error::new(io::ErrorKind::AlreadyExists, "a device lives here already");
-            return Err(HomeError::File { path: self.folder.clone(), source });
-        }
+    pub fn restore(&self, secret: &DeviceSecret) -> Result<Lock, HomeError> {
         make_folder(&self.folder)?;
-        write_secret(&self.folder, "secret", secret.expose())
+        let lock = self.lock()?;
+        if !self.is_there() {
+            write_secret(&self.folder, "secret", secret.expose())?;
+            return Ok(lock);
+        }
+        let is_same = self.secret()?.identity() == secret.identity();
+        if is_same && self.store()?.enrolled()?.is_none() {
+            return Ok(lock);
+        }
+        let source = io::Error::new(io::ErrorKind::AlreadyExists, "a device lives here already");
+        Err(HomeError::File { path: self.folder.clone(), source })
     }
 
     /// The secret.
@@ -86,5 +93,26 @@ impl DeviceHome {
     /// When another process runs the device.
     pub fn lock(&self) -> Result<Lock, HomeError> {
         Lock::take(&self.folder)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A crash between the secret and the rest: `restore` said that a device lives here, and everything else that there is none.
+    #[test]
+    fn a_restore_that_was_cut_off_is_done_again_and_one_that_was_done_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = DeviceHome::of(folder.path(), Network::Regtest);
+        let secret = DeviceSecret::new([7; 32]);
+        for _ in 0..2 {
+            drop(home.restore(&secret).unwrap());
+            assert_eq!(home.secret().unwrap().identity(), secret.identity());
+        }
+        assert!(home.restore(&DeviceSecret::new([8; 32])).is_err(), "another device's");
+        let _device = crate::device::tests::enrol(home.secret().unwrap(), home.store().unwrap());
+        assert!(home.restore(&secret).is_err(), "it lives here");
+        assert_eq!(home.secret().unwrap().identity(), secret.identity());
     }
 }

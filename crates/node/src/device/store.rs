@@ -20,6 +20,7 @@ use std::time::Duration;
 use bitcoin::block::Header;
 use bitcoin::consensus::encode::{deserialize, serialize};
 use farthing_protocol::device::headers::Checkpoint;
+use farthing_protocol::device::machine::FormerState;
 use farthing_protocol::device::wire::{ChannelKeysId, OpenTerms};
 use farthing_protocol::device::{Enrolment, SignedPolicy, State};
 use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
@@ -29,10 +30,14 @@ use zeroize::Zeroizing;
 use crate::store::{StoreError, decode, encode, lay_out};
 
 /// The layout this code writes, kept in `PRAGMA user_version`.
-const SCHEMA: i32 = 3;
+const SCHEMA: i32 = 4;
+
+const CHANNELS_STATE: &str = "channel's state";
 
 /// What each layout changed of the one before, the first of an empty file. A program of an older layout opens none of a newer one.
-const LAYOUTS: [(i32, &str); 3] = [(0, FIRST), (1, OWNER_STORE), (2, STATES)];
+const LAYOUTS: [(i32, &str); 4] = [(0, FIRST), (1, OWNER_STORE), (2, STATES), (3, SPENT)];
+/// The encoding of a channel's state. One of before is read, and written in this one when it changes.
+const STATE: u8 = 2;
 
 const FIRST: &str = "
 CREATE TABLE enrolled (id INTEGER PRIMARY KEY CHECK (id = 0), record BLOB NOT NULL) STRICT;
@@ -57,6 +62,9 @@ INSERT INTO channels SELECT id, share FROM former;
 INSERT INTO states SELECT id, terms, state FROM former WHERE state IS NOT NULL;
 DROP TABLE former;
 ";
+
+/// States count what was paid in another way ([`FormerState`]): their rows change one by one.
+const SPENT: &str = "";
 
 /// What the owner put into the device, and where its gateway is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -194,7 +202,7 @@ impl DeviceStore {
             let opened = opened.map(|(terms, state)| {
                 Ok::<_, StoreError>(Opened {
                     terms: decode("channel's terms", &terms)?,
-                    state: decode("channel's state", &state)?,
+                    state: read(&state)?,
                 })
             });
             Ok(StoredChannel { id, share, opened: opened.transpose()? })
@@ -358,7 +366,16 @@ pub(crate) fn empty_log(connection: &Connection) -> Result<(), StoreError> {
 
 /// A state as bytes, wiped when dropped: it holds signatures that must not outlive it.
 fn secret(state: &State) -> Zeroizing<Vec<u8>> {
-    Zeroizing::new(encode(state))
+    Zeroizing::new(postcard::to_extend(state, vec![STATE]).expect("states can be encoded into memory"))
+}
+
+fn read(bytes: &[u8]) -> Result<State, StoreError> {
+    match bytes.split_first() {
+        Some((&STATE, state)) => {
+            postcard::from_bytes(state).map_err(|error| StoreError::corrupt(CHANNELS_STATE, error))
+        }
+        _former => decode::<FormerState>(CHANNELS_STATE, bytes).map(State::from),
+    }
 }
 
 fn one(changed: usize) -> Result<(), StoreError> {
@@ -367,6 +384,8 @@ fn one(changed: usize) -> Result<(), StoreError> {
 
 #[cfg(test)]
 mod tests {
+    use bitcoin::hex::FromHex as _;
+
     use super::*;
 
     /// A channel's row as a program of the first layout left it, and a key that was kept ready.
@@ -396,23 +415,51 @@ mod tests {
     #[test]
     fn what_older_layouts_hold_is_brought_to_the_newest_once() {
         let folder = tempfile::tempdir().unwrap();
-        for made_by in [1, 2] {
+        for made_by in [1, 2, 3] {
             let path = folder.path().join(format!("{made_by}.sqlite"));
             first_layout(&path, b"terms", b"state");
-            if made_by == 2 {
+            if made_by > 1 {
                 let connection = forgetful(&path).unwrap();
                 connection.execute_batch(OWNER_STORE).unwrap();
                 connection.execute("INSERT INTO owner_store VALUES (0, 'store')", []).unwrap();
                 connection.pragma_update(None, "user_version", 2).unwrap();
+                if made_by == 3 {
+                    connection.execute_batch(STATES).unwrap();
+                    connection.pragma_update(None, "user_version", 3).unwrap();
+                }
             }
             for _ in 0..2 {
                 let mut store = DeviceStore::open(&path).unwrap();
                 store.erase().unwrap();
-                assert_eq!(store.owner_store().unwrap().as_deref(), (made_by == 2).then_some("store"));
+                assert_eq!(store.owner_store().unwrap().as_deref(), (made_by > 1).then_some("store"));
                 let begun = (vec![1; 32], vec![11; 100], Some(b"terms".to_vec()), Some(b"state".to_vec()));
                 assert_eq!(rows(&path), [begun, (vec![2; 32], vec![12; 100], None, None)]);
             }
         }
+    }
+
+    /// As a program of layout 3 wrote it, with a payment under way.
+    const FORMER: &str = include_str!("../../../protocol/tests/stored/device-v1/open_in_flight.hex");
+
+    #[test]
+    fn a_state_of_an_older_layout_is_read_and_written_in_the_newest() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("device.sqlite");
+        let terms = <Vec<u8>>::from_hex(include_str!("stored/terms.hex").trim()).unwrap();
+        let former = [vec![1], <Vec<u8>>::from_hex(FORMER.trim()).unwrap()].concat();
+        first_layout(&path, &terms, &former);
+        for encoding in [1, STATE] {
+            let mut store = DeviceStore::open(&path).unwrap();
+            let mut begun = store.channels().unwrap().into_iter().filter_map(|channel| channel.opened);
+            let (opened, None) = (begun.next().unwrap(), begun.next()) else { panic!("one has begun") };
+            assert_eq!(opened.state.name(), "open");
+            assert!(!opened.state.account().is_settled(), "an HTLC is under way");
+            assert_eq!(rows(&path)[0].3.as_ref().unwrap()[0], encoding);
+            store.set_state(ChannelKeysId([1; 32]), &opened.state).unwrap();
+        }
+        let damaged = [vec![3], former].concat();
+        Connection::open(&path).unwrap().execute("UPDATE states SET state = ?1", [damaged]).unwrap();
+        assert!(DeviceStore::open(&path).unwrap().channels().is_err());
     }
 
     #[test]

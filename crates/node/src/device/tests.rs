@@ -49,6 +49,11 @@ fn invoice() -> (Invoice, Preimage) {
     (Invoice::parse(INVOICE, Network::Regtest).unwrap(), Preimage([2; 32]))
 }
 
+/// A device of that secret.
+pub(super) fn enrol(secret: DeviceSecret, store: DeviceStore) -> Device {
+    Device::enrol(secret, store, &enrolled()).unwrap()
+}
+
 fn enrolled() -> Enrolled {
     let owner = Seed::new([9; 64], Network::Regtest).owner_keys(0);
     let policy = Policy {

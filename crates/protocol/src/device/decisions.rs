@@ -6,7 +6,7 @@ use secp256k1::{PublicKey, ecdsa};
 use super::account::{Account, HolderCommitment};
 use super::bolt3::closing::{Closing, Settlement};
 use super::bolt3::keys::secret_key;
-use super::bolt3::{Commitment, CommitmentNumber, CommitmentSecret, Contents, Side, fees};
+use super::bolt3::{Commitment, CommitmentNumber, CommitmentSecret, Contents, PaymentHash, Side, fees};
 use super::invoice::Invoice;
 use super::joint::{Finisher, JointSignature, Task};
 use super::machine::{Effect, Proposal};
@@ -30,6 +30,14 @@ impl Account {
         next.tip = self.tip.latest(tip);
         next.payments.approve(&self.policy, invoice, source, next.tip, |hash| self.is_live(hash))?;
         Ok(next)
+    }
+
+    pub(super) fn given_up(&self, hash: &PaymentHash) -> Self {
+        let mut next = self.clone();
+        if !self.is_live(hash) {
+            next.payments.give_up(hash);
+        }
+        next
     }
 
     /// Signs the bridge's next commitment, or the newest one again.

@@ -18,6 +18,7 @@ pub struct Invoice {
     payment_hash: PaymentHash,
     amount: Msat,
     payee: PublicKey,
+    made_at: u64,
     expires_at: u64,
 }
 
@@ -53,8 +54,14 @@ impl Invoice {
         }
         let amount = invoice.amount_milli_satoshis().filter(|msat| *msat > 0).ok_or(BadInvoice::NoAmount)?;
         let payment_hash = PaymentHash(*AsRef::<[u8; 32]>::as_ref(invoice.payment_hash()));
-        let expires_at = invoice.duration_since_epoch().saturating_add(invoice.expiry_time()).as_secs();
-        Ok(Self { payment_hash, amount: Msat::new(amount), payee: invoice.get_payee_pub_key(), expires_at })
+        let made_at = invoice.duration_since_epoch();
+        Ok(Self {
+            payment_hash,
+            amount: Msat::new(amount),
+            payee: invoice.get_payee_pub_key(),
+            made_at: made_at.as_secs(),
+            expires_at: made_at.saturating_add(invoice.expiry_time()).as_secs(),
+        })
     }
 
     /// What is paid for.
@@ -70,6 +77,11 @@ impl Invoice {
     /// The node that is paid, by the key that signed the invoice.
     pub fn payee(&self) -> PublicKey {
         self.payee
+    }
+
+    /// When the payee made it, by its own word, in seconds since 1970.
+    pub fn made_at(&self) -> u64 {
+        self.made_at
     }
 
     /// From when on it may not be paid, in seconds since 1970.
@@ -90,7 +102,7 @@ mod tests {
         let invoice = Invoice::parse(COFFEE, Network::Bitcoin).unwrap();
         assert_eq!(invoice.amount(), Msat::new(250_000_000));
         assert_eq!(invoice.payment_hash().0[..4], [0, 1, 2, 3]);
-        assert_eq!(invoice.expires_at(), 1_496_314_658 + 60);
+        assert_eq!((invoice.made_at(), invoice.expires_at()), (1_496_314_658, 1_496_314_658 + 60));
         let payee = "03e7156ae33b0a208d0744199163177e909e80176e55d97a2f221ede0f934dd9ad";
         assert_eq!(invoice.payee().to_string(), payee);
     }

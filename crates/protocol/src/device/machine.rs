@@ -36,6 +36,10 @@ use super::setup::{FundingStatement, Setup};
 use crate::amount::Msat;
 use crate::transition::Transition;
 
+mod former;
+
+pub use former::FormerState;
+
 /// Where the channel stands, for the device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum State {
@@ -126,6 +130,8 @@ pub enum Input {
         /// The newest block.
         tip: Tip,
     },
+    /// A payment failed, by the gateway's word: it counts no more. What is under way or paid stays as it is.
+    GiveUp(PaymentHash),
     /// The gateway wants the bridge's next commitment signed.
     SignBridge {
         /// The commitment.
@@ -273,6 +279,7 @@ impl State {
                 let hash = invoice.payment_hash();
                 Ok(self.to(account.approved(&invoice, source, tip)?).then(Effect::Approved(hash)))
             }
+            (_, Input::GiveUp(hash)) => Ok(self.to(self.account().given_up(&hash))),
             (
                 Self::Opening(Opening { account }) | Self::Open(Open { account }),
                 Input::SignBridge { proposal, point, tip },

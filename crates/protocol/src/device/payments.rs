@@ -1,18 +1,34 @@
-//! What the device has agreed to pay, and what it spent. An invoice is approved once; an HTLC is offered only for an approved
-//! invoice; a payment whose preimage is known is never tried again. The gateway keeps the same books for a device, under its own
-//! copy of the owner's policy.
+//! What the device has agreed to pay, and what it spent. An HTLC is offered only for an approved invoice; a payment whose preimage is known
+//! is never tried again. The gateway keeps the same books for a device, under its own copy of the owner's policy.
+//!
+//! **An approval** is what the gateway begins a payment on, and its Lightning node cannot take an HTLC back: one that the device refuses stops
+//! the channel. So everything is checked at the approval, and at each that follows for a payment that failed, as if it were the first. What
+//! was approved and not paid counts in all limits until its invoice expires, since its HTLC may come at any time (for a day, though: who
+//! makes an invoice that is good for years shall not use up the limits for years). So the HTLC still fits when it comes, unless the owner has
+//! made the policy stricter meanwhile: the newest policy holds for everything that was not signed for. A payment that failed is given up
+//! ([`Payments::give_up`]), and counts no more.
 
 use secp256k1::PublicKey;
 use serde::{Deserialize, Serialize};
 
 use super::bolt3::{Htlc, PaymentHash, Preimage};
 use super::invoice::Invoice;
-use super::policy::{Policy, Tip};
+use super::policy::{DAY, Policy, Tip};
 use super::reject::Reject;
 use crate::amount::Msat;
 
-/// How many invoices are kept at once.
+mod former;
+mod spent;
+
+pub use former::FormerPayments;
+use spent::Spent;
+
+/// How many invoices may be approved and neither paid nor expired.
 const MOST_APPROVED: usize = 1_000;
+/// In the place of when a payment counts: long ago.
+const GIVEN_UP: u64 = 0;
+/// Of so many payments that were made the proof is kept, for a program that had ended when it came.
+const MOST_PROOFS: usize = 32;
 
 /// How the device came by an invoice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,10 +45,11 @@ struct Payment {
     payment_hash: PaymentHash,
     amount: Msat,
     most_fee: Msat,
+    made_at: u64,
     expires_at: u64,
     payee: PublicKey,
     source: Source,
-    /// When it was approved or, later, last offered: since then it counts in the limits.
+    /// When it was approved or, later, last offered: since then it counts in the limits. [`GIVEN_UP`] after it failed.
     counted_at: u64,
     /// What the last HTLC for it held.
     offered: Option<Msat>,
@@ -51,17 +68,27 @@ impl Payment {
             (Some(_) | None, _) => self.most(),
         }
     }
+
+    /// Whether it counts in the limit for so many seconds. What is not paid may be offered at any time.
+    fn counts(&self, seconds: u64, now: u64) -> bool {
+        let is_within = |seconds| self.counted_at.saturating_add(seconds) > now;
+        let may_come = self.preimage.is_none() && self.expires_at > now;
+        is_within(seconds) || may_come && is_within(DAY)
+    }
 }
 
-/// The approved invoices that still matter.
+/// The approved invoices that still matter, and what was paid.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Payments {
+    /// Approved, and the last that were paid; in the order in which they came.
     list: Vec<Payment>,
+    /// Those that were paid before.
+    spent: Spent,
 }
 
 impl Payments {
-    /// Agrees to pay an invoice. The same one again changes nothing. `is_live` tells whether an HTLC with that hash may still be
-    /// fulfilled.
+    /// Agrees to pay an invoice. Again for one that failed: by what the policy says now. `is_live` tells whether an HTLC with that hash may
+    /// still be fulfilled; such a payment stays what it is.
     ///
     /// # Errors
     /// The rule of the policy that it breaks.
@@ -73,11 +100,12 @@ impl Payments {
         tip: Tip,
         is_live: impl Fn(&PaymentHash) -> bool,
     ) -> Result<(), Reject> {
-        self.forget_old(policy, tip, is_live);
+        self.tidy(tip, &is_live);
         let payment = Payment {
             payment_hash: invoice.payment_hash(),
             amount: invoice.amount(),
             most_fee: policy.most_routing_fee(invoice.amount()),
+            made_at: invoice.made_at(),
             expires_at: invoice.expires_at(),
             payee: invoice.payee(),
             source,
@@ -85,16 +113,42 @@ impl Payments {
             offered: None,
             preimage: None,
         };
-        if let Some(known) = self.find(&payment.payment_hash) {
-            let same = (known.amount, known.expires_at) == (payment.amount, payment.expires_at);
-            return if same && known.preimage.is_none() { Ok(()) } else { Err(Reject::HashUsed) };
+        let known = self.list.iter().position(|known| known.payment_hash == payment.payment_hash);
+        if let Some(known) = known.and_then(|at| self.list.get_mut(at)) {
+            let terms = |payment: &Payment| (payment.amount, payment.expires_at, payment.payee);
+            if known.preimage.is_some() || terms(known) != terms(&payment) {
+                return Err(Reject::HashUsed);
+            }
+            if is_live(&payment.payment_hash) {
+                return Ok(());
+            }
         }
+        self.spent.check(invoice)?;
         self.check(policy, &payment, tip)?;
-        if self.list.len() >= MOST_APPROVED {
-            return Err(Reject::TooManyApproved { most: MOST_APPROVED });
+        if let Some(known) = known.and_then(|at| self.list.get_mut(at)) {
+            *known = payment;
+            return Ok(());
         }
+        if self.list.iter().filter(|payment| payment.preimage.is_none()).count() >= MOST_APPROVED {
+            let gives_way = |payment: &Payment| {
+                let is_given_up = payment.counted_at == GIVEN_UP && payment.preimage.is_none();
+                is_given_up && !is_live(&payment.payment_hash)
+            };
+            let oldest = self.list.iter().position(gives_way);
+            self.list.remove(oldest.ok_or(Reject::TooManyApproved { most: MOST_APPROVED })?);
+        }
+        self.spent.check_date(invoice, &self.list, tip.time)?;
         self.list.push(payment);
         Ok(())
+    }
+
+    /// Takes note that a payment failed. It counts no more, and gives way when others need the room. An HTLC that comes for it all the same is
+    /// held to what the limits leave then: who says that it failed may be wrong. The caller has checked that none is live.
+    pub fn give_up(&mut self, hash: &PaymentHash) {
+        let unpaid = |payment: &&mut Payment| payment.payment_hash == *hash && payment.preimage.is_none();
+        if let Some(payment) = self.list.iter_mut().find(unpaid) {
+            payment.counted_at = GIVEN_UP;
+        }
     }
 
     /// Takes note of an HTLC that is to be offered for an approved invoice. The caller has checked that no other one is live.
@@ -107,8 +161,7 @@ impl Payments {
         if payment.preimage.is_some() {
             return Err(Reject::Settled(hash));
         }
-        // The policy may have changed since the approval, and what was approved hours ago is spent now. An invoice that has expired since
-        // may have been paid another way.
+        // The policy may have become stricter since the approval. An invoice that has expired since may have been paid another way.
         self.check(policy, &payment, tip)?;
         let (least, most, got) = (payment.amount, payment.most(), htlc.amount);
         if got < least || got > most {
@@ -144,8 +197,9 @@ impl Payments {
         }
         for (seconds, most) in policy.velocities() {
             let others = self.list.iter().filter(|other| other.payment_hash != payment.payment_hash);
-            let recent = others.filter(|other| other.counted_at.saturating_add(seconds) > tip.time);
-            let got = recent.fold(payment.most(), |sum, other| sum.saturating_add(other.weight()));
+            let counted = others.filter(|other| other.counts(seconds, tip.time));
+            let spent = payment.most().saturating_add(self.spent.within(seconds, tip.time));
+            let got = counted.fold(spent, |sum, other| sum.saturating_add(other.weight()));
             if got > most {
                 return Err(Reject::Velocity { seconds, most, got });
             }
@@ -163,7 +217,16 @@ impl Payments {
         }
     }
 
-    /// The proof of payment, once there is one.
+    /// The same for who hears of a payment when it is over, and what it cost, fees included.
+    pub fn learn_cost(&mut self, preimage: Preimage, cost: Msat) {
+        let hash = preimage.hash();
+        let paid = self.list.iter_mut().find(|payment| payment.payment_hash == hash);
+        if let Some(payment) = paid {
+            (payment.preimage, payment.offered) = (Some(preimage), Some(cost));
+        }
+    }
+
+    /// The proof of payment, once there is one, and while it is kept.
     pub fn preimage(&self, hash: &PaymentHash) -> Option<Preimage> {
         self.find(hash)?.preimage
     }
@@ -179,12 +242,23 @@ impl Payments {
     }
 
     /// An expired invoice that has no HTLC can cost nothing any more, and what was spent long ago is in no limit.
-    fn forget_old(&mut self, policy: &Policy, tip: Tip, is_live: impl Fn(&PaymentHash) -> bool) {
-        let longest = policy.velocities().iter().map(|(seconds, _)| *seconds).max().unwrap_or_default();
+    fn tidy(&mut self, tip: Tip, is_live: impl Fn(&PaymentHash) -> bool) {
         self.list.retain(|payment| {
-            let is_counted =
-                payment.preimage.is_some() && payment.counted_at.saturating_add(longest) > tip.time;
+            let is_counted = payment.preimage.is_some() && payment.counts(DAY, tip.time);
             is_live(&payment.payment_hash) || payment.expires_at > tip.time || is_counted
         });
+        // Without its preimage the money of an HTLC that is still in a state could not be told.
+        let is_over = |payment: &Payment| payment.preimage.is_some() && !is_live(&payment.payment_hash);
+        let over = self.list.iter().filter(|payment| is_over(payment)).count();
+        let (mut leaving, spent) = (over.saturating_sub(MOST_PROOFS), &mut self.spent);
+        self.list.retain(|payment| {
+            let leaves = leaving > 0 && is_over(payment);
+            if leaves {
+                leaving -= 1;
+                spent.add(payment);
+            }
+            !leaves
+        });
+        self.spent.tidy(tip.time);
     }
 }

@@ -40,7 +40,8 @@ pub struct Policy {
 }
 
 const HOUR: u64 = 3_600;
-const DAY: u64 = 86_400;
+/// The longest time that has a limit, in seconds.
+pub(super) const DAY: u64 = 86_400;
 const TAG: &str = "farthing/device/policy";
 
 impl Policy {

@@ -43,7 +43,9 @@ pub enum Reject {
     )]
     PayeeNotListed,
     /// The device keeps no more of them.
-    #[error("payment-count: {most} invoices are approved and not over")]
+    #[error(
+        "payment-count: {most} approved invoices are neither paid nor expired: nothing was paid; wait until one of them expires"
+    )]
     TooManyApproved {
         /// The limit.
         most: usize,
@@ -51,6 +53,28 @@ pub enum Reject {
     /// Another invoice with the same hash was approved, or it was paid.
     #[error("invoice-not-paid: an invoice with this payment hash was approved or paid before")]
     HashUsed,
+    /// It may have been paid: the hashes of so old invoices are forgotten.
+    #[error(
+        "invoice-not-paid: the invoice was made at {made}, and what was paid of invoices made until {forgotten} is not known any more: ask \
+         the payee for a new one"
+    )]
+    InvoiceTooOld {
+        /// When it was made, seconds since 1970.
+        made: u64,
+        /// When the newest one was made that was forgotten.
+        forgotten: u64,
+    },
+    /// Dated ahead of the chain, like many others.
+    #[error(
+        "invoice-ahead: the invoice was made at {made}, and by the newest blocks it is {now}: of such only a few are taken; ask the payee for \
+         one with the right time, or wait for blocks"
+    )]
+    InvoiceAhead {
+        /// When it was made, seconds since 1970.
+        made: u64,
+        /// The time by the chain.
+        now: u64,
+    },
     /// Too much for one payment.
     #[error("payment-amount: {got} with fees is more than {most} for one payment")]
     PerPayment {

@@ -158,13 +158,23 @@ pub fn invoice_at(time: u64, payee: u8, byte: u8, msat: u64) -> Invoice {
 
 /// The same, of any payment hash.
 pub fn invoice_for(hash: PaymentHash, time: u64, payee: u8, msat: u64) -> Invoice {
+    invoice_as(hash, time, 3_600, payee, msat)
+}
+
+/// The same as [`invoice`], valid for so many seconds.
+pub fn invoice_lasting(seconds: u64, byte: u8, msat: u64) -> Invoice {
+    invoice_as(preimage(byte).hash(), NOW.time, seconds, PAYEE, msat)
+}
+
+/// Any invoice.
+pub fn invoice_as(hash: PaymentHash, time: u64, seconds: u64, payee: u8, msat: u64) -> Invoice {
     let invoice = InvoiceBuilder::new(Currency::Regtest)
         .amount_milli_satoshis(msat)
         .description("toll".into())
         .payment_hash(sha256::Hash::from_byte_array(hash.0))
         .payment_secret(PaymentSecret([1; 32]))
         .duration_since_epoch(Duration::from_secs(time))
-        .expiry_time(Duration::from_secs(3_600))
+        .expiry_time(Duration::from_secs(seconds))
         .min_final_cltv_expiry_delta(18)
         .build_signed(|digest| SECP256K1.sign_ecdsa_recoverable(digest, &secret(payee)))
         .unwrap();

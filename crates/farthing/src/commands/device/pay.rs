@@ -145,7 +145,9 @@ async fn pay(
             && !connection.device().lives().any(|(_, life)| life.state().account().is_live(&hash))
         {
             let failed = record(Outcome::Failed(why.clone()));
-            connection.device().store().note(&hash.0, channel, &failed, now())?;
+            let device = connection.device();
+            device.give(channel, Input::GiveUp(hash))?;
+            device.store().note(&hash.0, channel, &failed, now())?;
             bail!(Unpaid::failed(why));
         }
         let heard = match (connection.next(until).await, &given_up) {
@@ -226,6 +228,12 @@ pub fn note(context: &Context, connection: &mut Connection, said: &Said) {
 }
 
 fn learn(connection: &mut Connection, said: &Said) {
+    if let Said::Report(_, Report::Failed { payment_hash, .. }) = said
+        && let Some((channel, _)) = connection.device().paying()
+        && let Err(error) = connection.device().give(channel, Input::GiveUp(*payment_hash))
+    {
+        eprintln!("farthing: {error}");
+    }
     let (hash, outcome) = match said {
         Said::Report(_, Report::Paid { preimage, fee }) => {
             (preimage.hash().0, Outcome::Paid { preimage: preimage.0, fee_msat: Some(fee.get()) })

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use farthing_node::device::{Backup, Device, DeviceHome};
 use farthing_node::link::GatewayAddress;
 use serde_json::json;
@@ -16,10 +16,11 @@ pub fn run(context: &Context, backup: &Path) -> anyhow::Result<()> {
     let (secret, enrolled) = backup.restored()?;
     let network = context.network();
     ensure!(enrolled.enrolment.network == network, "the backup is for {}", enrolled.enrolment.network);
+    let _address: GatewayAddress = enrolled.gateway.parse().context("the backup's gateway")?;
+    let store = backup.store.as_deref().map(str::parse::<GatewayAddress>).transpose();
+    let store = store.context("the store of the owner's in the backup")?;
     let home = DeviceHome::of(context.data(), network);
-    home.restore(&secret)?;
-    let _lock = home.lock()?;
-    let store = backup.store.as_deref().map(str::parse::<GatewayAddress>).transpose()?;
+    let _lock = home.restore(&secret)?;
     Device::enrol_with(secret, home.store()?, &enrolled, store.as_ref())?;
     let name = enrolled.name;
     let close = match store {
