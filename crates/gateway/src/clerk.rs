@@ -12,16 +12,12 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use farthing_protocol::Msat;
 use farthing_protocol::device::Proposal;
 use farthing_protocol::device::bolt3::closing::Closing;
-use farthing_protocol::device::bolt3::{
-    Commitment, CommitmentNumber, Contents, Digest, Htlc, PaymentHash, Side, Terms,
-};
+use farthing_protocol::device::bolt3::{Commitment, CommitmentNumber, Contents, Digest, Side, Terms};
 use farthing_protocol::device::wire::{Answer, ChannelKeysId, Report, Request, Standing};
 use farthing_threshold::{Gateway as GatewaySide, Share};
 use lightning::chain::transaction::OutPoint;
-use lightning::ln::channel_state::{InboundHTLCStateDetails, OutboundHTLCStateDetails};
 use lightning::ln::types::ChannelId;
 use secp256k1::PublicKey;
 use tokio::sync::Notify;
@@ -29,7 +25,7 @@ use tokio::sync::Notify;
 use self::onchain::Looked;
 use crate::caller::{CallError, Caller, Pending};
 use crate::gateway::Gateway;
-use crate::ledger::{NoSuchState, Outline, Stage as HtlcStage, UnderWay};
+use crate::ledger::{NoSuchState, Outline, UnderWay};
 use crate::records::{ChannelRecord, Stage};
 use crate::shelf::ShelfError;
 use crate::signer::desk::{BridgeSignatures, Desk, Order, ToValidate};
@@ -420,7 +416,7 @@ impl Clerk {
         side: Side,
         outline: &Outline,
     ) -> Result<Proposal, ClerkError> {
-        let under_way = self.under_way(channel);
+        let under_way = self.gateway.details(channel).map(|details| UnderWay::all_of(&details));
         // Others' channels go on meanwhile. Nobody else writes this one.
         let mut ledger = self.gateway.books().ledgers.get(&channel).cloned().unwrap_or_default();
         let proposal = ledger.propose(terms, side, outline, under_way.as_deref())?;
@@ -430,45 +426,6 @@ impl Clerk {
         books.tally.commitments += 1;
         books.tally.with_htlcs += u64::from(!outline.htlcs.is_empty());
         Ok(proposal)
-    }
-
-    /// What LDK has in a channel; `None` when it has the channel no more.
-    fn under_way(&self, channel: [u8; 32]) -> Option<Vec<UnderWay>> {
-        let details = self.gateway.details(channel)?;
-        let htlc = |offered_by, amount, hash, expiry| Htlc {
-            offered_by,
-            amount: Msat::new(amount),
-            payment_hash: PaymentHash(hash),
-            expiry,
-        };
-        // What has no number yet is in no commitment.
-        let ours = details.pending_outbound_htlcs.iter().filter(|ours| ours.htlc_id.is_some());
-        let ours = ours.map(|ours| UnderWay {
-            htlc: htlc(Side::Holder, ours.amount_msat, ours.payment_hash.0, ours.cltv_expiry),
-            stage: match ours.state {
-                Some(OutboundHTLCStateDetails::AwaitingRemoteRevokeToAdd) => HtlcStage::Adding,
-                Some(OutboundHTLCStateDetails::Committed) | None => HtlcStage::Committed,
-                Some(
-                    OutboundHTLCStateDetails::AwaitingRemoteRevokeToRemoveSuccess
-                    | OutboundHTLCStateDetails::AwaitingRemoteRevokeToRemoveFailure,
-                ) => HtlcStage::Removing,
-            },
-        });
-        let theirs = details.pending_inbound_htlcs.iter().map(|theirs| UnderWay {
-            htlc: htlc(Side::Bridge, theirs.amount_msat, theirs.payment_hash.0, theirs.cltv_expiry),
-            // LDK has no state for one that the bridge has only announced.
-            stage: match theirs.state {
-                None => HtlcStage::Adding,
-                Some(
-                    InboundHTLCStateDetails::AwaitingRemoteRevokeToAdd | InboundHTLCStateDetails::Committed,
-                ) => HtlcStage::Committed,
-                Some(
-                    InboundHTLCStateDetails::AwaitingRemoteRevokeToRemoveFulfill
-                    | InboundHTLCStateDetails::AwaitingRemoteRevokeToRemoveFail,
-                ) => HtlcStage::Removing,
-            },
-        });
-        Some(ours.chain(theirs).collect())
     }
 
     fn unblock(&self, channel: [u8; 32]) {

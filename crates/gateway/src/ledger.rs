@@ -18,6 +18,7 @@ use farthing_protocol::device::bolt3::{
     Commitment, CommitmentNumber, Contents, Htlc, PaymentHash, Preimage, Side, Terms,
 };
 use farthing_protocol::device::update::Update;
+use lightning::ln::channel_state::{ChannelDetails, InboundHTLCStateDetails, OutboundHTLCStateDetails};
 use secp256k1::PublicKey;
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +44,45 @@ pub enum Stage {
     Committed,
     /// No longer in the commitment of the side that offered it.
     Removing,
+}
+
+impl UnderWay {
+    /// Those of a channel. What LDK has not numbered yet is in no commitment.
+    pub fn all_of(channel: &ChannelDetails) -> Vec<Self> {
+        let htlc = |offered_by, amount, hash, expiry| Htlc {
+            offered_by,
+            amount: Msat::new(amount),
+            payment_hash: PaymentHash(hash),
+            expiry,
+        };
+        let ours = channel.pending_outbound_htlcs.iter().filter(|ours| ours.htlc_id.is_some());
+        let ours = ours.map(|ours| Self {
+            htlc: htlc(Side::Holder, ours.amount_msat, ours.payment_hash.0, ours.cltv_expiry),
+            stage: match ours.state {
+                Some(OutboundHTLCStateDetails::AwaitingRemoteRevokeToAdd) => Stage::Adding,
+                Some(OutboundHTLCStateDetails::Committed) | None => Stage::Committed,
+                Some(
+                    OutboundHTLCStateDetails::AwaitingRemoteRevokeToRemoveSuccess
+                    | OutboundHTLCStateDetails::AwaitingRemoteRevokeToRemoveFailure,
+                ) => Stage::Removing,
+            },
+        });
+        let theirs = channel.pending_inbound_htlcs.iter().map(|theirs| Self {
+            htlc: htlc(Side::Bridge, theirs.amount_msat, theirs.payment_hash.0, theirs.cltv_expiry),
+            // LDK has no state for one that the bridge has only announced.
+            stage: match theirs.state {
+                None => Stage::Adding,
+                Some(
+                    InboundHTLCStateDetails::AwaitingRemoteRevokeToAdd | InboundHTLCStateDetails::Committed,
+                ) => Stage::Committed,
+                Some(
+                    InboundHTLCStateDetails::AwaitingRemoteRevokeToRemoveFulfill
+                    | InboundHTLCStateDetails::AwaitingRemoteRevokeToRemoveFail,
+                ) => Stage::Removing,
+            },
+        });
+        ours.chain(theirs).collect()
+    }
 }
 
 /// A commitment as LDK shows it to a signer.

@@ -26,6 +26,7 @@
 //! | [`start`] | why a seller or a buyer does not start |
 //! | [`entropy`] | randomness from the operating system |
 //! | [`crash`] | places where a test may kill the process |
+//! | `full_disk` | a disk that is full for a while, in stories |
 //!
 //! The rule that everything here serves: **nothing is sent, served, signed or broadcast before the state behind it is
 //! stored.** Only [`books`] commits transitions; effects come out of nowhere else.
@@ -39,6 +40,8 @@ pub mod crash;
 pub mod device;
 pub mod entropy;
 pub mod explain;
+#[cfg(feature = "crash-points")]
+pub mod full_disk;
 pub mod home;
 pub mod link;
 pub mod machine;

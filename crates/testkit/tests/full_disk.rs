@@ -8,32 +8,11 @@ use bitcoin::{ScriptBuf, WScriptHash};
 use common::*;
 use farthing_node::books::OrderError;
 use farthing_node::buyer::SendError;
+use farthing_node::full_disk::Full;
 use farthing_protocol::channel::SpendKind;
-use rusqlite::Connection;
 
-/// Tables of a side's database into which nothing more can be written, until dropped.
-struct Full(Connection, &'static [&'static str]);
-
-impl Full {
-    fn of(story: &Story, side: &str, tables: &'static [&'static str]) -> Self {
-        let connection = Connection::open(story.home(side).path().join("farthing.sqlite")).unwrap();
-        for table in tables {
-            let trigger = format!(
-                "CREATE TRIGGER full_{table} BEFORE INSERT ON {table}
-                 BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
-            );
-            connection.execute_batch(&trigger).unwrap();
-        }
-        Self(connection, tables)
-    }
-}
-
-impl Drop for Full {
-    fn drop(&mut self) {
-        for table in self.1 {
-            self.0.execute_batch(&format!("DROP TRIGGER full_{table}")).unwrap();
-        }
-    }
+fn full(story: &Story, side: &str, tables: &'static [&'static str]) -> Full {
+    Full::of(&story.home(side).path().join("farthing.sqlite"), tables)
 }
 
 /// The wallet has taken the block in by then, and goes on from it.
@@ -45,9 +24,9 @@ fn a_spend_that_could_not_be_stored_is_found_again() {
         let id = story.open(40_000);
         story.close_alone(id);
         story.node.mine(1).unwrap();
-        let full = Full::of(&story, "seller", tables);
+        let disk = full(&story, "seller", tables);
         assert!(story.seller().look().is_err(), "{tables:?}");
-        drop(full);
+        drop(disk);
         // The wallet is stored for another reason: the next channel gets another address.
         story.propose();
         if restarts {
@@ -67,7 +46,7 @@ fn a_spend_that_could_not_be_stored_is_found_again() {
 fn a_payment_that_could_not_be_stored_is_never_sent() {
     let story = Story::begin();
     let elsewhere = ScriptBuf::new_p2wsh(&WScriptHash::all_zeros());
-    let full = Full::of(&story, "buyer", &["wallet"]);
+    let disk = full(&story, "buyer", &["wallet"]);
     for amount in [Some(sat(20_000)), None] {
         let refused = story.buyer().send(elsewhere.clone(), amount);
         assert!(matches!(refused, Err(SendError::Order(OrderError::Store(_)))), "{refused:?}");
@@ -75,7 +54,7 @@ fn a_payment_that_could_not_be_stored_is_never_sent() {
     }
     assert!(story.buyer().prepare_payment(elsewhere, sat(20_000)).is_err());
     assert_eq!(story.buyer().balance().confirmed, PURSE);
-    drop(full);
+    drop(disk);
 
     story.mine_empty(1);
 
@@ -89,10 +68,10 @@ fn a_wish_to_close_is_kept_until_the_closing_could_be_stored() {
     let story = Story::begin();
     let id = story.open(40_000);
     story.home("seller").store().unwrap().wish_close(id).unwrap();
-    let full = Full::of(&story, "seller", &["journal"]);
+    let disk = full(&story, "seller", &["journal"]);
     let _not_all_is_seen = story.seller().look();
     assert_eq!((story.sellers(id).name(), story.spender(id)), ("open", None));
-    drop(full);
+    drop(disk);
 
     story.look();
 

@@ -358,7 +358,7 @@ impl Books {
     fn propose(&mut self, side: Side, outline: &Outline) -> Result<Proposal, Obstacle> {
         let terms = self.terms.ok_or(Obstacle::NoTerms)?;
         // HTLCs without an output are known to LDK's node only, not to its signers.
-        Ok(self.ledger.propose(&terms, side, outline, &[])?)
+        Ok(self.ledger.propose(&terms, side, outline, None)?)
     }
 
     /// What the gateway signs, by its own building.
