@@ -3,6 +3,8 @@
 
 mod road;
 
+use std::fs;
+
 use anyhow::{Context as _, Result, ensure};
 use bitcoin::{OutPoint, Txid};
 use farthing_testkit::Person;
@@ -80,6 +82,21 @@ impl Car {
         self.paid * (AMOUNT + self.fee.unwrap_or_default())
     }
 
+    /// On another machine. A backup with an address that is none leaves nothing there.
+    fn restore(&self, road: &Road) -> Result<()> {
+        let [backup, broken] = [road.file("backup")?, road.file("broken")?];
+        let folder = self.device.path("elsewhere").display().to_string();
+        let device = self.device.with("FARTHING_DATA", &folder);
+        let mut changed: Value = serde_json::from_slice(&fs::read(&backup)?)?;
+        changed["store"] = "nowhere".into();
+        fs::write(&broken, changed.to_string())?;
+        let refused = device.attempt(&["device", "restore", &broken])?;
+        ensure!(!refused.status.success(), "{refused:?}");
+        ensure!(device.run(&["device", "restore", &backup])?["restored"] == true, "it is not restored");
+        ensure!(!device.attempt(&["device", "restore", &backup])?.status.success(), "it lives there");
+        Ok(())
+    }
+
     /// Without the gateway: the owner gets to the satoshi what was not paid, less what its three transactions cost.
     fn end(&self, road: &Road) -> Result<()> {
         let claims = road.file("claims")?;
@@ -125,6 +142,7 @@ fn a_device_that_crashes_at_every_point() -> Result<()> {
     let closing = car.insist(&["device", "force-close", "-o", &road.file("claims")?])?;
     eprintln!("crashes: enrolling {enrolling}, opening {opening}, paying {paying}, closing {closing}");
     ensure!(enrolling >= 2 && opening >= 4 && paying >= 14 && closing >= 2, "too few points crashed");
+    car.restore(&road)?;
     car.end(&road)
 }
 
