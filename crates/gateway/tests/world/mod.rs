@@ -246,17 +246,6 @@ impl World {
         self.gateway = open_gateway(&self.folder, &self.bridge, address, &self.chain);
     }
 
-    /// The same, and it looks for blocks no more once it has seen the newest.
-    pub async fn restart_gateway_that_looks_once(&mut self) {
-        self.gateway.stop();
-        self.mine(1);
-        let poll = Duration::from_secs(24 * 3_600);
-        self.gateway =
-            open_gateway_polling(&self.folder, &self.bridge, self.bridge.address, &self.chain, poll);
-        let (gateway, tip) = (self.gateway.clone(), self.chain.tip().unwrap().height);
-        until("it has looked", || gateway.node.channels.current_best_block().height == tip).await;
-    }
-
     /// The node drops what has been in its mempool for two weeks, as this has.
     pub fn forget_mempool(&self, txid: &Txid) {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
@@ -282,16 +271,6 @@ pub fn open_gateway(
     bridge_address: SocketAddr,
     chain: &Chain,
 ) -> Arc<Gateway> {
-    open_gateway_polling(folder, bridge, bridge_address, chain, POLL)
-}
-
-fn open_gateway_polling(
-    folder: &TempDir,
-    bridge: &Stock,
-    bridge_address: SocketAddr,
-    chain: &Chain,
-    poll: Duration,
-) -> Arc<Gateway> {
     let settings = Settings {
         folder: folder.path().to_owned(),
         bridge: bridge.node.id(),
@@ -305,7 +284,7 @@ fn open_gateway_polling(
         bridge_delay: 2_016,
         keys_ready: 1,
         limits: Limits::default(),
-        poll,
+        poll: POLL,
     };
     Gateway::open(settings, [0x40; 32], chain.clone()).unwrap()
 }
