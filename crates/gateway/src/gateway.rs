@@ -23,8 +23,8 @@ use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use crate::bans::Bans;
+use crate::books::Books;
 pub use crate::books::Tally;
-use crate::books::{Books, TooMany};
 use crate::clerk::ClerkError;
 use crate::ends::Ends;
 use crate::ldk::fees::FeeRates;
@@ -189,11 +189,6 @@ impl Gateway {
         }
         payments.sort_by_key(|record| record.ordered_at);
         payments.into_iter().for_each(|record| books.note(record));
-        // A version before this one forgot none.
-        if let Some(too_many) = books.too_many() {
-            forget(&payment_shelf, &device_shelf, &too_many)?;
-            books.forget(too_many);
-        }
 
         let mut config = UserConfig::default();
         let handshake = &mut config.channel_handshake_config;
@@ -237,6 +232,8 @@ impl Gateway {
         });
         this.get_or_init(|| Arc::downgrade(&gateway));
         gateway.send_closings();
+        // A version before this one forgot none.
+        gateway.forget_old_payments(&mut gateway.books())?;
         gateway.keep_fee_rate();
         let handler = Arc::downgrade(&gateway);
         gateway.node.run(move |event| match handler.upgrade().map(|gateway| gateway.event(event)) {
@@ -296,10 +293,11 @@ impl Gateway {
 
     /// Removes payments that need not be remembered.
     pub(crate) fn forget_old_payments(&self, books: &mut Books) -> Result<(), ShelfError> {
-        if let Some(too_many) = books.too_many() {
-            forget(&self.payment_shelf, &self.device_shelf, &too_many)?;
-            books.forget(too_many);
-        }
+        let Some(too_many) = books.too_many() else { return Ok(()) };
+        let settled = too_many.settled.iter();
+        let settled = settled.map(|(device, settled)| self.device_shelf.change(device, SETTLED, settled));
+        self.payment_shelf.remove_all(&too_many.hashes, &["record"], settled.collect())?;
+        books.forget(too_many);
         Ok(())
     }
 
@@ -322,11 +320,6 @@ impl Gateway {
 
 /// What a device owes by payments that are forgotten.
 const SETTLED: &str = "settled";
-
-fn forget(payments: &Shelf, devices: &Shelf, too_many: &TooMany) -> Result<(), ShelfError> {
-    let settled = too_many.settled.iter().map(|(device, settled)| devices.change(device, SETTLED, settled));
-    payments.remove_all(&too_many.hashes, &["record"], settled.collect())
-}
 
 /// Where devices, channels and payments are stored.
 pub(crate) fn open_cabinet(folder: &Path) -> Result<Arc<Cabinet>, StoreError> {

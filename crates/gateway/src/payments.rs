@@ -99,6 +99,10 @@ fn has_room(details: &ChannelDetails, route: &Route, policy: &Policy) -> Result<
     Err(PayError::Busy { under_way: ours.len() })
 }
 
+fn hash_of(invoice: &Bolt11Invoice) -> PaymentHash {
+    PaymentHash(*AsRef::<[u8; 32]>::as_ref(invoice.payment_hash()))
+}
+
 /// LDK makes a payment once.
 fn unless_duplicate(error: RetryableSendFailure) -> Result<(), RetryableSendFailure> {
     if matches!(error, RetryableSendFailure::DuplicatePayment) { Ok(()) } else { Err(error) }
@@ -115,7 +119,7 @@ impl Gateway {
         order: u64,
     ) -> Result<Report, PayError> {
         let invoice = Bolt11Invoice::from_str(text).map_err(|error| PayError::Invoice(error.to_string()))?;
-        let hash = PaymentHash(*AsRef::<[u8; 32]>::as_ref(invoice.payment_hash()));
+        let hash = hash_of(&invoice);
         let paying = self.begin(device, channel, text, &invoice, order);
         // The device gives a payment up that it hears has failed. The same order may have come on a connection before, and be under way since.
         paying.or_else(|error| self.known(device, hash, order).ok().flatten().ok_or(error))
@@ -129,7 +133,7 @@ impl Gateway {
         invoice: &Bolt11Invoice,
         order: u64,
     ) -> Result<Report, PayError> {
-        let hash = PaymentHash(*AsRef::<[u8; 32]>::as_ref(invoice.payment_hash()));
+        let hash = hash_of(invoice);
         let amount = Msat::new(invoice.amount_milli_satoshis().ok_or(PayError::NoAmount)?);
         if let Some(known) = self.known(device, hash, order)? {
             return Ok(known);
@@ -208,6 +212,7 @@ impl Gateway {
             let counted = self.counted(device, &record)?;
             self.payment_shelf.put_first_with(&hash.0, "record", &record, counted)?;
             books.note(record);
+            books.payment_orders.remove(&hash);
             self.forget_old_payments(&mut books)?;
             return Err(PayError::NotSent(why));
         }
