@@ -44,6 +44,7 @@ pub mod payee;
 pub mod payer;
 pub mod payment;
 pub mod refund;
+mod replacement;
 pub mod session;
 pub mod sighting;
 mod tagged;

@@ -37,6 +37,7 @@ use crate::opening::{self, Opening};
 pub use crate::payer::account::Account;
 use crate::payment::Payment;
 use crate::refund;
+use crate::replacement;
 use crate::sighting::{Funding, Sighting};
 use crate::transition::Transition;
 
@@ -464,14 +465,10 @@ impl State {
 }
 
 impl Refunding {
-    /// Replaces a refund that waits in the mempool once a quarter more confirms, and then by 1 sat/vB at least, as
-    /// replacement asks (BIP125).
+    /// Replaces a refund that waits in the mempool where a better one is due.
     fn bump(&self, setup: &Setup, now: FeeRate) -> Transition<State, Effect> {
-        let present = self.fee_rate.to_sat_per_kwu();
-        let now = now.min(refund::most_fee_rate(&setup.channel)).to_sat_per_kwu();
-        let replacement = present.saturating_add(FeeRate::BROADCAST_MIN.to_sat_per_kwu());
-        if now >= (present.saturating_mul(5) / 4).max(replacement) {
-            State::refund(setup, self.account.clone(), FeeRate::from_sat_per_kwu(now))
+        if replacement::outbids(now.min(refund::most_fee_rate(&setup.channel)), self.fee_rate) {
+            State::refund(setup, self.account.clone(), now)
         } else {
             Transition::to(State::Refunding(self.clone()))
         }

@@ -204,6 +204,39 @@ fn a_payee_that_withholds_the_micropayment_transaction_holds_nothing_hostage() {
     assert_eq!(end(&payee), ending(&published, 600, 4_000));
 }
 
+/// While they wait for a block and fees rise; the payee's are left alone.
+#[test]
+fn refunds_that_wait_are_replaced_once_a_quarter_more_confirms() {
+    let published = Published::new();
+    let mut payer = flat_payer();
+    let fee_of = |back: &Transaction, held| held - back.output[0].value.to_sat();
+
+    let back = looks(&mut payer, published.look(D1, published.unspent_lsf(D1))).remove(0);
+    let waits =
+        |fee_rate, back| Sighting { fee_rate: rate(fee_rate), ..published.look(D1 + 1, spent(back, 0)) };
+    assert_eq!(looks(&mut payer, waits(2, &back)), []);
+    let better = looks(&mut payer, waits(4, &back)).remove(0);
+    assert!(spends(&published.commitment.output[1..2], &better));
+    let held = published.commitment.output[1].value.to_sat();
+    assert!(fee_of(&better, held) >= fee_of(&back, held) + better.vsize() as u64);
+
+    let mut spread = |fee_rate, spenders: &BTreeMap<u32, (Transaction, u32)>| {
+        let sighting = Sighting { fee_rate: rate(fee_rate), ..published.spread(D2, spenders) };
+        looks(&mut payer, sighting)
+    };
+    let back = spread(2, &BTreeMap::new());
+    let waiting = published.spenders(&back, 0);
+    assert_eq!(spread(2, &waiting), []);
+    let [better] = &spread(4, &waiting)[..] else { panic!("one for all") };
+    let fees = (fee_of(&back[0], 40_000), fee_of(better, 40_000));
+    assert!(published.can_be_spent_by(better) && fees.1 >= fees.0 + better.vsize() as u64, "{fees:?}");
+
+    let mut payee = flat_payee(&(0..20).collect::<Vec<u32>>());
+    payee.takes(payee::Input::Close);
+    let claimed = claims(sees(&mut payee, published.spread(1, &BTreeMap::new())));
+    assert_eq!(spread(9, &published.spenders(&claimed, 0)), []);
+}
+
 #[test]
 fn the_payer_takes_back_each_output_that_nobody_claimed_after_the_delay() {
     let published = Published::new();

@@ -118,6 +118,31 @@ fn an_unclaimed_rung_is_the_payers_again_after_the_delay() {
     assert_eq!(closed.ending, ending(&commitment, 100_000 - 408 - fee));
 }
 
+/// While its own transaction waits for a block and fees rise, the payer sends a better one, as replacement asks (BIP125); of the
+/// payee's it sends none.
+#[test]
+fn a_take_back_that_waits_is_replaced_once_a_quarter_more_confirms() {
+    let (claim, commitment) = published();
+    let mut payer = payer_of_calls();
+    let mut looks = |fee_rate, status| {
+        let sighting = Sighting { fee_rate, ..look(&commitment, DELAY, status) };
+        let effects = payer.takes(payer::Input::Sighted(sighting)).into_iter();
+        let broadcast =
+            |effect| if let payer::Effect::Broadcast(back) = effect { back } else { panic!("{effect:?}") };
+        effects.map(broadcast).collect::<Vec<Transaction>>()
+    };
+    let kwu = FeeRate::from_sat_per_kwu;
+    let back = looks(kwu(500), unspent(&commitment, DELAY)).remove(0);
+    let fee = |back: &Transaction| 800 - back.output[0].value.to_sat();
+    assert_eq!(looks(kwu(740), spent(&back, 0)), [], "by less than 1 sat/vB");
+    assert_eq!(looks(kwu(760), spent(&back, 1)), [], "it is in a block");
+    let better = looks(kwu(760), spent(&back, 0)).remove(0);
+    assert!(spends(&commitment.output[..1], &better));
+    assert!(fee(&better) >= fee(&back) + better.vsize() as u64);
+    assert_eq!(looks(kwu(9_000), spent(&better, 0)), [], "more than it holds");
+    assert_eq!(looks(kwu(760), spent(&take(&claim, &commitment), 0)), [], "the payee's");
+}
+
 #[test]
 fn a_rung_that_the_payee_claimed_leaves_the_payer_its_share() {
     let (claim, commitment) = published();

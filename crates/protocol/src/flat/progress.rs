@@ -7,6 +7,7 @@ use bitcoin::{Amount, FeeRate, ScriptBuf, Transaction, Txid};
 use crate::flat::batch::BatchTerms;
 use crate::flat::lsf::LsfOutput;
 use crate::flat::micropayment::Micropayment;
+use crate::replacement;
 use crate::sighting::{Funding, Sighting};
 
 /// What became of the LSF output of a commitment that is in a block.
@@ -56,7 +57,8 @@ impl<'a> Published<'a> {
         match self.status(index) {
             Funding::Confirmed { .. } => true,
             Funding::Spent { by, confirmations: 0 } => {
-                pays_only(by, script) && is_outbid(by, batch.terms.unit, now)
+                let held = batch.terms.unit.checked_mul(by.input.len() as u64).unwrap_or(Amount::MAX);
+                replacement::is_outbid(by, held, script, now)
             }
             Funding::Spent { .. } | Funding::Unseen | Funding::Unconfirmed(_) => false,
         }
@@ -107,19 +109,4 @@ impl Sum {
     pub(crate) fn received(&self) -> Amount {
         self.received.values().copied().sum()
     }
-}
-
-fn pays_only(transaction: &Transaction, script: &ScriptBuf) -> bool {
-    transaction.output.iter().all(|output| output.script_pubkey == *script)
-}
-
-/// Whether a spend of outputs of `unit` each pays so little that another may take its place: when a quarter more confirms,
-/// and at least 1 sat/vB more, as replacement asks (BIP125).
-fn is_outbid(spend: &Transaction, unit: Amount, now: FeeRate) -> bool {
-    let paid: Amount = spend.output.iter().map(|output| output.value).sum();
-    let held = unit.checked_mul(spend.input.len() as u64).unwrap_or(Amount::MAX);
-    let fee = held.checked_sub(paid).unwrap_or_default();
-    let present = fee.to_sat().saturating_mul(1_000) / spend.weight().to_wu().max(1);
-    let replacement = present.saturating_add(FeeRate::BROADCAST_MIN.to_sat_per_kwu());
-    now.to_sat_per_kwu() >= (present.saturating_mul(5) / 4).max(replacement)
 }

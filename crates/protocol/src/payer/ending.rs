@@ -6,6 +6,7 @@ use crate::channel::{Channel, Ending, SpendKind};
 use crate::hashlock::{self, Locked};
 use crate::lightspeed::{Purse, ladder};
 use crate::payer::taking_back::{Batch, PATIENCE};
+use crate::replacement;
 use crate::sighting::{Funding, Sighting};
 use crate::transition::Transition;
 
@@ -43,9 +44,14 @@ impl State {
         let (Some((scripts, value)), Some(locked)) = (rung, sighting.locked.first()) else {
             return Transition::to(Self::Closed(Closed { ledger: account.ledger(), ending }));
         };
+        let take_back = || {
+            let output = Locked { outpoint: locked.outpoint, value, scripts: &scripts };
+            hashlock::take_back(&setup.channel, &setup.keys, &[output], sighting.fee_rate)
+        };
+        let payer = &setup.channel.params().payer;
         match &locked.status {
             Funding::Spent { by, confirmations } if *confirmations >= setup.finality => {
-                let back = Channel::paid_to(by, &setup.channel.params().payer);
+                let back = Channel::paid_to(by, payer);
                 ending.received = ending.received.checked_add(back).unwrap_or(ending.received);
                 Transition::to(Self::Closed(Closed { ledger: account.ledger(), ending }))
             }
@@ -53,8 +59,7 @@ impl State {
                 if *confirmations >= u32::from(scripts.delay().get()) =>
             {
                 let waited = confirmations - u32::from(scripts.delay().get());
-                let output = Locked { outpoint: locked.outpoint, value, scripts: &scripts };
-                match hashlock::take_back(&setup.channel, &setup.keys, &[output], sighting.fee_rate) {
+                match take_back() {
                     Ok(transaction) => waits.then(Effect::Broadcast(transaction)),
                     Err(_not_worth_it) if waited < PATIENCE => waits,
                     Err(_not_worth_it) => {
@@ -62,6 +67,12 @@ impl State {
                         Transition::to(Self::Closed(Closed { ledger: account.ledger(), ending }))
                     }
                 }
+            }
+            // The payer's own waits for a block, and wants a better fee by now.
+            Funding::Spent { by, confirmations: 0 }
+                if replacement::is_outbid(by, value, &payer.output, sighting.fee_rate) =>
+            {
+                take_back().into_iter().map(Effect::Broadcast).fold(waits, Transition::then)
             }
             Funding::Spent { .. } | Funding::Confirmed { .. } | Funding::Unseen | Funding::Unconfirmed(_) => {
                 waits

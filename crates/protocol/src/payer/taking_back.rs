@@ -9,6 +9,7 @@ use super::Setup;
 use crate::amount::Msat;
 use crate::flat::progress::{Lsf, Published, Sum};
 use crate::flat::{BatchTerms, Commitment, LsfOutput, Micropayment, Outputs, refund};
+use crate::replacement;
 use crate::sighting::{Funding, Sighting};
 
 /// How long the payer waits for fees at which an output is worth taking back, in blocks: a week.
@@ -42,6 +43,18 @@ impl Batch {
         let (by, confirmations) = match Lsf::of(lsf, sighting) {
             Lsf::Unseen => return waits(),
             Lsf::Unspent(confirmations) => return Some(take_lsf(setup, first, lsf, sighting, confirmations)),
+            // The payer's own waits for a block, and wants a better fee by now.
+            Lsf::Spent { by, confirmations: 0 }
+                if replacement::is_outbid(
+                    by,
+                    lsf.value(),
+                    &setup.channel.params().payer.output,
+                    sighting.fee_rate,
+                ) =>
+            {
+                let back = refund::lsf(&setup.channel, &setup.keys, lsf, sighting.fee_rate);
+                return Some(Self::Open(back.into_iter().collect()));
+            }
             Lsf::Spent { by, confirmations } => (by, confirmations),
         };
         let published = of_it.iter().find_map(|(batch, lsf)| {
