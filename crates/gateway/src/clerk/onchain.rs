@@ -118,19 +118,9 @@ impl Clerk {
         let channel = desk.channel();
         self.looked.entry(channel).or_default().brought_home = Some(self.newest_block());
         let Some(terms) = desk.ended() else { return Ok(()) };
-        let look = match self.look(channel, &terms).await {
+        let look = match self.look(desk, &terms).await {
             Ok(Some(look)) => look,
-            Ok(None) => {
-                if self.gateway.ends.will_know(&channel) {
-                    // The bell rings when it is known.
-                    self.looked.entry(channel).or_default().brought_home = None;
-                }
-                // A reorganisation may have taken it back: then it is sent again.
-                if let Some(closing) = desk.closing() {
-                    self.gateway.node.broadcaster.keep(&closing);
-                }
-                return Ok(());
-            }
+            Ok(None) => return Ok(()),
             Err(error) => {
                 tracing::warn!(%error, "the end of a channel is looked at again with the next block");
                 return Ok(());
@@ -217,8 +207,9 @@ impl Clerk {
         Ok(publication.map(|all| if all.first().is_some_and(is_it) { all } else { Vec::new() }))
     }
 
-    /// Who spent the funding; `None` while nobody has.
-    async fn look(&self, channel: [u8; 32], terms: &Terms) -> Result<Option<Look>, CloseError> {
+    /// Who spent the funding; `None` while nobody has, or while that is being searched for.
+    async fn look(&mut self, desk: &Desk, terms: &Terms) -> Result<Option<Look>, CloseError> {
+        let channel = desk.channel();
         let (gateway, funding) = (self.gateway.clone(), terms.funding);
         let known = self.ask_chain(move |chain| {
             Ok(Some(match gateway.ends.found(chain, &channel)? {
@@ -227,10 +218,22 @@ impl Clerk {
             }))
         });
         let found = match known.await? {
-            None | Some(Spent::Not) => return Ok(None),
+            None => return Ok(None),
             Some(Spent::By(found)) => found,
+            // What had spent it was never mined, or a reorganisation has taken it back.
+            Some(Spent::Not) => {
+                match desk.closing() {
+                    Some(closing) => self.gateway.node.broadcaster.keep(&closing),
+                    None => desk.close_alone(),
+                }
+                return Ok(None);
+            }
             Some(Spent::InSomeBlock) => {
                 self.gateway.search(self.device, channel, funding);
+                if self.gateway.ends.will_know(&channel) {
+                    // The bell rings when it is known.
+                    self.looked.entry(channel).or_default().brought_home = None;
+                }
                 return Ok(None);
             }
         };

@@ -413,6 +413,32 @@ async fn a_closing_that_the_node_forgot_is_sent_again() {
     until("it is on its way again", || world.chain.mempool_transaction(&txid).unwrap().is_some()).await;
 }
 
+/// The device has closed alone and goes back to its gateway. A reorganisation takes its commitment out of the chain, and the nodes forget it: the
+/// gateway has the device publish again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commitment_that_a_reorganisation_takes_back_is_published_again() {
+    let world = World::start().await;
+    let mut car = Car::new();
+    car.connect(&world.gateway).await;
+    let channel = car.open(&world).await;
+    car.pay(&world.destination.invoice(20_000_000)).await;
+    car.hang_up();
+    world.bridge.node.stop();
+    let published = car.close_alone(&world).closing;
+    let block = world.regtest.mine(1).unwrap().remove(0);
+    let gateway = world.gateway.clone();
+    until("the gateway hears of the end", || gateway.details(channel.0).is_none()).await;
+    car.connect(&world.gateway).await;
+    car.answer_until("nothing but a look at the chain is left", |_| gateway.orders(channel.0) == 1).await;
+
+    world.regtest.invalidate(&block).unwrap();
+    world.forget_mempool(&published);
+    world.regtest.mine_empty().unwrap();
+    world.regtest.mine_empty().unwrap();
+    let is_there = || world.chain.mempool_transaction(&published).unwrap().is_some();
+    car.answer_until("it is on its way again", |_| is_there()).await;
+}
+
 /// A small payment is under way when the bridge closes, and fees are so high that it is not worth taking back. It is not given up.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_not_worth_its_fee_now_waits_for_fees_to_fall() {
