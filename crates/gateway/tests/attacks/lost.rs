@@ -183,6 +183,29 @@ async fn a_thief_has_the_device() {
     assert!(world.cold() > owed.floor() - Amount::from_sat(2_000));
 }
 
+/// The owner gave it to the device while the gateway was away. It comes before the device's orders; this one is a thief's, who asks the device
+/// for nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_that_the_gateway_missed_comes_with_the_device() {
+    let world = World::start().await;
+    let mut car = Car::new();
+    car.connect(&world.gateway).await;
+    let channel = car.open(&world).await;
+    car.hang_up();
+    let lower = Policy { version: 2, per_payment: Msat::new(5_000_000), ..policy() };
+    let lower = car.owner.sign(lower);
+    car.device().set_policy(lower).unwrap();
+
+    car.connect(&world.gateway).await;
+    car.usable(&world).await;
+    let invoice = world.destination.invoice(20_000_000);
+    let order = car.order(Order::Pay { channel, invoice }).await;
+    match car.report(order).await {
+        Report::Failed { why, .. } => assert!(why.contains("payment-amount"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+}
+
 fn device_policy(version: u64) -> Policy {
     Policy { version, ..policy() }
 }

@@ -78,7 +78,20 @@ impl Connection {
         while connection.welcome.is_none() || !connection.is_current {
             connection.next(until).await?;
         }
+        connection.bring_policy().await?;
         Ok(connection)
+    }
+
+    /// Gives the gateway the owner's policy where it has an older one, before an order could be judged by that.
+    async fn bring_policy(&mut self) -> Result<(), ConnectionError> {
+        let enrolled = self.device.enrolled();
+        let own =
+            enrolled.policy.clone().verify(&enrolled.enrolment.owner).map_or(0, |policy| policy.version);
+        let policy = enrolled.policy.clone();
+        if self.welcome.is_some_and(|welcome| welcome.enrolled && welcome.policy < own) {
+            self.order(Order::Policy(policy)).await?;
+        }
+        Ok(())
     }
 
     /// What the gateway asks for its service.
