@@ -126,7 +126,7 @@ impl Liar {
         let greet = async {
             let hello = ToGateway::from_bytes(&receiver.receive().await.unwrap()).unwrap();
             assert!(matches!(hello, ToGateway::Hello(_)));
-            let welcome = Welcome { enrolled: true, fee_ppm: 0, fee_base: Msat::ZERO, policy: 0 };
+            let welcome = Welcome { enrolled: true, fee_ppm: 0, fee_base: Msat::ZERO, policy: u64::MAX };
             sender.send(&ToDevice::Welcome(welcome).to_bytes()).await.unwrap();
             sender.send(&ToDevice::Headers(Vec::new()).to_bytes()).await.unwrap();
         };

@@ -209,7 +209,7 @@ impl Liar {
         let ToGateway::Hello(hello) = ToGateway::from_bytes(&first)? else {
             anyhow::bail!("the device begins with a hello")
         };
-        let welcome = Welcome { enrolled: true, fee_ppm: 0, fee_base: Msat::ZERO, policy: 0 };
+        let welcome = Welcome { enrolled: true, fee_ppm: 0, fee_base: Msat::ZERO, policy: u64::MAX };
         sender.send(&ToDevice::Welcome(welcome).to_bytes()).await?;
         sender.send(&ToDevice::Headers(Vec::new()).to_bytes()).await?;
         let channels = hello.channels.iter().map(|(channel, _)| *channel).collect();
