@@ -43,7 +43,9 @@ pub(crate) struct Books {
     pub shares: HashMap<[u8; 32], Arc<Share<GatewaySide>>>,
     pub ledgers: HashMap<[u8; 32], Ledger>,
     pub payments: HashMap<PaymentHash, PaymentRecord>,
-    /// Those of them that failed, oldest first.
+    /// Those that LDK has, or whose end it has still to tell: it forgets a payment before it tells.
+    pub under_way: HashSet<PaymentHash>,
+    /// Those that failed, oldest first.
     failed: VecDeque<PaymentHash>,
     /// Those that arrived.
     paid: VecDeque<PaymentHash>,

@@ -198,6 +198,7 @@ impl Gateway {
         self.payment_shelf.put_first_with(&hash.0, "record", &record, counted)?;
         books.note(record);
         self.forget_old_payments(&mut books)?;
+        books.under_way.remove(&hash);
         let order = books.payment_orders.remove(&hash);
         drop(books);
         if let (Some(device), Some(order)) = (device, order) {

@@ -235,6 +235,7 @@ impl Gateway {
         // A version before this one forgot none.
         gateway.forget_old_payments(&mut gateway.books())?;
         gateway.keep_fee_rate();
+        gateway.books().under_way = gateway.payments_of_ldk();
         let handler = Arc::downgrade(&gateway);
         gateway.node.run(move |event| match handler.upgrade().map(|gateway| gateway.event(event)) {
             // LDK tells it again.

@@ -209,6 +209,8 @@ impl Ledger {
                 candidates.push((*htlc, under_way.is_none()));
             }
         }
+        // What LDK has gone on with since is rather new than gone.
+        candidates.sort_by_key(|(htlc, _)| from.htlcs.contains(htlc));
         let mut attempts: Vec<u32> = (0..1 << candidates.len().min(MOST_TRIED)).collect();
         attempts.sort_by_key(|others| others.count_ones());
         attempts.into_iter().find_map(|others| {

@@ -1,5 +1,6 @@
 //! Payments that devices order. Each goes out through the channel of the device that ordered it, in one part.
 
+use std::collections::HashSet;
 use std::str::FromStr as _;
 
 use farthing_node::cabinet::Change;
@@ -199,6 +200,7 @@ impl Gateway {
             self.payment_shelf.put_first_with(&hash.0, "record", &record, allowed)?;
             books.note(record.clone());
             books.payment_orders.insert(hash, order);
+            books.under_way.insert(hash);
         }
         let mut onion = RecipientOnionFields::secret_only(*invoice.payment_secret());
         onion.payment_metadata = invoice.payment_metadata().cloned();
@@ -213,6 +215,7 @@ impl Gateway {
             self.payment_shelf.put_first_with(&hash.0, "record", &record, counted)?;
             books.note(record);
             books.payment_orders.remove(&hash);
+            books.under_way.remove(&hash);
             self.forget_old_payments(&mut books)?;
             return Err(PayError::NotSent(why));
         }
@@ -257,36 +260,36 @@ impl Gateway {
 
     /// What is known of a payment that was ordered before; `None` for one that failed, which may be tried again.
     fn known(&self, device: [u8; 32], hash: PaymentHash, order: u64) -> Result<Option<Report>, PayError> {
-        let (outcome, is_its) = {
+        let (outcome, is_its, is_under_way) = {
             let books = self.books();
             let Some(record) = books.payments.get(&hash) else { return Ok(None) };
             let payer = books.channels.get(&record.channel).map(|channel| channel.device);
-            (record.outcome.clone(), payer == Some(device))
+            (record.outcome.clone(), payer == Some(device), books.under_way.contains(&hash))
         };
         if !is_its && !matches!(outcome, Outcome::Failed(_)) {
             return Err(PayError::Others);
         }
         Ok(match outcome {
             Outcome::Failed(_) => None,
+            // It is stored before LDK has it: after a crash in between it is not under way.
+            Outcome::Pending if !is_under_way => None,
             Outcome::Pending => {
-                // It was stored before LDK had it: after a crash in between it is not under way.
-                let is_under_way = self.node.channels.list_recent_payments().into_iter().any(|payment| {
-                    let id = match payment {
-                        RecentPaymentDetails::AwaitingInvoice { payment_id }
-                        | RecentPaymentDetails::Pending { payment_id, .. }
-                        | RecentPaymentDetails::Fulfilled { payment_id, .. }
-                        | RecentPaymentDetails::Abandoned { payment_id, .. } => payment_id,
-                    };
-                    id == PaymentId(hash.0)
-                });
-                if !is_under_way {
-                    return Ok(None);
-                }
                 self.books().payment_orders.insert(hash, order);
                 Some(report(hash, &outcome))
             }
             Outcome::Paid { .. } => Some(report(hash, &outcome)),
         })
+    }
+
+    /// What LDK has under way.
+    pub(crate) fn payments_of_ldk(&self) -> HashSet<PaymentHash> {
+        let id = |payment| match payment {
+            RecentPaymentDetails::AwaitingInvoice { payment_id }
+            | RecentPaymentDetails::Pending { payment_id, .. }
+            | RecentPaymentDetails::Fulfilled { payment_id, .. }
+            | RecentPaymentDetails::Abandoned { payment_id, .. } => PaymentHash(payment_id.0),
+        };
+        self.node.channels.list_recent_payments().into_iter().map(id).collect()
     }
 
     /// Not to be asked for by whoever holds the books: LDK holds its newest block while it asks for a signature, which takes the books.

@@ -55,13 +55,14 @@ impl OpenChannel {
     }
 }
 
-/// The rate that is wanted, else the highest one that a channel has and all of them bear.
+/// Of the rate that is wanted and those that channels have, one that all channels bear, or else as many as possible: the one that is wanted,
+/// or the highest.
 fn bearable(wanted: FeeRate, open: &[OpenChannel]) -> FeeRate {
     let mut rates: Vec<FeeRate> = open.iter().map(|channel| channel.rate).collect();
-    rates.sort_unstable_by(|left, right| right.cmp(left));
-    rates.insert(0, wanted);
-    let borne = rates.into_iter().find(|rate| open.iter().all(|channel| channel.bears(*rate)));
-    borne.unwrap_or(wanted)
+    rates.sort_unstable();
+    rates.push(wanted);
+    let borne_by = |rate: &FeeRate| open.iter().filter(|channel| channel.bears(*rate)).count();
+    rates.into_iter().max_by_key(borne_by).unwrap_or(wanted)
 }
 
 /// Fee rates, for LDK.
@@ -161,6 +162,8 @@ mod tests {
             (5, vec![channel(10, 8, 100)], 10),
             // Nothing suits both: one of them must be refused.
             (30, vec![channel(10, 10, 10), channel(40, 40, 40)], 30),
+            // One owner alone stops no other's channel.
+            (50, vec![channel(3, 3, 3), channel(25, 10, 40), channel(25, 25, 40)], 25),
         ] {
             let fees =
                 Fees::new(FeeRates { commitment: rate(wanted), onchain: rate(1), follows_estimates: false });

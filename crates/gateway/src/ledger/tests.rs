@@ -182,6 +182,23 @@ fn what_is_not_as_expected_is_found_by_its_transaction() {
     scene.shows(Side::Holder, unknown, &[], None);
 }
 
+/// Of two equal amounts, too: the new one is in the bridge's commitment, and in LDK's eyes in the holder's before that is asked for.
+#[test]
+fn of_two_equal_amounts_the_new_one_is_not_yet_in_the_holders_commitment() {
+    let mut scene = Scene::new();
+    let (hangs, gone, new) = (htlc(1, 1_000), htlc(2, 500), htlc(3, 1_000));
+    scene.adds(&[], hangs);
+    scene.adds(&[hangs], gone);
+    let under_way =
+        [stands(Stage::Committed)(hangs), stands(Stage::Committed)(gone), stands(Stage::Adding)(new)];
+    scene.goes_on(Side::Bridge, &[hangs, gone, new], &[], &under_way);
+    let under_way =
+        [stands(Stage::Committed)(hangs), stands(Stage::Removing)(gone), stands(Stage::Committed)(new)];
+    scene.goes_on(Side::Holder, &[hangs], &[preimage(2)], &under_way);
+    scene.goes_on(Side::Holder, &[hangs, new], &[preimage(2)], &under_way);
+    scene.goes_on(Side::Bridge, &[hangs, new], &[preimage(2)], &under_way);
+}
+
 #[test]
 fn a_transaction_that_follows_from_nothing_is_no_state() {
     let mut scene = Scene::new();
