@@ -6,8 +6,11 @@
 //! state is on disk. When the write fails, every order in the batch fails, all states stay as they were, and no effect
 //! comes out.
 
+mod desk;
+mod draft;
 mod keeper;
 mod live;
+mod pace;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -24,8 +27,10 @@ use farthing_protocol::lightspeed::Ladder;
 use farthing_protocol::{ChannelId, Msat, Transition};
 use tokio::sync::oneshot;
 
+pub use crate::books::desk::{Calls, Desk, Drawn, FoldReply, NoDesk};
 use crate::books::keeper::{Keeper, Page};
 pub use crate::books::live::Places;
+use crate::books::pace::Pace;
 use crate::by_channel::ByChannel;
 use crate::crash;
 use crate::machine::{Machine, Watched};
@@ -82,61 +87,6 @@ pub struct Item {
     pub id: [u8; 32],
     /// What it costs.
     pub cost: Msat,
-}
-
-/// Keeps accounts in memory that are newer than the stored ones, where a decision cannot wait for the books: the calls of
-/// Lightspeed. The books ask it for the newest account before every other decision on a channel.
-pub trait Desk<M: Machine>: Send + Sync {
-    /// At most so many channels whose accounts are to be stored, and whether there are more.
-    fn asked(&self, most: usize) -> (Vec<ChannelId>, bool);
-
-    /// The account of a channel if it is newer than the stored one, and those who wait for it to be stored.
-    fn draw(&self, id: ChannelId) -> Option<Drawn<M>>;
-
-    /// What was drawn could not be stored.
-    fn not_stored(&self, id: ChannelId);
-
-    /// What was drawn was refused: the channel takes no account any more.
-    fn not_taken(&self, id: ChannelId);
-
-    /// A channel's new state was stored.
-    fn turned(&self, id: ChannelId, state: &M::State, setup: &M::Setup);
-
-    /// The books are closed: nothing is stored any more, and whoever waits for it waits in vain.
-    fn ended(&self);
-}
-
-/// What a desk hands over to be stored.
-pub struct Drawn<M: Machine> {
-    /// The newest account.
-    pub input: M::Input,
-    /// Who waits for it.
-    pub waiting: Vec<FoldReply<M>>,
-}
-
-/// Answers one who waits for an account to be stored.
-pub type FoldReply<M> = oneshot::Sender<Result<(), OrderError<<M as Machine>::Reject>>>;
-
-/// The desk of a role that decides everything in the books.
-#[derive(Debug)]
-pub struct NoDesk;
-
-impl<M: Machine> Desk<M> for NoDesk {
-    fn asked(&self, _most: usize) -> (Vec<ChannelId>, bool) {
-        (Vec::new(), false)
-    }
-
-    fn draw(&self, _id: ChannelId) -> Option<Drawn<M>> {
-        None
-    }
-
-    fn not_stored(&self, _id: ChannelId) {}
-
-    fn not_taken(&self, _id: ChannelId) {}
-
-    fn turned(&self, _id: ChannelId, _state: &M::State, _setup: &M::Setup) {}
-
-    fn ended(&self) {}
 }
 
 /// A channel as the books show it.
@@ -262,6 +212,7 @@ impl<M: Machine> Books<M> {
             desk,
             has_more: false,
             has_over: !over.is_empty(),
+            pace: Pace::new(),
         };
         let thread = std::thread::Builder::new()
             .name(format!("{} books", M::ROLE.name()))

@@ -13,7 +13,7 @@ mod asked;
 mod ending;
 mod resident;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use farthing_protocol::session::{CallKey, NotAuthentic};
 use farthing_protocol::{ChannelId, Msat};
 use tokio::sync::{Notify, oneshot};
 
-use crate::books::{Books, Desk, Drawn, FoldReply, OrderError};
+use crate::books::{Books, Calls, Desk, Drawn, FoldReply, OrderError};
 use crate::by_channel::ByChannel;
 use crate::machine::Payee;
 pub use crate::tabs::announcing::{AnnounceError, Announced};
@@ -169,6 +169,8 @@ pub struct Tabs {
     loads: AtomicU64,
     /// How many have left the memory. Changes with `sessions` locked.
     left: AtomicU64,
+    /// How many calls run.
+    running: AtomicUsize,
     resident: Resident,
     asked: Mutex<Asked>,
     /// The books are closed. Changes with `sessions` locked.
@@ -181,8 +183,8 @@ impl Tabs {
     pub fn new(epoch: u32, durability: Durability, most_resident: usize) -> Self {
         let (sessions, loads, left) = (RwLock::default(), AtomicU64::default(), AtomicU64::default());
         let (resident, asked) = (Resident::new(most_resident), Mutex::default());
-        let has_ended = AtomicBool::default();
-        Self { sessions, epoch, durability, loads, left, resident, asked, has_ended }
+        let (running, has_ended) = (AtomicUsize::default(), AtomicBool::default());
+        Self { sessions, epoch, durability, loads, left, running, resident, asked, has_ended }
     }
 
     /// The epoch that serves calls.
@@ -202,6 +204,7 @@ impl Tabs {
         self.changed(&mut live, call.channel);
         drop(live);
         admitted?;
+        self.running.fetch_add(1, Ordering::Relaxed);
         Ok(Admission { session, channel: call.channel, number: call.number })
     }
 
@@ -248,6 +251,7 @@ impl Tabs {
     /// waits for this call, so no close can settle it and leave its answer behind.
     pub fn end(&self, admission: Admission, charged: Option<Msat>) -> Ended {
         let Admission { session, channel, number } = admission;
+        self.running.fetch_sub(1, Ordering::Relaxed);
         let mut live = session.live();
         if live.is_closed {
             return Ended { charged: Msat::ZERO, storing: Storing::Gone(channel), asks: false };
@@ -435,6 +439,10 @@ impl Tabs {
 impl Desk<Payee> for Tabs {
     fn asked(&self, most: usize) -> (Vec<ChannelId>, bool) {
         self.draw_list(most)
+    }
+
+    fn calls(&self) -> Calls {
+        Calls { running: self.running.load(Ordering::Relaxed), waiting: self.waiting() }
     }
 
     fn draw(&self, id: ChannelId) -> Option<Drawn<Payee>> {

@@ -5,16 +5,14 @@ use std::sync::{Arc, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use farthing_protocol::{ChannelId, Msat, Transition};
-use tokio::sync::oneshot;
 
-use super::{
-    Add, BATCH, Decided, Desk, Drawn, Entry, FoldReply, Handle, Item, Order, OrderError, Outcome, Places,
-    Reply,
-};
+use super::draft::{Draft, DraftBatch, Waiting, Whom};
+use super::pace::Pace;
+use super::{Add, BATCH, Desk, Drawn, Entry, Handle, Order, OrderError, Outcome, Places};
 use crate::by_channel::ByChannel;
 use crate::crash;
 use crate::machine::{Machine, Watched};
-use crate::store::{Store, StoreError, StoredChannel, Write};
+use crate::store::{Store, StoreError, StoredChannel};
 
 /// How long after a failure of the disk accounts are stored again.
 const TRY_AGAIN: Duration = Duration::from_millis(200);
@@ -37,70 +35,7 @@ pub(super) struct Keeper<M: Machine> {
     pub(super) has_more: bool,
     /// Some channels are over, and on disk only.
     pub(super) has_over: bool,
-}
-
-/// An order that was decided on and waits for the write.
-struct Waiting<M: Machine> {
-    reply: Whom<M>,
-    effects: usize,
-    again: Option<Msat>,
-}
-
-/// Who is to be answered.
-enum Whom<M: Machine> {
-    /// Who gave the order.
-    One(Reply<M>),
-    /// Everybody whose calls are in an account that the desk handed over.
-    All(Vec<FoldReply<M>>),
-}
-
-impl<M: Machine> Whom<M> {
-    fn refuse(self, error: OrderError<M::Reject>) {
-        match self {
-            Self::One(reply) => {
-                let _caller_left = reply.send(Err(error));
-            }
-            Self::All(replies) => {
-                for reply in replies {
-                    let _caller_left = reply.send(Err(error.clone()));
-                }
-            }
-        }
-    }
-}
-
-/// A channel that is to be added, and when, in seconds since 1970.
-type Added<M> = (Box<<M as Machine>::Record>, Arc<<M as Machine>::Setup>, u64);
-
-/// What one channel's orders in a batch come to.
-struct Draft<M: Machine> {
-    transition: Option<Decided<M>>,
-    added: Option<Added<M>>,
-    items: Vec<Item>,
-    waiting: Vec<Waiting<M>>,
-    /// Released once it is stored.
-    effects: Vec<M::Effect>,
-}
-
-impl<M: Machine> Default for Draft<M> {
-    fn default() -> Self {
-        let (items, waiting, effects) = (Vec::new(), Vec::new(), Vec::new());
-        Self { transition: None, added: None, items, waiting, effects }
-    }
-}
-
-struct DraftBatch<M: Machine> {
-    drafts: ByChannel<Draft<M>>,
-    writes: Vec<Write>,
-    written: Vec<oneshot::Sender<Result<(), Arc<StoreError>>>>,
-    granted: Vec<ChannelId>,
-}
-
-impl<M: Machine> Default for DraftBatch<M> {
-    fn default() -> Self {
-        let (writes, written, granted) = (Vec::new(), Vec::new(), Vec::new());
-        Self { drafts: ByChannel::default(), writes, written, granted }
-    }
+    pub(super) pace: Pace,
 }
 
 /// However the thread ends.
@@ -114,6 +49,9 @@ impl<M: Machine> Keeper<M> {
     /// Works until the last order, or until nobody is left to give any.
     pub(super) fn run(mut self, queue: &mpsc::Receiver<Order<M>>) {
         while let Some(first) = self.next(queue) {
+            if matches!(first, Order::Fold) {
+                self.pace.gather(|| self.desk.calls());
+            }
             let mut batch = DraftBatch::default();
             let mut ending = self.take(first, &mut batch);
             for _ in 1..BATCH {
@@ -326,10 +264,11 @@ impl<M: Machine> Keeper<M> {
 
     /// Takes in the account that the desk has, if it is newer.
     fn fold(&mut self, id: ChannelId, batch: &mut DraftBatch<M>) {
-        if let Some(Drawn { input, waiting }) = self.desk.draw(id)
-            && !self.handle(id, input, Whom::All(waiting), batch)
-        {
-            self.desk.not_taken(id);
+        if let Some(Drawn { input, waiting }) = self.desk.draw(id) {
+            batch.calls += waiting.len();
+            if !self.handle(id, input, Whom::All(waiting), batch) {
+                self.desk.not_taken(id);
+            }
         }
     }
 
@@ -368,7 +307,8 @@ impl<M: Machine> Keeper<M> {
 
     /// Makes a batch durable and only then answers. Whether the disk took it.
     fn save(&mut self, batch: DraftBatch<M>) -> bool {
-        let DraftBatch { mut drafts, writes, written, granted } = batch;
+        let DraftBatch { mut drafts, writes, written, granted, calls } = batch;
+        self.pace.begin(calls);
         let mut transitions = Vec::with_capacity(drafts.len());
         for (id, draft) in &mut drafts {
             transitions.extend(draft.transition.take().map(|transition| (*id, transition)));

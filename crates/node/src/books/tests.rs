@@ -317,6 +317,10 @@ impl Desk<Payee> for LongDesk {
         (self.channel.get().copied().filter(|_| is_dirty).into_iter().collect(), is_dirty)
     }
 
+    fn calls(&self) -> Calls {
+        Calls::default()
+    }
+
     fn draw(&self, id: ChannelId) -> Option<Drawn<Payee>> {
         let sighting = Sighting {
             height: 100,

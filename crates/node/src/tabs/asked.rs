@@ -14,6 +14,8 @@ pub(super) struct Asked {
     channels: Vec<ChannelId>,
     /// The books were told, and have not drawn all of them yet.
     told: bool,
+    /// How many calls wait for it.
+    calls: usize,
 }
 
 impl Asked {
@@ -48,10 +50,16 @@ impl Tabs {
     /// A tab is to be drawn now. Whether the books are still to be told.
     pub(super) fn ask(&self, live: &mut Live, channel: ChannelId) -> bool {
         let mut asked = self.asked();
+        asked.calls += 1;
         if !std::mem::replace(&mut live.asked, true) {
             asked.channels.push(channel);
         }
         asked.tell()
+    }
+
+    /// How many calls wait to be drawn.
+    pub(super) fn waiting(&self) -> usize {
+        self.asked().calls
     }
 
     fn asked(&self) -> MutexGuard<'_, Asked> {
@@ -61,6 +69,7 @@ impl Tabs {
     /// The oldest of the list, at most so many, and whether there are more.
     pub(super) fn draw_list(&self, most: usize) -> (Vec<ChannelId>, bool) {
         let mut asked = self.asked();
+        asked.calls = 0;
         if asked.channels.len() > most {
             let rest = asked.channels.split_off(most);
             return (std::mem::replace(&mut asked.channels, rest), true);
