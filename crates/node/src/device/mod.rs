@@ -7,6 +7,7 @@
 //! | [`Device`] | the device's channels: every decision is stored before its effects are seen |
 //! | [`session`] | one connection to the gateway: what it asks, joint rounds in memory, what is answered |
 //! | [`connection`] | the same over a [`crate::link`] |
+//! | [`fate`] | what became of a payment, by the books of all channels |
 //! | [`alone`] | closings with nothing but a bitcoind |
 //!
 //! **Who can lose what** stands in `protocol::device::machine`. The driver adds what the machine relies on: effects come out of
@@ -15,6 +16,7 @@
 
 pub mod alone;
 pub mod connection;
+pub mod fate;
 pub mod home;
 pub mod session;
 pub mod store;
@@ -227,6 +229,9 @@ impl Device {
     /// # Errors
     /// See [`GiveError`].
     pub fn give(&mut self, id: ChannelKeysId, input: Input) -> Result<Vec<Effect>, GiveError> {
+        if let Input::Approve { invoice, .. } = &input {
+            self.check_others(id, invoice)?;
+        }
         let another_pays = self.paying().is_some_and(|(other, _)| other != id);
         let channel = self.channels.get_mut(&id).ok_or(GiveError::Unknown)?;
         let life = channel.life.as_mut().ok_or(GiveError::Unknown)?;

@@ -28,6 +28,7 @@ use super::*;
 use crate::owner::{OwnerStore, OwnerStoreHome};
 
 mod owner_store;
+mod payments;
 
 const CAPACITY: Amount = Amount::from_sat(500_000);
 const NOW: u64 = 1_800_000_000;
@@ -543,6 +544,24 @@ impl World {
         world
     }
 
+    /// A second channel, up to its funding.
+    fn begin_another(&mut self) {
+        (self.holder, self.bridge) = (vec![], vec![]);
+        self.generate();
+        self.restart();
+        let terms = OpenTerms { funding: OutPoint { vout: 2, ..self.terms().funding }, ..self.terms() };
+        let got = self.ask(&move |_| Request::Open(terms), None);
+        assert!(matches!(got, Got::Answer(Answer::Done)), "{got:?}");
+        self.sign_bridge(&[], |_| {});
+        self.validate_holder(&[], |_| {});
+    }
+
+    /// Has the device agree to pay the invoice.
+    fn approve(&mut self) -> Result<(), GiveError> {
+        let ((invoice, _), channel, tip) = (invoice(), self.channel, self.device().headers().tip());
+        self.device().give(channel, Input::Approve { invoice, source: Source::Direct, tip }).map(drop)
+    }
+
     /// The files of the device's folder that hold these bytes.
     fn files_with(&self, bytes: &[u8]) -> BTreeSet<String> {
         files_with(self.home.path(), bytes)
@@ -839,14 +858,7 @@ fn what_is_not_there_is_refused_by_name_and_reports_pass_through() {
 fn a_second_channel_waits_until_the_first_is_closed() {
     let mut world = World::open();
     let first = world.channel;
-    (world.holder, world.bridge) = (vec![], vec![]);
-    world.generate();
-    world.restart();
-    let terms = OpenTerms { funding: OutPoint { vout: 2, ..world.terms().funding }, ..world.terms() };
-    let got = world.ask(&move |_| Request::Open(terms), None);
-    assert!(matches!(got, Got::Answer(Answer::Done)), "{got:?}");
-    world.sign_bridge(&[], |_| {});
-    world.validate_holder(&[], |_| {});
+    world.begin_another();
     let got = world.ask_once(&|_| Request::Fund, None, Disk::Works).unwrap();
     assert!(
         matches!(got, Got::Answer(Answer::Refused { ref rule, .. }) if rule == "channel-single"),

@@ -239,6 +239,17 @@ impl Payments {
         Some((payment.preimage?, payment.offered?))
     }
 
+    /// Whether an invoice was not paid, for books that are not these.
+    ///
+    /// # Errors
+    /// When it was, or may have been.
+    pub fn check_unpaid(&self, invoice: &Invoice) -> Result<(), Reject> {
+        if self.preimage(&invoice.payment_hash()).is_some() {
+            return Err(Reject::HashUsed);
+        }
+        self.spent.check(invoice)
+    }
+
     fn find(&self, hash: &PaymentHash) -> Option<&Payment> {
         self.list.iter().find(|payment| payment.payment_hash == *hash)
     }
