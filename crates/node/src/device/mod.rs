@@ -31,6 +31,7 @@ pub use session::{Said, Session};
 use std::collections::BTreeMap;
 
 use bitcoin::block::Header;
+use farthing_protocol::Transition;
 use farthing_protocol::device::bolt3::{Basepoints, CommitmentNumber, PartyTerms, Terms};
 use farthing_protocol::device::headers::{BadHeader, Headers};
 use farthing_protocol::device::kept::Kept;
@@ -322,13 +323,19 @@ impl Device {
         if next < current || next == current && policy != self.enrolled.policy {
             return Err(Reject::PolicyVersion { current, got: next }.into());
         }
-        // The channels first: a crash in between leaves new channels with the old policy until it comes again.
-        let ids: Vec<ChannelKeysId> = self.lives().map(|(id, _)| id).collect();
-        for id in ids {
-            self.give(id, Input::Policy(policy.clone()))?;
+        let enrolled = Enrolled { policy: policy.clone(), ..self.enrolled.clone() };
+        let mut batch = Vec::new();
+        for (id, life) in self.lives() {
+            batch.push((id, life.state.handle(&life.setup, Input::Policy(policy.clone()))?));
         }
-        let enrolled = Enrolled { policy, ..self.enrolled.clone() };
-        self.store.set_enrolled(&enrolled)?;
+        crash::point();
+        let stored = Transition::commit_all(batch, |states| self.store.set_enrolled(&enrolled, states))?;
+        crash::point();
+        for (id, state, effects) in stored {
+            debug_assert!(effects.is_empty(), "a policy is taken, and nothing done");
+            let life = self.channels.get_mut(&id).and_then(|channel| channel.life.as_mut());
+            life.expect("it has begun").state = state;
+        }
         self.enrolled = enrolled;
         Ok(())
     }

@@ -891,6 +891,41 @@ fn a_new_policy_reaches_channels_and_disk_and_an_old_one_is_refused() {
     assert!(matches!(forged, Err(GiveError::Rule(Reject::PolicySignature))), "{forged:?}");
 }
 
+/// The gateway is told of the newer one when the device has it, and the channels go by theirs.
+#[test]
+fn a_new_policy_is_in_force_everywhere_or_nowhere() {
+    let mut world = World::open();
+    let owner = Seed::new([9; 64], Network::Regtest).owner_keys(0);
+    let versions = |world: &mut World| {
+        let enrolled = world.device().enrolled().policy.clone().verify(&owner.policy()).unwrap().version;
+        let (_, life) = world.device().paying().unwrap();
+        (enrolled, life.state().account().policy().version)
+    };
+    // The disk fails after the channel's state.
+    let database = rusqlite::Connection::open(world.home.path().join("device.sqlite")).unwrap();
+    let full = "CREATE TRIGGER full BEFORE UPDATE ON enrolled BEGIN SELECT RAISE(ABORT, 'full'); END;";
+    database.execute_batch(full).unwrap();
+    let second = owner.sign(policy_of(&enrolled().policy, &owner.policy(), 2));
+    let failed = world.device().set_policy(second.clone());
+    assert!(matches!(failed, Err(GiveError::Store(_))), "{failed:?}");
+    assert_eq!(versions(&mut world), (1, 1));
+    world.restart();
+    assert_eq!(versions(&mut world), (1, 1));
+    database.execute_batch("DROP TRIGGER full").unwrap();
+    drop(database);
+
+    for point in 1.. {
+        let done = world.crash_at(point, |world| world.device().set_policy(second.clone()));
+        world.restart();
+        let (enrolled, channel) = versions(&mut world);
+        assert_eq!(enrolled, channel, "after a crash at point {point}");
+        if done.is_some() {
+            break;
+        }
+    }
+    assert_eq!(versions(&mut world), (2, 2));
+}
+
 fn policy_of(signed: &SignedPolicy, owner: &secp256k1::XOnlyPublicKey, version: u64) -> Policy {
     Policy { version, ..signed.clone().verify(owner).unwrap() }
 }
