@@ -1,4 +1,5 @@
-//! What a device spends, as the gateway keeps it under its own copy of the owner's policy: the same books as the device's.
+//! What a device spends, as the gateway keeps it under its own copy of the owner's policy: such books as the device keeps for each channel,
+//! of all its channels together.
 
 use farthing_protocol::device::payments::{FormerPayments, Payments};
 

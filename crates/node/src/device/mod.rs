@@ -7,6 +7,7 @@
 //! | [`Device`] | the device's channels: every decision is stored before its effects are seen |
 //! | [`session`] | one connection to the gateway: what it asks, joint rounds in memory, what is answered |
 //! | [`connection`] | the same over a [`crate::link`] |
+//! | [`fate`] | what became of a payment, by the books of all channels |
 //! | [`alone`] | closings with nothing but a bitcoind |
 //!
 //! **Who can lose what** stands in `protocol::device::machine`. The driver adds what the machine relies on: effects come out of
@@ -15,6 +16,7 @@
 
 pub mod alone;
 pub mod connection;
+pub mod fate;
 pub mod home;
 pub mod session;
 pub mod store;
@@ -29,6 +31,7 @@ pub use session::{Said, Session};
 use std::collections::BTreeMap;
 
 use bitcoin::block::Header;
+use farthing_protocol::Transition;
 use farthing_protocol::device::bolt3::{Basepoints, CommitmentNumber, PartyTerms, Terms};
 use farthing_protocol::device::headers::{BadHeader, Headers};
 use farthing_protocol::device::kept::Kept;
@@ -227,6 +230,9 @@ impl Device {
     /// # Errors
     /// See [`GiveError`].
     pub fn give(&mut self, id: ChannelKeysId, input: Input) -> Result<Vec<Effect>, GiveError> {
+        if let Input::Approve { invoice, .. } = &input {
+            self.check_others(id, invoice)?;
+        }
         let another_pays = self.paying().is_some_and(|(other, _)| other != id);
         let channel = self.channels.get_mut(&id).ok_or(GiveError::Unknown)?;
         let life = channel.life.as_mut().ok_or(GiveError::Unknown)?;
@@ -317,13 +323,19 @@ impl Device {
         if next < current || next == current && policy != self.enrolled.policy {
             return Err(Reject::PolicyVersion { current, got: next }.into());
         }
-        // The channels first: a crash in between leaves new channels with the old policy until it comes again.
-        let ids: Vec<ChannelKeysId> = self.lives().map(|(id, _)| id).collect();
-        for id in ids {
-            self.give(id, Input::Policy(policy.clone()))?;
+        let enrolled = Enrolled { policy: policy.clone(), ..self.enrolled.clone() };
+        let mut batch = Vec::new();
+        for (id, life) in self.lives() {
+            batch.push((id, life.state.handle(&life.setup, Input::Policy(policy.clone()))?));
         }
-        let enrolled = Enrolled { policy, ..self.enrolled.clone() };
-        self.store.set_enrolled(&enrolled)?;
+        crash::point();
+        let stored = Transition::commit_all(batch, |states| self.store.set_enrolled(&enrolled, states))?;
+        crash::point();
+        for (id, state, effects) in stored {
+            debug_assert!(effects.is_empty(), "a policy is taken, and nothing done");
+            let life = self.channels.get_mut(&id).and_then(|channel| channel.life.as_mut());
+            life.expect("it has begun").state = state;
+        }
         self.enrolled = enrolled;
         Ok(())
     }

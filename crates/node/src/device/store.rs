@@ -6,7 +6,7 @@
 //! | `channels` | one row each: the share of its key |
 //! | `states` | one row for each channel that has begun: its terms and state |
 //! | `headers` | the newest block headers |
-//! | `payments` | what was paid, for people: invoice, outcome |
+//! | `payments` | the newest 10,000 payments, for people: invoice, outcome |
 //! | `owner_store` | one row, if the device waits for a store of its owner's: its address |
 //!
 //! **Erasing.** A holder commitment's signatures must be gone from the disk before its secret leaves the device: whoever has both
@@ -30,12 +30,12 @@ use zeroize::Zeroizing;
 use crate::store::{StoreError, decode, encode, lay_out};
 
 /// The layout this code writes, kept in `PRAGMA user_version`.
-const SCHEMA: i32 = 4;
+const SCHEMA: i32 = 5;
 
 const CHANNELS_STATE: &str = "channel's state";
 
 /// What each layout changed of the one before, the first of an empty file. A program of an older layout opens none of a newer one.
-const LAYOUTS: [(i32, &str); 4] = [(0, FIRST), (1, OWNER_STORE), (2, STATES), (3, SPENT)];
+const LAYOUTS: [(i32, &str); 5] = [(0, FIRST), (1, OWNER_STORE), (2, STATES), (3, SPENT), (4, NEWEST)];
 /// The encoding of a channel's state. One of before is read, and written in this one when it changes.
 const STATE: u8 = 2;
 
@@ -65,6 +65,12 @@ DROP TABLE former;
 
 /// States count what was paid in another way ([`FormerState`]): their rows change one by one.
 const SPENT: &str = "";
+
+/// Else each look for the newest payments would read them all.
+const NEWEST: &str = "CREATE INDEX payments_at ON payments (at);";
+
+/// How many payments are kept for people. The table would fill a small disk, and a full one stops everything.
+const MOST_PAYMENTS: u32 = 10_000;
 
 /// What the owner put into the device, and where its gateway is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -176,13 +182,21 @@ impl DeviceStore {
         Ok(row.optional()?)
     }
 
-    /// Replaces it, with another policy or gateway.
+    /// Replaces it, for another policy, together with the states of the channels that have begun: both or neither.
     ///
     /// # Errors
     /// When the database cannot be written.
-    pub fn set_enrolled(&mut self, enrolled: &Enrolled) -> Result<(), StoreError> {
-        let changed = self.connection.execute("UPDATE enrolled SET record = ?1", [encode(enrolled)])?;
-        one(changed)
+    pub fn set_enrolled(
+        &mut self,
+        enrolled: &Enrolled,
+        states: &[(&ChannelKeysId, &State)],
+    ) -> Result<(), StoreError> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        for (id, state) in states {
+            set_state(&transaction, **id, state)?;
+        }
+        one(transaction.execute("UPDATE enrolled SET record = ?1", [encode(enrolled)])?)?;
+        Ok(transaction.commit()?)
     }
 
     /// All channels and keys that are ready.
@@ -236,8 +250,7 @@ impl DeviceStore {
     /// # Errors
     /// When the database cannot be written.
     pub fn set_state(&mut self, id: ChannelKeysId, state: &State) -> Result<(), StoreError> {
-        let mut statement = self.connection.prepare_cached("UPDATE states SET state = ?2 WHERE id = ?1")?;
-        one(statement.execute(params![id.0, *secret(state)])?)
+        set_state(&self.connection, id, state)
     }
 
     /// From now on nothing can be written, or can again: as if the disk were full.
@@ -312,15 +325,48 @@ impl DeviceStore {
         paid: &Paid,
         at: u64,
     ) -> Result<(), StoreError> {
-        let at = i64::try_from(at).unwrap_or(i64::MAX);
-        self.connection.execute(
-            "INSERT INTO payments VALUES (?1, ?2, ?3, ?4) ON CONFLICT (hash) DO UPDATE SET record = ?3",
-            params![hash, channel.0, encode(paid), at],
-        )?;
-        Ok(())
+        self.note_within(MOST_PAYMENTS, hash, channel, paid, at)
     }
 
-    /// A payment, if it was ever approved.
+    /// The same, and forgets all but so many. Of those that are pending, whose end may still come, it keeps as many more.
+    fn note_within(
+        &mut self,
+        most: u32,
+        hash: &[u8; 32],
+        channel: ChannelKeysId,
+        paid: &Paid,
+        at: u64,
+    ) -> Result<(), StoreError> {
+        let at = i64::try_from(at).unwrap_or(i64::MAX);
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        transaction.execute(
+            "INSERT INTO payments VALUES (?1, ?2, ?3, ?4) ON CONFLICT (hash) DO UPDATE SET record = ?3, at = ?4",
+            params![hash, channel.0, encode(paid), at],
+        )?;
+        {
+            let mut statement = transaction
+                .prepare_cached("SELECT hash, record FROM payments ORDER BY at DESC LIMIT -1 OFFSET ?1")?;
+            let rows = statement
+                .query_map([most], |row| Ok((row.get::<_, [u8; 32]>(0)?, row.get::<_, Vec<u8>>(1)?)))?;
+            let is_pending = |record: &[u8]| {
+                decode("payment", record).is_ok_and(|paid: Paid| paid.outcome == Outcome::Pending)
+            };
+            let mut old = Vec::new();
+            for (number, row) in (0..).zip(rows) {
+                let (hash, record) = row?;
+                if number >= most || !is_pending(&record) {
+                    old.push(hash);
+                }
+            }
+            let mut forget = transaction.prepare_cached("DELETE FROM payments WHERE hash = ?1")?;
+            for hash in old {
+                forget.execute([hash])?;
+            }
+        }
+        Ok(transaction.commit()?)
+    }
+
+    /// A payment, if it was approved, and not too many since.
     ///
     /// # Errors
     /// When the database cannot be read.
@@ -378,6 +424,11 @@ fn read(bytes: &[u8]) -> Result<State, StoreError> {
     }
 }
 
+fn set_state(connection: &Connection, id: ChannelKeysId, state: &State) -> Result<(), StoreError> {
+    let mut statement = connection.prepare_cached("UPDATE states SET state = ?2 WHERE id = ?1")?;
+    one(statement.execute(params![id.0, *secret(state)])?)
+}
+
 fn one(changed: usize) -> Result<(), StoreError> {
     if changed == 1 { Ok(()) } else { Err(rusqlite::Error::StatementChangedRows(changed).into()) }
 }
@@ -415,7 +466,7 @@ mod tests {
     #[test]
     fn what_older_layouts_hold_is_brought_to_the_newest_once() {
         let folder = tempfile::tempdir().unwrap();
-        for made_by in [1, 2, 3] {
+        for made_by in [1, 2, 3, 4] {
             let path = folder.path().join(format!("{made_by}.sqlite"));
             first_layout(&path, b"terms", b"state");
             if made_by > 1 {
@@ -423,9 +474,9 @@ mod tests {
                 connection.execute_batch(OWNER_STORE).unwrap();
                 connection.execute("INSERT INTO owner_store VALUES (0, 'store')", []).unwrap();
                 connection.pragma_update(None, "user_version", 2).unwrap();
-                if made_by == 3 {
+                if made_by > 2 {
                     connection.execute_batch(STATES).unwrap();
-                    connection.pragma_update(None, "user_version", 3).unwrap();
+                    connection.pragma_update(None, "user_version", made_by).unwrap();
                 }
             }
             for _ in 0..2 {
@@ -460,6 +511,37 @@ mod tests {
         let damaged = [vec![3], former].concat();
         Connection::open(&path).unwrap().execute("UPDATE states SET state = ?1", [damaged]).unwrap();
         assert!(DeviceStore::open(&path).unwrap().channels().is_err());
+    }
+
+    /// Each has its invoice: for years of tolls there is no room. What may still end is kept, for a while.
+    #[test]
+    fn the_newest_payments_are_kept_and_those_that_are_pending() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut store = DeviceStore::open(&folder.path().join("device.sqlite")).unwrap();
+        let note = |store: &mut DeviceStore, number: u8, outcome: Outcome| {
+            let paid = Paid { invoice: format!("invoice {number}"), amount_msat: 1, outcome };
+            store.note_within(10, &[number; 32], ChannelKeysId([1; 32]), &paid, number.into()).unwrap();
+        };
+        let count = |store: &DeviceStore| store.payments(1_000).unwrap().len();
+        for number in [1, 2] {
+            note(&mut store, number, Outcome::Pending);
+        }
+        for number in 3..=30 {
+            note(&mut store, number, Outcome::Failed("no route".into()));
+        }
+        assert_eq!(count(&store), 12);
+        let is_known = |store: &DeviceStore, number: u8| store.payment(&[number; 32]).unwrap().is_some();
+        assert!((1..=30).all(|number| is_known(&store, number) == (number <= 2 || number > 20)));
+        // One ends.
+        let paid =
+            Paid { invoice: "invoice 1".into(), amount_msat: 1, outcome: Outcome::Failed("no".into()) };
+        store.note_within(10, &[1; 32], ChannelKeysId([1; 32]), &paid, 31).unwrap();
+        assert_eq!(store.payments(1).unwrap(), [paid]);
+        assert_eq!(count(&store), 11);
+        for number in 32..=90 {
+            note(&mut store, number, Outcome::Pending);
+        }
+        assert_eq!(count(&store), 20, "no more than twice as many");
     }
 
     #[test]

@@ -28,6 +28,7 @@ use super::*;
 use crate::owner::{OwnerStore, OwnerStoreHome};
 
 mod owner_store;
+mod payments;
 
 const CAPACITY: Amount = Amount::from_sat(500_000);
 const NOW: u64 = 1_800_000_000;
@@ -543,6 +544,24 @@ impl World {
         world
     }
 
+    /// A second channel, up to its funding.
+    fn begin_another(&mut self) {
+        (self.holder, self.bridge) = (vec![], vec![]);
+        self.generate();
+        self.restart();
+        let terms = OpenTerms { funding: OutPoint { vout: 2, ..self.terms().funding }, ..self.terms() };
+        let got = self.ask(&move |_| Request::Open(terms), None);
+        assert!(matches!(got, Got::Answer(Answer::Done)), "{got:?}");
+        self.sign_bridge(&[], |_| {});
+        self.validate_holder(&[], |_| {});
+    }
+
+    /// Has the device agree to pay the invoice.
+    fn approve(&mut self) -> Result<(), GiveError> {
+        let ((invoice, _), channel, tip) = (invoice(), self.channel, self.device().headers().tip());
+        self.device().give(channel, Input::Approve { invoice, source: Source::Direct, tip }).map(drop)
+    }
+
     /// The files of the device's folder that hold these bytes.
     fn files_with(&self, bytes: &[u8]) -> BTreeSet<String> {
         files_with(self.home.path(), bytes)
@@ -839,14 +858,7 @@ fn what_is_not_there_is_refused_by_name_and_reports_pass_through() {
 fn a_second_channel_waits_until_the_first_is_closed() {
     let mut world = World::open();
     let first = world.channel;
-    (world.holder, world.bridge) = (vec![], vec![]);
-    world.generate();
-    world.restart();
-    let terms = OpenTerms { funding: OutPoint { vout: 2, ..world.terms().funding }, ..world.terms() };
-    let got = world.ask(&move |_| Request::Open(terms), None);
-    assert!(matches!(got, Got::Answer(Answer::Done)), "{got:?}");
-    world.sign_bridge(&[], |_| {});
-    world.validate_holder(&[], |_| {});
+    world.begin_another();
     let got = world.ask_once(&|_| Request::Fund, None, Disk::Works).unwrap();
     assert!(
         matches!(got, Got::Answer(Answer::Refused { ref rule, .. }) if rule == "channel-single"),
@@ -877,6 +889,41 @@ fn a_new_policy_reaches_channels_and_disk_and_an_old_one_is_refused() {
         Seed::new([8; 64], Network::Regtest).owner_keys(0).sign(policy_of(&paused, &owner.policy(), 3));
     let forged = world.device().set_policy(forged);
     assert!(matches!(forged, Err(GiveError::Rule(Reject::PolicySignature))), "{forged:?}");
+}
+
+/// The gateway is told of the newer one when the device has it, and the channels go by theirs.
+#[test]
+fn a_new_policy_is_in_force_everywhere_or_nowhere() {
+    let mut world = World::open();
+    let owner = Seed::new([9; 64], Network::Regtest).owner_keys(0);
+    let versions = |world: &mut World| {
+        let enrolled = world.device().enrolled().policy.clone().verify(&owner.policy()).unwrap().version;
+        let (_, life) = world.device().paying().unwrap();
+        (enrolled, life.state().account().policy().version)
+    };
+    // The disk fails after the channel's state.
+    let database = rusqlite::Connection::open(world.home.path().join("device.sqlite")).unwrap();
+    let full = "CREATE TRIGGER full BEFORE UPDATE ON enrolled BEGIN SELECT RAISE(ABORT, 'full'); END;";
+    database.execute_batch(full).unwrap();
+    let second = owner.sign(policy_of(&enrolled().policy, &owner.policy(), 2));
+    let failed = world.device().set_policy(second.clone());
+    assert!(matches!(failed, Err(GiveError::Store(_))), "{failed:?}");
+    assert_eq!(versions(&mut world), (1, 1));
+    world.restart();
+    assert_eq!(versions(&mut world), (1, 1));
+    database.execute_batch("DROP TRIGGER full").unwrap();
+    drop(database);
+
+    for point in 1.. {
+        let done = world.crash_at(point, |world| world.device().set_policy(second.clone()));
+        world.restart();
+        let (enrolled, channel) = versions(&mut world);
+        assert_eq!(enrolled, channel, "after a crash at point {point}");
+        if done.is_some() {
+            break;
+        }
+    }
+    assert_eq!(versions(&mut world), (2, 2));
 }
 
 fn policy_of(signed: &SignedPolicy, owner: &secp256k1::XOnlyPublicKey, version: u64) -> Policy {

@@ -21,7 +21,7 @@ mod former;
 mod spent;
 
 pub use former::FormerPayments;
-use spent::Spent;
+use spent::{Spent, is_within};
 
 /// How many invoices may be approved and neither paid nor expired.
 const MOST_APPROVED: usize = 1_000;
@@ -71,7 +71,7 @@ impl Payment {
 
     /// Whether it counts in the limit for so many seconds. What is not paid may be offered at any time.
     fn counts(&self, seconds: u64, now: u64) -> bool {
-        let is_within = |seconds| self.counted_at.saturating_add(seconds) > now;
+        let is_within = |seconds| is_within(self.counted_at, seconds, now);
         let may_come = self.preimage.is_none() && self.expires_at > now;
         is_within(seconds) || may_come && is_within(DAY)
     }
@@ -101,7 +101,7 @@ impl Payments {
         is_live: impl Fn(&PaymentHash) -> bool,
     ) -> Result<(), Reject> {
         self.tidy(tip, &is_live);
-        let payment = Payment {
+        let mut payment = Payment {
             payment_hash: invoice.payment_hash(),
             amount: invoice.amount(),
             most_fee: policy.most_routing_fee(invoice.amount()),
@@ -122,9 +122,12 @@ impl Payments {
             if is_live(&payment.payment_hash) {
                 return Ok(());
             }
+            // Signed anew with another date, the invoice of before is good as well.
+            payment.made_at = payment.made_at.max(known.made_at);
         }
         self.spent.check(invoice)?;
         self.check(policy, &payment, tip)?;
+        self.spent.check_date(invoice, &self.list, tip.time)?;
         if let Some(known) = known.and_then(|at| self.list.get_mut(at)) {
             *known = payment;
             return Ok(());
@@ -137,7 +140,6 @@ impl Payments {
             let oldest = self.list.iter().position(gives_way);
             self.list.remove(oldest.ok_or(Reject::TooManyApproved { most: MOST_APPROVED })?);
         }
-        self.spent.check_date(invoice, &self.list, tip.time)?;
         self.list.push(payment);
         Ok(())
     }
@@ -235,6 +237,17 @@ impl Payments {
     pub fn paid(&self, hash: &PaymentHash) -> Option<(Preimage, Msat)> {
         let payment = self.find(hash)?;
         Some((payment.preimage?, payment.offered?))
+    }
+
+    /// Whether an invoice was not paid, for books that are not these.
+    ///
+    /// # Errors
+    /// When it was, or may have been.
+    pub fn check_unpaid(&self, invoice: &Invoice) -> Result<(), Reject> {
+        if self.preimage(&invoice.payment_hash()).is_some() {
+            return Err(Reject::HashUsed);
+        }
+        self.spent.check(invoice)
     }
 
     fn find(&self, hash: &PaymentHash) -> Option<&Payment> {

@@ -6,12 +6,13 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use bitcoin::hex::DisplayHex as _;
 use farthing_node::device::connection::now;
+use farthing_node::device::fate::Fate;
 use farthing_node::device::store::{Outcome, Paid};
 use farthing_node::device::{Connection, ConnectionError, Said};
 use farthing_node::link::LinkError;
 use farthing_protocol::device::bolt3::PaymentHash;
 use farthing_protocol::device::payments::Source;
-use farthing_protocol::device::wire::{ChannelKeysId, Order, Report};
+use farthing_protocol::device::wire::{Order, Report};
 use farthing_protocol::device::{Effect, Input, Invoice};
 use serde_json::{Value, json};
 use tokio::sync::mpsc::error::TryRecvError;
@@ -118,12 +119,8 @@ async fn pay(
     }
     let record = |outcome| Paid { invoice: text.to_owned(), amount_msat: invoice.amount().get(), outcome };
     // The proof came with the channel's states, and the report about it to nobody: the program had ended.
-    let proven = device.lives().find_map(|(id, life)| {
-        let (preimage, cost) = life.state().account().payments().paid(&hash)?;
-        Some((id, preimage, cost.saturating_sub(invoice.amount())))
-    });
-    if let Some((channel, preimage, fee)) = proven {
-        let fee_msat = Some(fee.get());
+    if let Fate::Paid { channel, preimage, cost } = device.fate(&hash) {
+        let fee_msat = Some(cost.saturating_sub(invoice.amount()).get());
         let paid = record(Outcome::Paid { preimage: preimage.0, fee_msat });
         device.store().note(&hash.0, channel, &paid, now())?;
         return Ok(outcome(&hash.0, &preimage.0, fee_msat, None));
@@ -138,17 +135,17 @@ async fn pay(
     let order =
         connection.order(Order::Pay { channel, invoice: text.to_owned() }).await.map_err(Unpaid::cut)?;
     let mut until = began + patience;
-    // What the gateway says of a failure counts when the channel has nothing left by which the payee could take it.
+    // What the gateway says of a failure counts when the channel has nothing left by which the payee could take it, or has taken it.
     let mut given_up: Option<String> = None;
     loop {
-        if let Some(why) = &given_up
-            && !connection.device().lives().any(|(_, life)| life.state().account().is_live(&hash))
-        {
-            let failed = record(Outcome::Failed(why.clone()));
-            let device = connection.device();
-            device.give(channel, Input::GiveUp(hash))?;
-            device.store().note(&hash.0, channel, &failed, now())?;
-            bail!(Unpaid::failed(why));
+        if let Some(why) = &given_up {
+            match connection.device().failed(&hash, why, now())? {
+                Some(Outcome::Paid { preimage, fee_msat }) => {
+                    return Ok(outcome(&hash.0, &preimage, fee_msat, Some(began.elapsed())));
+                }
+                Some(Outcome::Failed(why)) => bail!(Unpaid::failed(&why)),
+                Some(Outcome::Pending) | None => {}
+            }
         }
         let heard = match (connection.next(until).await, &given_up) {
             (Ok(heard), _) => heard,
@@ -228,29 +225,9 @@ pub fn note(context: &Context, connection: &mut Connection, said: &Said) {
 }
 
 fn learn(connection: &mut Connection, said: &Said) {
-    if let Said::Report(_, Report::Failed { payment_hash, .. }) = said
-        && let Some((channel, _)) = connection.device().paying()
-        && let Err(error) = connection.device().give(channel, Input::GiveUp(*payment_hash))
+    if let Said::Report(_, report) = said
+        && let Err(error) = connection.device().hear(report, now())
     {
-        eprintln!("farthing: {error}");
-    }
-    let (hash, outcome) = match said {
-        Said::Report(_, Report::Paid { preimage, fee }) => {
-            (preimage.hash().0, Outcome::Paid { preimage: preimage.0, fee_msat: Some(fee.get()) })
-        }
-        Said::Report(_, Report::Failed { payment_hash, why }) => {
-            (payment_hash.0, Outcome::Failed(why.clone()))
-        }
-        _other => return,
-    };
-    let device = connection.device();
-    let channel = device.paying().map_or(ChannelKeysId([0; 32]), |(id, _)| id);
-    let Ok(Some(before)) = device.store().payment(&hash) else { return };
-    // A proof of payment stays one, whatever comes after it.
-    if matches!(before.outcome, Outcome::Paid { .. }) {
-        return;
-    }
-    if let Err(error) = device.store().note(&hash, channel, &Paid { outcome, ..before }, now()) {
         eprintln!("farthing: {error}");
     }
 }

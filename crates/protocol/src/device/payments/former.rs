@@ -3,7 +3,7 @@
 use secp256k1::PublicKey;
 use serde::Deserialize;
 
-use super::spent::Spent;
+use super::spent::{AHEAD, Spent};
 use super::{Payment, Payments, Source};
 use crate::amount::Msat;
 use crate::device::bolt3::{PaymentHash, Preimage};
@@ -47,8 +47,9 @@ impl From<FormerPayment> for Payment {
             offered,
             preimage,
         } = former;
-        // When the invoice was made was not written down, but certainly before it expired.
-        let made_at = expires_at;
+        // When the invoice was made was not written down, but before it expired, and before it was approved, unless it was from the future:
+        // this it shall not be, since so few of those are taken.
+        let made_at = expires_at.min(counted_at.saturating_add(AHEAD));
         Self {
             payment_hash,
             amount,
