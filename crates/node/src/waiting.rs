@@ -1,9 +1,11 @@
-//! Openings that wait for their funding. Anybody may open channels and never fund them, so there are only so many places.
+//! Openings that wait: for their funding, and for the payee's word before that. Anybody may open channels and never fund them, so there
+//! are only so many places.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use bitcoin::Txid;
 use farthing_chain::{Chain, ChainError, OutputStatus};
-use farthing_protocol::Channel;
+use farthing_protocol::{Channel, payer};
 
 use crate::books::{Books, OrderError, Places};
 use crate::watch::Watchable;
@@ -65,6 +67,24 @@ impl Room {
     fn is_late(self, opened_at: u64, now: u64) -> bool {
         opened_at > now || now - opened_at >= self.time_to_fund.as_secs()
     }
+}
+
+/// Whether the funding of a channel in this state was signed and kept back: the payee has not accepted, or has refused. It may never be
+/// sent.
+pub(crate) fn is_kept_back(state: &payer::State) -> bool {
+    matches!(state, payer::State::AwaitingAcceptance | payer::State::Abandoned)
+}
+
+/// The fundings that are kept back. What would spend their change could not be sent without them, and would keep their coins taken
+/// when they are given up. Blocks.
+pub(crate) fn withheld<M: Watchable>(
+    books: &Books<M>,
+    is_kept_back: fn(&M::State) -> bool,
+) -> Result<Vec<Txid>, OrderError<M::Reject>> {
+    let entries = books.present_blocking()?.into_iter();
+    let kept_back = entries.filter(|entry| is_kept_back(&entry.state));
+    let setups = kept_back.filter_map(|entry| books.setup(&entry.id));
+    Ok(setups.map(|setup| M::channel(&setup).params().funding.txid).collect())
 }
 
 /// Whether the output that is to fund a channel is there and is another one. It cannot become the channel's any more, so whoever names it only
