@@ -10,15 +10,14 @@ mod means;
 mod outcome;
 mod payee;
 mod preparing;
+mod sending;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
-use farthing_node::buyer::calls::{OnDay, Prepared};
+use farthing_node::buyer::calls::OnDay;
 use farthing_protocol::flat;
-use farthing_protocol::lightspeed::Call;
 use farthing_protocol::lightspeed::call::Target;
 use farthing_protocol::opening::Offer;
 use farthing_protocol::payer;
@@ -38,7 +37,6 @@ use crate::caller::payee::{Asked, Payee, Prices};
 use crate::caller::preparing::Wanted;
 use crate::challenge::{Calls, Challenge};
 use crate::client::{self, Client, ClientError};
-use crate::encoding;
 use crate::gate::digest;
 use crate::outlive::Outlive;
 use crate::tariff::CallPrice;
@@ -113,7 +111,7 @@ impl Caller {
         let response = match listed {
             Some(price) if price.is_free() => return Ok(None),
             Some(_) => self.ask_for_terms(&request.url).await?,
-            None if request.method.is_safe() => self.send(request, None).await?,
+            None if request.method.is_safe() => self.send(request).await?,
             None => return Err(ClientError::OnlyByAsking(request.method.clone())),
         };
         if response.status() != StatusCode::PAYMENT_REQUIRED {
@@ -130,7 +128,7 @@ impl Caller {
     /// # Errors
     /// When the seller cannot be reached.
     pub async fn unpaid(&self, request: &Outgoing) -> Result<Response, ClientError> {
-        self.send(request, None).await
+        self.send(request).await
     }
 
     /// Gets what is at an address, and pays for it. Plain HTTP only to this machine.
@@ -170,7 +168,7 @@ impl Caller {
             };
             let (price, channel) = match known {
                 Some((price, _)) if price.is_free() => {
-                    let response = self.send(request, None).await?;
+                    let response = self.send(request).await?;
                     // It costs something by now: the list is out of date.
                     if may_ask && response.status() == StatusCode::PAYMENT_REQUIRED {
                         may_ask = false;
@@ -265,7 +263,7 @@ impl Caller {
     /// Sends the request without a payment: the challenge tells the price and the terms of a channel, which is opened if
     /// there is none.
     async fn ask(&self, request: &Outgoing, payee: &Mutex<Payee>) -> Result<Answered, ClientError> {
-        let response = self.send(request, None).await?;
+        let response = self.send(request).await?;
         if response.status() != StatusCode::PAYMENT_REQUIRED {
             return Ok(Answered::Free(response));
         }
@@ -360,76 +358,6 @@ impl Caller {
             }
         }
         unreachable!("the loop ends by returning")
-    }
-
-    /// Sends the same bytes until the seller says what became of the call.
-    async fn send_until_settled(
-        &self,
-        request: &Outgoing,
-        prepared: &Prepared,
-    ) -> Result<(Response, Outcome), ClientError> {
-        self.send_again_until_settled(request, prepared, prepared.call.cost, false).await
-    }
-
-    /// [`Self::send_until_settled`] for a call that may have cost up to `most` by now: it was topped up. `was_sent` says whether it
-    /// may have been served already.
-    async fn send_again_until_settled(
-        &self,
-        request: &Outgoing,
-        prepared: &Prepared,
-        most: Msat,
-        mut was_sent: bool,
-    ) -> Result<(Response, Outcome), ClientError> {
-        let header = encoding::encode_bytes(&prepared.bytes);
-        let Call { channel, number, .. } = prepared.call;
-        let started = tokio::time::Instant::now();
-        let (mut attempt, mut wait) = (1, Duration::from_millis(50));
-        loop {
-            match self.send(request, Some(&header)).await {
-                Ok(response) => {
-                    if let Some(epoch) = outcome::epoch(&response).filter(|epoch| *epoch > number.epoch) {
-                        self.client.buyer().epoch(channel, epoch).await?;
-                    }
-                    match Outcome::of(&response, most)? {
-                        // Its answer is on the way.
-                        Outcome::Running if started.elapsed() < self.means.patience => {
-                            was_sent = true;
-                            tokio::time::sleep(outcome::retry_after(&response).unwrap_or(wait)).await;
-                            continue;
-                        }
-                        Outcome::Open if attempt < self.means.attempts => {}
-                        // Nothing came of it, if it was never sent before. Else it may have been served before the channel closed.
-                        Outcome::Closed if !was_sent => {
-                            return Ok((response, Outcome::Refused));
-                        }
-                        outcome => return Ok((response, outcome)),
-                    }
-                }
-                Err(error) if attempt < self.means.attempts && error.is_transient() => {
-                    tracing::debug!(%error, "sending the same call again");
-                }
-                Err(error) => return Err(error),
-            }
-            attempt += 1;
-            was_sent = true;
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(Duration::from_secs(2));
-        }
-    }
-
-    async fn send(&self, request: &Outgoing, call: Option<&str>) -> Result<Response, ClientError> {
-        let mut builder = self
-            .client
-            .http()
-            .request(request.method.clone(), request.url.clone())
-            .headers(request.headers.clone());
-        if !request.body.is_empty() {
-            builder = builder.body(request.body.clone());
-        }
-        if let Some(call) = call {
-            builder = builder.header(wire::LIGHTSPEED, call);
-        }
-        self.client.send(builder).await
     }
 }
 

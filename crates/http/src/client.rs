@@ -4,6 +4,7 @@
 
 mod announcing;
 mod error;
+mod impatient;
 
 use std::sync::{Arc, Once};
 use std::time::Duration;
@@ -24,6 +25,7 @@ use url::Host;
 
 use crate::challenge::{BadChallenge, Challenge, Price};
 pub use crate::client::error::ClientError;
+use crate::client::impatient::impatient;
 use crate::manifest::{BadManifest, Manifest, Pieces};
 use crate::problem::Body;
 use crate::wire::{
@@ -34,6 +36,9 @@ use crate::wire::{
 #[derive(Clone)]
 pub struct Client {
     http: reqwest::Client,
+    /// Waits for the head of an answer as long as its connection stands.
+    patient: reqwest::Client,
+    patience: Duration,
     buyer: Arc<Buyer>,
 }
 
@@ -79,12 +84,13 @@ pub struct Plan {
 }
 
 impl Client {
-    /// A client that pays from `buyer`. A seller that stays silent longer than `patience` counts as gone.
+    /// A client that pays from `buyer`. A seller that stays silent longer than `patience` counts as gone, unless it says that it works
+    /// on a call.
     ///
     /// # Errors
     /// When the system's certificates cannot be loaded.
     pub fn new(buyer: Arc<Buyer>, patience: Duration) -> Result<Self, reqwest::Error> {
-        Ok(Self { http: http(patience)?, buyer })
+        Ok(Self { http: http(patience)?, patient: builder(patience).build()?, patience, buyer })
     }
 
     /// The buyer that pays.
@@ -349,21 +355,36 @@ impl Client {
             source,
         })
     }
+
+    /// How long a seller may be silent.
+    pub(crate) fn patience(&self) -> Duration {
+        self.patience
+    }
+
+    /// Sends a request to whose answer the seller may take its time, though not in the middle of it.
+    pub(crate) async fn send_patiently(
+        &self,
+        request: impl FnOnce(&reqwest::Client) -> reqwest::RequestBuilder,
+    ) -> Result<Response, ClientError> {
+        Ok(impatient(self.send(request(&self.patient)).await?, self.patience))
+    }
 }
 
 /// A client of HTTP, over TLS or plain: no redirects, no proxy. Who stays silent longer than `patience` counts as gone.
 pub(crate) fn http(patience: Duration) -> Result<reqwest::Client, reqwest::Error> {
+    builder(patience).read_timeout(patience).build()
+}
+
+fn builder(patience: Duration) -> reqwest::ClientBuilder {
     static PROVIDER: Once = Once::new();
     PROVIDER.call_once(|| {
         // Someone else may have chosen a provider already; then that one is used.
         let _chosen_already = rustls::crypto::ring::default_provider().install_default();
     });
     reqwest::Client::builder()
-        .read_timeout(patience)
         .connect_timeout(patience)
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
-        .build()
 }
 
 /// Reads the challenge that a 402 carries.

@@ -2,7 +2,7 @@
 //!
 //! What a call has set aside covers the bytes that flow; when it is used up, the answer waits for a top-up, and is cut off
 //! when none comes. What was used is charged at the end, also when the client leaves or the service breaks off. Its receipt
-//! cannot be in the answer's head: the payer gets it by sending the same call again.
+//! cannot be in the answer's head: the payer gets it by sending the same call again, as that of any answer that is not kept.
 //!
 //! **What the seller can lose**: a crash in the middle forgets what a running answer has used since its last top-up, which is no
 //! more than was set aside then.
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use axum::body::Body;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use bytes::Bytes;
 use farthing_node::tabs::Ended;
@@ -21,8 +21,7 @@ use farthing_protocol::{ChannelId, Msat};
 use futures_util::{Stream, StreamExt as _, stream};
 use tokio::sync::watch;
 
-use crate::answers::Answer;
-use crate::gate::{Admitted, RECEIPT, Running};
+use crate::gate::{Admitted, Running};
 use crate::tariff::CallPrice;
 use crate::wire;
 
@@ -195,12 +194,6 @@ impl Meter {
         let shared = running.shared.clone();
         let ended = running.served(self.flowed.cost(&self.call.price));
         shared.meters.forget(&self.call);
-        // What the payer gets who sends the call again: the receipt, without the answer.
-        let receipt = shared.receipt(self.call.channel, ended.charged);
-        let headers = HeaderMap::from_iter([(RECEIPT.clone(), receipt)]);
-        let answer =
-            Answer { mac: &self.call.mac, status: StatusCode::NO_CONTENT, headers: &headers, body: &[] };
-        shared.answers.keep(self.call.channel, self.call.number, answer);
         ended
     }
 }

@@ -25,7 +25,7 @@ pub enum Kind {
     FundingNotDeep,
     /// The channel takes no payment any more; open another.
     ChannelNotOpen,
-    /// The call was served and charged before, and its answer is not kept any more.
+    /// The call was served and charged before, and its answer is not kept.
     AlreadyServed,
     /// The call is being served at this moment; ask again.
     CallRunning,

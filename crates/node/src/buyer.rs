@@ -8,7 +8,7 @@ pub use self::sending::SendError;
 
 use std::sync::{Arc, Mutex};
 
-use bitcoin::{Address, Amount, FeeRate, OutPoint, Transaction};
+use bitcoin::{Address, Amount, FeeRate, OutPoint, Transaction, Txid};
 use farthing_chain::{Chain, ChainError};
 use farthing_protocol::channel::{BadParams, Expiry};
 use farthing_protocol::closing::{Answer, BadAnswer, BadSettlement, Proposal};
@@ -26,6 +26,7 @@ use crate::home::{Home, Lock};
 use crate::machine::{Machine as _, Payer, PayerRecord};
 use crate::publish;
 use crate::start::StartError;
+use crate::waiting;
 use crate::wallet::{self, Balance, Wallet, WalletError};
 use crate::watch::{OnChain, Pace, Watch, WatchError, Watchable};
 
@@ -165,7 +166,8 @@ impl Buyer {
             (0, limits.fee_rate.1.to_sat_per_kwu()),
         )?;
         let funding_output = Channel::new(params.clone())?.funding_txout();
-        let funding = wallet.pay(funding_output.script_pubkey.clone(), capacity, now)?;
+        let script = funding_output.script_pubkey.clone();
+        let funding = wallet.pay(script, capacity, now, &self.withheld()?)?;
         let vout = funding.output.iter().position(|output| *output == funding_output);
         let vout = vout.expect("the wallet pays what it was asked to") as u32;
         let outpoint = OutPoint { txid: funding.compute_txid(), vout };
@@ -185,6 +187,11 @@ impl Buyer {
         };
         wallet.saved();
         Ok((id, opening(outcome.effects)))
+    }
+
+    /// The fundings that may never be sent. To be asked for while the wallet is locked: what is proposed meanwhile would not be there.
+    fn withheld(&self) -> Result<Vec<Txid>, OrderError<Reject>> {
+        waiting::withheld(&self.books, waiting::is_kept_back)
     }
 
     /// The proposal again, of a channel whose answer was lost.

@@ -1,9 +1,11 @@
-//! Openings that wait for their funding. Anybody may open channels and never fund them, so there are only so many places.
+//! Openings that wait: for their funding, and for the payee's word before that. Anybody may open channels and never fund them, so there
+//! are only so many places.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use bitcoin::Txid;
 use farthing_chain::{Chain, ChainError, OutputStatus};
-use farthing_protocol::Channel;
+use farthing_protocol::{Channel, payer};
 
 use crate::books::{Books, OrderError, Places};
 use crate::watch::Watchable;
@@ -43,8 +45,7 @@ impl Room {
             return Ok(());
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let is_late = |opened_at: u64| opened_at + self.time_to_fund.as_secs() <= now;
-        let Some((id, _)) = oldest.filter(|(_, opened_at)| is_late(*opened_at)) else {
+        let Some((id, _)) = oldest.filter(|(_, opened_at)| self.is_late(*opened_at, now)) else {
             return Err(NoRoom::Full(taken));
         };
         // The last look at the chain may be old.
@@ -61,6 +62,29 @@ impl Room {
         books.handle_blocking(id, close).map_err(NoRoom::Order)?;
         Ok(())
     }
+
+    /// Whether an opening has had its time. One of a time to come has: the clock was set back since, and nobody knows how long it waits.
+    fn is_late(self, opened_at: u64, now: u64) -> bool {
+        opened_at > now || now - opened_at >= self.time_to_fund.as_secs()
+    }
+}
+
+/// Whether the funding of a channel in this state was signed and kept back: the payee has not accepted, or has refused. It may never be
+/// sent.
+pub(crate) fn is_kept_back(state: &payer::State) -> bool {
+    matches!(state, payer::State::AwaitingAcceptance | payer::State::Abandoned)
+}
+
+/// The fundings that are kept back. What would spend their change could not be sent without them, and would keep their coins taken
+/// when they are given up. Blocks.
+pub(crate) fn withheld<M: Watchable>(
+    books: &Books<M>,
+    is_kept_back: fn(&M::State) -> bool,
+) -> Result<Vec<Txid>, OrderError<M::Reject>> {
+    let entries = books.present_blocking()?.into_iter();
+    let kept_back = entries.filter(|entry| is_kept_back(&entry.state));
+    let setups = kept_back.filter_map(|entry| books.setup(&entry.id));
+    Ok(setups.map(|setup| M::channel(&setup).params().funding.txid).collect())
 }
 
 /// Whether the output that is to fund a channel is there and is another one. It cannot become the channel's any more, so whoever names it only
@@ -68,4 +92,20 @@ impl Room {
 pub(crate) fn is_another_output(chain: &Chain, channel: &Channel) -> Result<bool, ChainError> {
     let named = chain.output(&channel.params().funding)?;
     Ok(named.output().is_some_and(|output| *output != channel.funding_txout()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_opening_is_late_after_its_time_and_when_the_clock_was_set_back_before_it() {
+        let room = Room { most: 1, time_to_fund: Duration::from_secs(600) };
+        let now = 1_000_000;
+        for (opened_at, is_late) in
+            [(now, false), (now - 599, false), (now - 600, true), (now + 1, true), (u64::MAX, true)]
+        {
+            assert_eq!(room.is_late(opened_at, now), is_late, "{opened_at}");
+        }
+    }
 }

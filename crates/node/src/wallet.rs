@@ -220,33 +220,19 @@ impl Wallet {
         Balance { confirmed: balance.confirmed, pending: balance.trusted_pending, immature: balance.immature }
     }
 
-    /// A signed transaction that pays `amount` to `script`. To be saved before it is used; [`Self::release`] frees its
-    /// coins again.
-    ///
-    /// # Errors
-    /// When there is too little money.
-    pub fn pay(
-        &mut self,
-        script: ScriptBuf,
-        amount: Amount,
-        fee_rate: FeeRate,
-    ) -> Result<Transaction, WalletError> {
-        self.pay_apart_from(script, amount, fee_rate, &[])
-    }
-
-    /// The same, but not out of the change of these transactions: they may never be sent.
+    /// A signed transaction that pays `amount` to `script`, and not out of the change of those that are `withheld`: they may never
+    /// be sent. To be saved before it is used; [`Self::release`] frees its coins again.
     ///
     /// # Errors
     /// When there is too little money besides.
-    pub fn pay_apart_from(
+    pub fn pay(
         &mut self,
         script: ScriptBuf,
         amount: Amount,
         fee_rate: FeeRate,
         withheld: &[Txid],
     ) -> Result<Transaction, WalletError> {
-        let outpoints = self.inner.list_unspent().map(|output| output.outpoint);
-        let theirs = outpoints.filter(|outpoint| withheld.contains(&outpoint.txid)).collect();
+        let theirs = self.outputs_of(withheld);
         let mut builder = self.inner.build_tx();
         builder.add_recipient(script, amount).fee_rate(fee_rate).unspendable(theirs);
         let psbt = builder.finish().map_err(insufficient)?;
@@ -255,19 +241,26 @@ impl Wallet {
         Ok(transaction)
     }
 
-    /// A transaction that pays `amount` to `script`, without signatures. Its coins are set aside. To be saved before it is shown;
-    /// [`Self::sign`] makes it valid, [`Self::release`] frees its coins again.
+    fn outputs_of(&self, transactions: &[Txid]) -> Vec<OutPoint> {
+        let outpoints = self.inner.list_unspent().map(|output| output.outpoint);
+        outpoints.filter(|outpoint| transactions.contains(&outpoint.txid)).collect()
+    }
+
+    /// As [`Self::pay`], without signatures. Its coins are set aside. To be saved before it is shown; [`Self::sign`] makes it valid,
+    /// [`Self::release`] frees its coins again.
     ///
     /// # Errors
-    /// When there is too little money.
+    /// When there is too little money besides.
     pub fn prepare(
         &mut self,
         script: ScriptBuf,
         amount: Amount,
         fee_rate: FeeRate,
+        withheld: &[Txid],
     ) -> Result<Psbt, WalletError> {
+        let theirs = self.outputs_of(withheld);
         let mut builder = self.inner.build_tx();
-        builder.add_recipient(script, amount).fee_rate(fee_rate);
+        builder.add_recipient(script, amount).fee_rate(fee_rate).unspendable(theirs);
         let psbt = builder.finish().map_err(insufficient)?;
         self.take(psbt.unsigned_tx.clone());
         Ok(psbt)
@@ -311,13 +304,19 @@ impl Wallet {
         Ok(Coin { outpoint, output, unconfirmed: Some(Arc::new(transaction)) })
     }
 
-    /// A signed transaction that pays everything to `script`.
+    /// As [`Self::pay`], but everything that there is besides.
     ///
     /// # Errors
-    /// When there is too little money.
-    pub fn pay_all(&mut self, script: ScriptBuf, fee_rate: FeeRate) -> Result<Transaction, WalletError> {
+    /// When there is too little money besides.
+    pub fn pay_all(
+        &mut self,
+        script: ScriptBuf,
+        fee_rate: FeeRate,
+        withheld: &[Txid],
+    ) -> Result<Transaction, WalletError> {
+        let theirs = self.outputs_of(withheld);
         let mut builder = self.inner.build_tx();
-        builder.drain_wallet().drain_to(script).fee_rate(fee_rate);
+        builder.drain_wallet().drain_to(script).fee_rate(fee_rate).unspendable(theirs);
         let psbt = builder.finish().map_err(insufficient)?;
         let transaction = self.sign(psbt)?;
         self.take(transaction.clone());
@@ -468,7 +467,8 @@ mod tests {
         let value = Amount::from_sat(50_000);
         give(&mut wallet, 1, value);
         let elsewhere = ScriptBuf::new_p2wsh(&bitcoin::WScriptHash::all_zeros());
-        let pays = |wallet: &mut Wallet| wallet.pay_all(elsewhere.clone(), FeeRate::BROADCAST_MIN).unwrap();
+        let pays =
+            |wallet: &mut Wallet| wallet.pay_all(elsewhere.clone(), FeeRate::BROADCAST_MIN, &[]).unwrap();
         let paid = pays(&mut wallet);
         wallet.inner.apply_unconfirmed_txs([(paid.clone(), now() + 86_400)]);
         assert_eq!((wallet.unconfirmed_payments().len(), wallet.inner.balance().total()), (1, Amount::ZERO));

@@ -381,8 +381,8 @@ impl<M: Watchable> Watcher<M> {
     }
 
     /// Broadcasts what the wallet has paid and no block has, at each start and with each block: whoever paid may have died right
-    /// before, and a mempool forgets. Fundings are their channels' affair: one that is kept back is stored with its channel,
-    /// and its coins are released before the channel is forgotten: whatever the clock says, the wallet has not paid it then.
+    /// before, and a mempool forgets. Fundings are their channels' affair: one that is kept back is stored with its channel, nothing
+    /// spends its change, and its coins are released before the channel is forgotten: whatever the clock says, it is not paid then.
     fn send_again(&mut self, tip: BlockId) -> Result<(), WatchError> {
         if self.sent_again_at == Some(tip) {
             return Ok(());

@@ -440,7 +440,7 @@ fn an_answer_that_outlives_the_window_has_its_receipt_at_its_end_and_after_a_res
         let receipt = header(&again, "payment-receipt").map(|receipt| Receipt::from_header(receipt).unwrap());
         (again.status().as_u16(), receipt.map(|receipt| receipt.cost))
     };
-    assert_eq!(receipt(selling, 1), (204, Some(Msat::new(7_000))));
+    assert_eq!(receipt(selling, 1), (409, Some(Msat::new(7_000))));
     story.start_seller();
     assert_eq!(receipt(service(&story), 1), (409, Some(Msat::new(7_000))));
     assert_eq!(spent(&story, id), Msat::new(7_000 + WINDOW * 1_000));

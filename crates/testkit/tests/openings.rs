@@ -10,7 +10,9 @@ use bitcoin::{Amount, OutPoint, Txid};
 use common::stranger::Stranger;
 use common::*;
 use farthing_node::books::OrderError;
+use farthing_node::buyer::{ProposeError, SendError};
 use farthing_node::seller::{AcceptError, SettleError};
+use farthing_node::wallet::WalletError;
 use farthing_protocol::channel::Expiry;
 use farthing_protocol::closing::{Proposal, Settlement};
 use farthing_protocol::keys::KeyId;
@@ -148,6 +150,56 @@ fn an_opening_that_is_never_funded_is_forgotten_at_its_expiry() {
     story.mine(1);
 
     assert_never_opens(&story, id);
+}
+
+/// What would spend the change of a funding that is kept back could not be sent when its seller refuses.
+#[test]
+fn the_change_of_a_funding_that_is_kept_back_pays_for_nothing() {
+    let story = Story::begin();
+    let elsewhere = story.seller().offer().0.payee.output;
+    let (id, signature) = story.propose();
+    let (offer, _) = story.seller().offer();
+    let peer = || "another".to_owned();
+
+    let refused = story.survive(|| story.buyer().propose(&offer, &limits(), CAPACITY, LIFETIME, peer()));
+    assert!(matches!(refused, Err(ProposeError::Wallet(WalletError::Insufficient { .. }))), "{refused:?}");
+    for amount in [Some(sat(10_000)), None] {
+        let refused = story.survive(|| story.buyer().send(elsewhere.clone(), amount));
+        assert!(matches!(refused, Err(SendError::Wallet(WalletError::Insufficient { .. }))), "{refused:?}");
+    }
+    let refused = story.survive(|| story.buyer().prepare_payment(elsewhere.clone(), sat(10_000)));
+    assert!(matches!(refused, Err(SendError::Wallet(WalletError::Insufficient { .. }))), "{refused:?}");
+
+    story.accepted(id, signature);
+    story.fund();
+}
+
+#[test]
+fn one_seller_that_refuses_leaves_another_its_funding_and_the_buyer_its_coin() {
+    let story = Story::begin();
+    story.node.send(&story.buyers_address(), PURSE).unwrap();
+    story.mine(1);
+    let (first, _) = story.propose();
+    let (second, signature) = story.propose();
+    story.accepted(second, signature);
+
+    story
+        .survive(|| -> anyhow::Result<()> {
+            // Else it took the refusal before it died.
+            if story.buyers(first).name() != "abandoned" {
+                wait(story.buyer().refused(first))?;
+            }
+            Ok(())
+        })
+        .unwrap();
+    story.look();
+
+    let funding = story.funding_transaction(second);
+    assert!(story.chain.mempool_transaction(&funding.compute_txid()).unwrap().is_some());
+    let fee = story.survive(|| wait(story.buyer().funding_fee(second))).unwrap().unwrap();
+    assert_eq!(story.buyer().balance().total(), PURSE * 2 - CAPACITY - fee);
+    story.mine(1);
+    assert_eq!(story.buyers(second).name(), "open");
 }
 
 /// A hostile buyer need not keep to the offer.

@@ -208,9 +208,9 @@ pub enum ClientError {
     /// The seller's flat terms break a limit, or cannot be explained: nothing is locked.
     #[error("the seller's terms for calls are not accepted: {0}")]
     Flat(#[from] ExplainError),
-    /// The seller served the call but its answer was lost, and is not kept any more.
+    /// The seller served the call but its answer was lost, and is not kept.
     #[error(
-        "the call was served and cost {0}, but its answer was lost on the way and the seller keeps it no more"
+        "the call was served and cost {0}, but its answer was lost on the way and the seller does not keep it"
     )]
     AnswerLost(Msat),
     /// The seller sends, but so little at a time that it holds the buyer for nothing.

@@ -142,7 +142,7 @@ impl Shared {
         match self.answers.find(channel, number, mac) {
             Some(answer) => Stop::Served(Box::new(answer)),
             None => {
-                let detail = "this call was served and charged; its answer is not kept any more";
+                let detail = "this call was served and charged; its answer is not kept";
                 let mut response = Problem::new(Kind::AlreadyServed, detail).into_response();
                 let cost = self.till.seller().other_cost(channel, number).unwrap_or(cost);
                 response.headers_mut().insert(RECEIPT.clone(), self.receipt(channel, cost));

@@ -45,9 +45,10 @@ impl Buyer {
     pub fn send(&self, to: ScriptBuf, amount: Option<Amount>) -> Result<Transaction, SendError> {
         let fee_rate = self.fee_rate()?;
         let mut wallet = self.wallet.lock().expect("no holder of this lock panics");
+        let withheld = self.withheld()?;
         let transaction = match amount {
-            Some(amount) => wallet.pay(to, amount, fee_rate)?,
-            None => wallet.pay_all(to, fee_rate)?,
+            Some(amount) => wallet.pay(to, amount, fee_rate, &withheld)?,
+            None => wallet.pay_all(to, fee_rate, &withheld)?,
         };
         self.save_or_release(&mut wallet, transaction.compute_txid())?;
         self.broadcast(&mut wallet, transaction)
@@ -60,7 +61,7 @@ impl Buyer {
     pub fn prepare_payment(&self, to: ScriptBuf, amount: Amount) -> Result<Psbt, SendError> {
         let fee_rate = self.fee_rate()?;
         let mut wallet = self.wallet.lock().expect("no holder of this lock panics");
-        let psbt = wallet.prepare(to, amount, fee_rate)?;
+        let psbt = wallet.prepare(to, amount, fee_rate, &self.withheld()?)?;
         self.save_or_release(&mut wallet, psbt.unsigned_tx.compute_txid())?;
         Ok(psbt)
     }

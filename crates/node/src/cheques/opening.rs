@@ -1,6 +1,6 @@
 //! Channels that carry cheques: offered and accepted by the side that is paid, proposed by the side that pays.
 
-use bitcoin::{Amount, OutPoint, ScriptBuf, Txid};
+use bitcoin::{Amount, OutPoint, ScriptBuf};
 use farthing_chain::ChainError;
 use farthing_protocol::channel::{BadParams, Expiry};
 use farthing_protocol::cheque::drawer;
@@ -203,8 +203,11 @@ impl Teller {
         let fee_rate = limits.choose_fee_rate(offer, now);
         let key = KeyId::from_entropy(entropy::bytes());
         let keys = self.seed.channel_keys(key);
-        let withheld = self.withheld()?;
         let mut wallet = self.wallet.lock().expect("no holder of this lock panics");
+        // Not before: what is proposed meanwhile would not be there.
+        let withheld = waiting::withheld(&self.books, |state: &Side| {
+            state.drawer().is_some_and(|drawer| waiting::is_kept_back(drawer.life()))
+        })?;
         let output = wallet.new_address().script_pubkey();
         let mut params = Params {
             network: self.seed.network(),
@@ -225,7 +228,7 @@ impl Teller {
         )?;
         let funding_output = Channel::new(params.clone())?.funding_txout();
         let script = funding_output.script_pubkey.clone();
-        let funding = wallet.pay_apart_from(script, plan.capacity, now, &withheld)?;
+        let funding = wallet.pay(script, plan.capacity, now, &withheld)?;
         let vout = funding.output.iter().position(|output| *output == funding_output);
         let vout = vout.expect("the wallet pays what it was asked to") as u32;
         let outpoint = OutPoint { txid: funding.compute_txid(), vout };
@@ -249,16 +252,6 @@ impl Teller {
                 Err(error.into())
             }
         }
-    }
-
-    /// Fundings that wait for their payee's acceptance, and may never be sent.
-    fn withheld(&self) -> Result<Vec<Txid>, OpenError> {
-        let entries = self.books.present_blocking()?;
-        let waiting = entries.iter().filter(|entry| {
-            let life = entry.state.drawer().map(|drawer| drawer.life());
-            matches!(life, Some(payer::State::AwaitingAcceptance))
-        });
-        Ok(waiting.map(|entry| entry.record.params().funding.txid).collect())
     }
 
     /// Proposes a channel to a payee that asked for one, over its offer. Blocks.

@@ -52,3 +52,18 @@ fn an_answer_that_is_too_large_to_keep_leaves_its_receipt() -> Result<()> {
     drop(miner);
     assert_closes_for(&world, &payee, &payer, 500)
 }
+
+/// One that is charged as it flows is not kept either: what its payer gets in its place must not look like an answer.
+#[test]
+fn a_metered_answer_that_was_lost_leaves_its_receipt_and_is_no_success() -> Result<()> {
+    let (world, payee, payer) = people()?;
+    let service = Service::answering(|_| Message::answer(200, b"data: one\n\ndata: two\n\n"))?;
+    let api = payee.sell_calls(&service.url(), "500sat/call", &["--route", "/lost=2sat+500msat/event"])?;
+    // It breaks at an answer in chunks.
+    let relay = Relay::recording(&api.address)?;
+    let _miner = world.miner();
+    let said = payer.try_to_call(&relay.url(&api.at("/lost")), &[])?.failure(3)?;
+    assert!(said.contains("was served and cost 3 sat"), "{said}");
+    assert_eq!((service.requests().len(), charged(&payee, &payer)?), (1, 3_000));
+    Ok(())
+}

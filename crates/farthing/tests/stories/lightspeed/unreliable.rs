@@ -246,6 +246,36 @@ fn a_call_that_takes_long_is_waited_for_and_served_once() -> Result<()> {
     assert_closes_for(&world, &payee, &payer, 1_000)
 }
 
+/// An answer that is too long to be kept comes on the connection on which the call was sent, or not at all.
+#[test]
+fn a_long_answer_that_takes_long_to_begin_is_waited_for_and_delivered() -> Result<()> {
+    let (world, payee, payer) = people()?;
+    let (latch, body) = (Latch::default(), vec![b'x'; 100_000]);
+    let (waiting, long) = (latch.clone(), body.clone());
+    let service = Service::answering(move |request| {
+        if request.target() == "/slow" {
+            waiting.pass();
+        }
+        Message::answer(200, &long)
+    })?;
+    let api = payee.sell_calls(&service.url(), "500sat/call", &[])?;
+    let relay = Relay::recording(&api.address)?;
+    let miner = world.miner();
+    let payer = payer.with("FARTHING_BUY__PATIENCE_SECONDS", "1");
+    payer.call(&relay.url(&api.at("/opens")), &[])?;
+    let calling = payer.start_calling(&relay.url(&api.at("/slow")), &[])?;
+    until("the buyer asks what became of it", || {
+        let sent = relay.requests().iter().filter(|request| is_call(request, "/slow")).count();
+        Ok((sent > 2).then_some(()))
+    })?;
+    latch.open();
+    calling.wait()?.success()?;
+    assert!(payer.answer()?.body == body);
+    assert_eq!((service.requests().len(), charged(&payee, &payer)?), (2, 1_000_000));
+    drop(miner);
+    assert_closes_for(&world, &payee, &payer, 1_000)
+}
+
 /// The service never answers one call: after `--timeout` it is cut off and free, and the next one is served.
 #[test]
 fn a_call_that_outlives_the_sellers_timeout_is_free() -> Result<()> {
