@@ -10,7 +10,7 @@ use super::Calls;
 const PAUSE: Duration = Duration::from_millis(2);
 /// So many calls that share a write are a load. A few payers that wait for their answers never have as many.
 const LOAD: usize = 8;
-/// How often it is looked what more is to come.
+/// After so long it is looked once what more is to come. To look again and again would take what is to be saved.
 const LOOK: Duration = Duration::from_micros(250);
 
 /// The last write.
@@ -29,15 +29,20 @@ impl Pace {
         *self = Self { begun: Instant::now(), calls };
     }
 
-    /// Waits for calls that could share the next write: while some run, or fewer wait than the last one has released.
-    pub(super) fn gather(&self, look: impl Fn() -> Calls) {
-        while self.calls >= LOAD && self.begun.elapsed() < PAUSE {
-            let Calls { running, waiting } = look();
-            if running == 0 && waiting >= self.calls {
-                return;
-            }
-            thread::sleep(LOOK);
+    /// Waits for calls that could share the next write, unless none runs and as many wait as the last one has released.
+    pub(super) fn gather(&self, look: impl FnOnce() -> Calls) {
+        if self.calls < LOAD || self.left().is_zero() {
+            return;
         }
+        thread::sleep(LOOK.min(self.left()));
+        let Calls { running, waiting } = look();
+        if running > 0 || waiting < self.calls {
+            thread::sleep(self.left());
+        }
+    }
+
+    fn left(&self) -> Duration {
+        PAUSE.saturating_sub(self.begun.elapsed())
     }
 }
 
@@ -47,37 +52,48 @@ mod tests {
 
     use super::*;
 
-    /// How often it was looked; each time one more waits.
-    fn looks(pace: &Pace, running: usize, waiting: usize) -> usize {
-        let looks = Cell::new(0);
-        pace.gather(|| {
-            looks.set(looks.get() + 1);
-            Calls { running, waiting: waiting + looks.get() }
-        });
-        looks.get()
-    }
-
     fn after(calls: usize) -> Pace {
         let mut pace = Pace::new();
         pace.begin(calls);
         pace
     }
 
-    #[test]
-    fn without_load_a_write_waits_for_nothing() {
-        assert_eq!(looks(&Pace::new(), 1, 0), 0, "nothing was written yet");
-        assert_eq!(looks(&after(LOAD - 1), 1, 0), 0);
+    /// Whether it was looked.
+    fn looks(pace: &Pace, running: usize, waiting: usize) -> bool {
+        let looked = Cell::new(false);
+        pace.gather(|| {
+            looked.set(true);
+            Calls { running, waiting }
+        });
+        looked.get()
     }
 
     #[test]
-    fn under_load_a_write_waits_for_as_many_calls_as_the_last_one_had_and_not_for_long() {
-        assert_eq!(looks(&after(LOAD), 0, LOAD), 1, "all are back");
-        let pace = after(LOAD);
-        let few = looks(&pace, 0, LOAD - 2);
-        assert!(few == 2 || pace.begun.elapsed() >= PAUSE, "two more to come: {few}");
-        let pace = after(LOAD);
-        assert!(looks(&pace, 1, LOAD) > 0);
-        assert!(pace.begun.elapsed() >= PAUSE, "one runs and does not end");
-        assert_eq!(looks(&pace, 1, 0), 0, "no longer than that");
+    fn without_load_a_write_waits_for_nothing() {
+        assert!(!looks(&Pace::new(), 1, 0), "nothing was written yet");
+        assert!(!looks(&after(LOAD - 1), 1, 0));
+    }
+
+    #[test]
+    fn under_load_a_write_waits_for_calls_that_may_share_it_and_not_for_long() {
+        for (running, waiting) in [(1, LOAD), (0, LOAD - 1)] {
+            let pace = after(LOAD);
+            looks(&pace, running, waiting);
+            assert!(pace.begun.elapsed() >= PAUSE, "{running} run and {waiting} wait");
+            assert!(!looks(&pace, running, waiting), "no longer than that");
+        }
+    }
+
+    #[test]
+    fn a_write_waits_no_longer_when_all_that_the_last_one_released_are_back() {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let pace = after(LOAD);
+            looks(&pace, 0, LOAD);
+            if !pace.left().is_zero() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "not even once before its time was over");
+        }
     }
 }
