@@ -126,9 +126,14 @@ pub enum BadChallenge {
     /// Not issued by this seller, or changed.
     #[error("this challenge was not issued here, or was changed")]
     Foreign,
-    /// Too old.
-    #[error("this challenge expired at {0}")]
-    Expired(String),
+    /// Too old, or the clock of one of the two is wrong.
+    #[error("this challenge expired at {expires}, and the clock here says {now}")]
+    Expired {
+        /// Its end.
+        expires: String,
+        /// The time of who reads it.
+        now: Timestamp,
+    },
     /// Another method, intent, currency, unit or mode.
     #[error("{0} is not what this program speaks")]
     Unsupported(String),
@@ -179,7 +184,7 @@ impl Challenge {
     pub fn check_expiry(&self, now: Timestamp) -> Result<(), BadChallenge> {
         match self.expires.parse::<Timestamp>() {
             Ok(expires) if now < expires => Ok(()),
-            Ok(_) => Err(BadChallenge::Expired(self.expires.clone())),
+            Ok(_) => Err(BadChallenge::Expired { expires: self.expires.clone(), now }),
             Err(_) => Err(BadChallenge::Malformed("`expires` is not a time")),
         }
     }
@@ -425,7 +430,7 @@ mod tests {
             assert_eq!(at(valid).unwrap(), request(), "{valid}");
         }
         for late in [issued + LIFETIME, issued + year, Timestamp::MAX] {
-            assert!(matches!(at(late), Err(BadChallenge::Expired(_))), "{late}");
+            assert!(matches!(at(late), Err(BadChallenge::Expired { .. })), "{late}");
         }
         assert!(matches!(challenge.check(&[4; 32], issued), Err(BadChallenge::Foreign)));
     }

@@ -110,7 +110,9 @@ impl<M: Machine> Keeper<M> {
             }
             Order::Oldest(is_meant, reply) => {
                 let meant = || self.pages.iter().filter(|(_, page)| is_meant(&page.state));
-                let oldest = meant().map(|(id, page)| (*id, page.opened_at)).min_by_key(|(_, at)| *at);
+                let now = now();
+                let opened = meant().map(|(id, page)| (*id, page.opened_at));
+                let oldest = opened.min_by_key(|(_, at)| place_in_line(*at, now));
                 let _caller_left = reply.send(Places { taken: meant().count(), oldest });
             }
             Order::Forget(id, reply) => {
@@ -429,6 +431,11 @@ fn watched<M: Machine>(id: ChannelId, page: &Page<M>) -> Watched {
     let params = M::channel(&page.setup).params();
     let parties = [params.payer.output.clone(), params.payee.output.clone()];
     Watched { id, outpoint: params.funding, parties }
+}
+
+/// One of a time to come is from before the clock was set back: it comes first.
+pub(super) fn place_in_line(opened_at: u64, now: u64) -> (bool, u64) {
+    (opened_at <= now, opened_at)
 }
 
 fn now() -> u64 {

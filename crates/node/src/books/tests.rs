@@ -244,6 +244,13 @@ fn places_are_counted_and_the_oldest_is_named() {
 }
 
 #[test]
+fn what_was_opened_before_the_clock_was_set_back_is_older_than_what_was_opened_since() {
+    let mut opened = [1_000, 900, 1_300, 1_200];
+    opened.sort_by_key(|at| keeper::place_in_line(*at, 1_000));
+    assert_eq!(opened, [1_200, 1_300, 900, 1_000]);
+}
+
+#[test]
 fn a_chain_is_deleted_when_the_next_has_begun_and_all_when_the_channel_is_over() {
     let mut story = Story::begin();
     let id = story.opens(1).unwrap();
