@@ -211,11 +211,12 @@ impl Gateway {
             let why = format!("{error:?}");
             let record = PaymentRecord { outcome: Outcome::Failed(why.clone()), ..record };
             let mut books = self.books();
+            // Before it is stored, which may fail: then it is tried again when it is ordered again.
+            books.under_way.remove(&hash);
             let counted = self.counted(device, &record)?;
             self.payment_shelf.put_first_with(&hash.0, "record", &record, counted)?;
             books.note(record);
             books.payment_orders.remove(&hash);
-            books.under_way.remove(&hash);
             self.forget_old_payments(&mut books)?;
             return Err(PayError::NotSent(why));
         }
