@@ -195,6 +195,7 @@ impl Client {
         limits: &Limits,
         plan: &Plan,
     ) -> Result<ChannelId, ClientError> {
+        challenge.check_expiry(Timestamp::now())?;
         let (client, offer, plan) = (self.clone(), offer.clone(), *plan);
         // The fee rate of the moment may have risen since, and the first payment with it.
         let limits = Limits { most_prepaid: limits.most_prepaid.min(plan.prepaid), ..*limits };
@@ -393,12 +394,7 @@ pub(crate) fn challenge(response: &Response) -> Result<Challenge, ClientError> {
     let challenges = offered.filter_map(|header| header.to_str().ok()).map(Challenge::from_header);
     let mut last = BadChallenge::Malformed("it is not there");
     for challenge in challenges {
-        let usable = challenge.and_then(|challenge| {
-            challenge.request()?;
-            challenge.check_expiry(Timestamp::now())?;
-            Ok(challenge)
-        });
-        match usable {
+        match challenge.and_then(|challenge| challenge.request().map(|_understood| challenge)) {
             Ok(challenge) => return Ok(challenge),
             Err(error) => last = error,
         }

@@ -13,7 +13,7 @@ use farthing_node::store::StoredChannel;
 use farthing_protocol::hashlock::Delay;
 use farthing_protocol::keys::ChannelKeys;
 use farthing_protocol::lightspeed::call::{MacKey, Target};
-use farthing_protocol::lightspeed::{Call, Shape, Word, Words, ladder};
+use farthing_protocol::lightspeed::{Call, Rung, Shape, Word, Words, ladder};
 use farthing_protocol::session::CallKey;
 use farthing_protocol::{Channel, ChannelId, Msat};
 use farthing_testkit::message::Message;
@@ -321,6 +321,41 @@ fn a_chain_that_somebody_else_announces_is_refused_and_takes_no_number_away() ->
         ensure!(announce(body)?.status() == 400, "{body:?}");
     }
     ensure!(announce(&own)?.status() == 200, "the payer's own is taken after that");
+    drop(stored);
+    story.assert_unharmed()
+}
+
+/// The payer announces them itself, so their MAC is right. What was refused may not come again: each has a number of its own.
+#[test]
+fn rungs_whose_signatures_do_not_verify_are_refused() -> Result<()> {
+    let story = overheard()?;
+    let (stored, keys) = story.insider()?;
+    let channel = Channel::new(stored.record.params.clone())?;
+    let key = CallKey::agree(&keys, &channel.params().payee.session, channel.id());
+    let purse = stored.state.purse().context("it pays for calls")?;
+    let (next, base) = purse.next_chain()?;
+    let shape = Shape { unit: Msat::new(1_000), words: 10, rungs: 10, delay: Delay::blocks(36) };
+    let less = base.checked_sub(Msat::new(1_000)).context("it pays something")?;
+    let right = base;
+    for (number, (what, base, alter)) in (next..).zip([
+        ("one with another's lock", right, (|rungs| rungs[9].lock = rungs[8].lock) as fn(&mut Vec<Rung>)),
+        ("one with another's signature", right, |rungs| rungs[9].signature = rungs[8].signature),
+        ("two in the wrong order", right, |rungs| rungs.swap(3, 4)),
+        ("one is missing", right, |rungs| rungs.truncate(9)),
+        ("one too many", right, |rungs| rungs.push(rungs[9])),
+        ("none", right, Vec::clear),
+        ("each for a satoshi less", less, |_| ()),
+        ("as they should be", right, |_| ()),
+    ]) {
+        let words = Words::draw(&keys, channel.id(), &shape, number);
+        let mut rungs = ladder::sign(&channel, &keys, &words, base)?;
+        alter(&mut rungs);
+        let body = ChainBody::new(*words.terms(), &rungs, &purse.plain());
+        let answer =
+            announce(&story.api.address, channel.id(), &body.signed(&key, channel.id(), &story.api.address))?;
+        let expected = if what == "as they should be" { 200 } else { 400 };
+        ensure!(answer.status() == expected, "{what}: {}", String::from_utf8_lossy(&answer.body));
+    }
     drop(stored);
     story.assert_unharmed()
 }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::{Context as _, Result, ensure};
+use farthing_http::challenge::Challenge;
 use farthing_http::credential::Receipt;
+use farthing_http::wire;
 use farthing_protocol::Msat;
 use farthing_testkit::calls::curl;
 use farthing_testkit::message::Message;
@@ -323,6 +325,40 @@ fn a_seller_that_states_more_than_was_called_for_gets_no_closing_until_it_tells_
     );
     assert_eq!((payer.channel()?, world.mempool()?.len()), (channel, 0), "nothing came of the lie");
     lies.store(false, Ordering::SeqCst);
+    assert_closes_for(&world, &payee, &payer, 1_000)
+}
+
+/// What the seller issues has expired by the buyer's clock, which is ahead: nothing is opened under it, and what is open is paid in. The
+/// seller has no list of prices, so each call asks for a challenge first.
+#[test]
+fn a_buyer_whose_clock_is_ahead_opens_nothing_and_pays_in_the_channel_that_it_has() -> Result<()> {
+    let (world, payee, payer) = people()?;
+    let service = Service::counting()?;
+    let api = payee.sell_calls(&service.url(), "500sat/call", &[])?;
+    let is_ahead = Arc::new(AtomicBool::new(true));
+    let ahead = is_ahead.clone();
+    let relay = Relay::before(&api.address, move |request, answer| {
+        if request.target() == wire::PRICES {
+            *answer = Message::refusal(404, "not-found");
+        }
+        if let Some(challenge) = answer.header("www-authenticate").filter(|_| ahead.load(Ordering::SeqCst)) {
+            let mut challenge = Challenge::from_header(challenge).expect("the seller's own challenge");
+            challenge.expires = "2009-01-03T18:15:05Z".to_owned();
+            *answer = answer.clone().with("www-authenticate", &challenge.to_header());
+        }
+        Fate::Deliver
+    })?;
+    let miner = world.miner();
+    let at = |path: &str| relay.url(&api.at(path));
+    let said = payer.try_to_call(&at("/opens"), &[])?.failure(3)?;
+    ensure!(said.contains("expired at 2009-01-03T18:15:05Z, and the clock here says 20"), "{said}");
+    ensure!(payer.channels()?.is_empty() && service.requests().is_empty());
+    is_ahead.store(false, Ordering::SeqCst);
+    payer.call(&at("/opens"), &[])?;
+    is_ahead.store(true, Ordering::SeqCst);
+    payer.call(&at("/item"), &[])?;
+    assert_eq!((service.requests().len(), charged(&payee, &payer)?), (2, 1_000_000));
+    drop(miner);
     assert_closes_for(&world, &payee, &payer, 1_000)
 }
 
