@@ -36,9 +36,12 @@ impl Unpaid {
         }
     }
 
-    /// The gateway could not bring it to the payee; nothing is under way.
+    /// The gateway could not bring it to the payee; nothing is under way. An approval is in its hands until the invoice expires.
     pub fn failed(why: &str) -> Self {
-        Self(format!("the payment failed: {why}"))
+        Self(format!(
+            "the payment failed: {why}. By the gateway's word: to try again, give this invoice, which is paid once at most. Another one \
+             for the same is safe when this one has expired"
+        ))
     }
 
     /// Nobody knows yet.
@@ -97,6 +100,7 @@ impl Failure {
                 }
                 Some(
                     ClientError::Network { .. }
+                    | ClientError::Silent { .. }
                     | ClientError::TooSlow(_)
                     | ClientError::BrokenOff { .. }
                     | ClientError::Watch(WatchError::Chain(_))

@@ -197,7 +197,10 @@ impl Gateway {
         let counted = device.map(|device| self.counted(device, &record)).transpose()?.unwrap_or_default();
         self.payment_shelf.put_first_with(&hash.0, "record", &record, counted)?;
         books.note(record);
-        self.forget_old_payments(&mut books)?;
+        if let Err(error) = self.forget_old_payments(&mut books) {
+            // The end is stored. Were it told again, that could be taken for the end of another attempt.
+            tracing::warn!(%error, "old payments are kept until the next one ends");
+        }
         books.under_way.remove(&hash);
         let order = books.payment_orders.remove(&hash);
         drop(books);

@@ -267,16 +267,16 @@ impl Gateway {
             let payer = books.channels.get(&record.channel).map(|channel| channel.device);
             (record.outcome.clone(), payer == Some(device), books.under_way.contains(&hash))
         };
-        if !is_its && !matches!(outcome, Outcome::Failed(_)) {
+        if !is_its && (is_under_way || !matches!(outcome, Outcome::Failed(_))) {
             return Err(PayError::Others);
         }
         Ok(match outcome {
-            Outcome::Failed(_) => None,
             // It is stored before LDK has it: after a crash in between it is not under way.
-            Outcome::Pending if !is_under_way => None,
-            Outcome::Pending => {
+            Outcome::Pending | Outcome::Failed(_) if !is_under_way => None,
+            // LDK has still to tell its end, which must not be taken for that of another attempt.
+            Outcome::Pending | Outcome::Failed(_) => {
                 self.books().payment_orders.insert(hash, order);
-                Some(report(hash, &outcome))
+                Some(report(hash, &Outcome::Pending))
             }
             Outcome::Paid { .. } => Some(report(hash, &outcome)),
         })

@@ -21,6 +21,7 @@ use farthing_protocol::{ChannelId, Msat, commitment};
 use jiff::Timestamp;
 use reqwest::header::{AUTHORIZATION, RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
 use reqwest::{Response, StatusCode, Url};
+use tokio::time::timeout;
 use url::Host;
 
 use crate::challenge::{BadChallenge, Challenge, Price};
@@ -223,8 +224,13 @@ impl Client {
     }
 
     async fn post_opening(&self, url: &Url, body: &OpenBody) -> Result<AcceptedBody, ClientError> {
-        let response = self.send(self.http.post(join(url, wire::CHANNELS)?).json(body)).await?;
-        json(succeeded(response).await?).await
+        let accepted = async {
+            let response = self.send(self.http.post(join(url, wire::CHANNELS)?).json(body)).await?;
+            json(succeeded(response).await?).await
+        };
+        // Its coins are held meanwhile: a seller must not hold them by one byte after the other.
+        let silent = || ClientError::Silent { url: url.to_string(), after: self.patience };
+        timeout(self.patience, accepted).await.map_err(|_elapsed| silent())?
     }
 
     /// Fetches and checks the list of a file's pieces.

@@ -9,7 +9,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use bitcoin::{Amount, FeeRate};
+use bitcoin::{Amount, FeeRate, Transaction};
 use farthing_chain::{BroadcastError, Chain, ChainError, OutputStatus};
 use farthing_protocol::flat::batch::BadBatch;
 use farthing_protocol::flat::micropayment::{self, BadFeeInputs};
@@ -17,7 +17,7 @@ use farthing_protocol::flat::{Batch, FeeInput};
 use farthing_protocol::payee::Setup;
 
 use crate::publish::{INCREMENT, confirms, spender};
-use crate::store::Write;
+use crate::store::{Followed, Write};
 use crate::wallet::{Coin, Wallet, WalletError};
 
 /// A batch whose commitment is in a block.
@@ -70,6 +70,7 @@ pub fn publish<E: std::error::Error + Send + Sync + 'static>(
     wallet: &mut Wallet,
     save: impl Fn(Write) -> Result<(), E>,
     spreading: &Spreading,
+    followed: &Followed,
 ) -> Result<(), SpreadError> {
     let Spreading { batch, fee_rate, setup } = spreading;
     let (payments, signature, _) = batch.micropayment(&setup.channel)?;
@@ -89,7 +90,7 @@ pub fn publish<E: std::error::Error + Send + Sync + 'static>(
     };
     let fee = fee_rate.fee_vb(size).unwrap_or(Amount::MAX_MONEY).max(least);
     let most = fee + fee / 4;
-    let coin = coin(chain, wallet, save, (fee, most), *fee_rate)?;
+    let coin = coin(chain, wallet, save, (fee, most), *fee_rate, followed)?;
     if replaces && chain.output(&coin.outpoint).is_ok_and(|status| is_unconfirmed(&status)) {
         return Ok(()); // its turn comes with the next block
     }
@@ -112,11 +113,16 @@ fn coin<E: std::error::Error + Send + Sync + 'static>(
     save: impl Fn(Write) -> Result<(), E>,
     (least, most): (Amount, Amount),
     fee_rate: FeeRate,
+    followed: &Followed,
 ) -> Result<Coin, SpreadError> {
+    // The funding of a channel may be kept back for good, also by another role that shares this wallet. Any other transaction that a crash
+    // kept back is broadcast now. What the node does not take makes no coin.
+    let is_nowhere = |transaction: &Transaction| {
+        followed.has_output_of(transaction) || chain.broadcast(transaction).is_err()
+    };
     let mut taken = Vec::new();
     for coin in wallet.coins() {
-        // One that a crash kept back is broadcast now. One that the node does not take is no coin.
-        if coin.unconfirmed.as_ref().is_some_and(|transaction| chain.broadcast(transaction).is_err()) {
+        if coin.unconfirmed.as_deref().is_some_and(is_nowhere) {
             taken.push(coin.outpoint);
             continue;
         }

@@ -45,7 +45,9 @@ impl Room {
             return Ok(());
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let Some((id, _)) = oldest.filter(|(_, opened_at)| self.is_late(*opened_at, now)) else {
+        let Some((id, _)) =
+            oldest.filter(|(_, opened_at)| is_late(*opened_at, now, self.time_to_fund.as_secs()))
+        else {
             return Err(NoRoom::Full(taken));
         };
         // The last look at the chain may be old.
@@ -62,11 +64,12 @@ impl Room {
         books.handle_blocking(id, close).map_err(NoRoom::Order)?;
         Ok(())
     }
+}
 
-    /// Whether an opening has had its time. One of a time to come has: the clock was set back since, and nobody knows how long it waits.
-    fn is_late(self, opened_at: u64, now: u64) -> bool {
-        opened_at > now || now - opened_at >= self.time_to_fund.as_secs()
-    }
+/// Whether an opening has had its time, in seconds. One of a time to come has: the clock was set back since, and nobody knows how long it
+/// waits.
+pub(crate) fn is_late(opened_at: u64, now: u64, time: u64) -> bool {
+    opened_at > now || now - opened_at >= time
 }
 
 /// Whether the funding of a channel in this state was signed and kept back: the payee has not accepted, or has refused. It may never be
@@ -96,16 +99,13 @@ pub(crate) fn is_another_output(chain: &Chain, channel: &Channel) -> Result<bool
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
     fn an_opening_is_late_after_its_time_and_when_the_clock_was_set_back_before_it() {
-        let room = Room { most: 1, time_to_fund: Duration::from_secs(600) };
         let now = 1_000_000;
         for (opened_at, is_late) in
             [(now, false), (now - 599, false), (now - 600, true), (now + 1, true), (u64::MAX, true)]
         {
-            assert_eq!(room.is_late(opened_at, now), is_late, "{opened_at}");
+            assert_eq!(super::is_late(opened_at, now, 600), is_late, "{opened_at}");
         }
     }
 }

@@ -232,7 +232,7 @@ impl Wallet {
         fee_rate: FeeRate,
         withheld: &[Txid],
     ) -> Result<Transaction, WalletError> {
-        let theirs = self.outputs_of(withheld);
+        let theirs = self.change_of(withheld);
         let mut builder = self.inner.build_tx();
         builder.add_recipient(script, amount).fee_rate(fee_rate).unspendable(theirs);
         let psbt = builder.finish().map_err(insufficient)?;
@@ -241,9 +241,21 @@ impl Wallet {
         Ok(transaction)
     }
 
-    fn outputs_of(&self, transactions: &[Txid]) -> Vec<OutPoint> {
-        let outpoints = self.inner.list_unspent().map(|output| output.outpoint);
-        outpoints.filter(|outpoint| transactions.contains(&outpoint.txid)).collect()
+    /// The change of transactions that may never be sent: of those that are `withheld`, and of [`Self::prepare`]'s until they are signed
+    /// here, or in a block.
+    fn change_of(&self, withheld: &[Txid]) -> Vec<OutPoint> {
+        let is_prepared = |transaction: &Transaction| {
+            transaction.input.iter().any(|input| self.is_own(input) && input.witness.is_empty())
+        };
+        let may_vanish = |coin: &Coin| {
+            withheld.contains(&coin.outpoint.txid) || coin.unconfirmed.as_deref().is_some_and(is_prepared)
+        };
+        self.coins().iter().filter(|coin| may_vanish(coin)).map(|coin| coin.outpoint).collect()
+    }
+
+    fn is_own(&self, input: &TxIn) -> bool {
+        let spent = self.inner.tx_graph().get_txout(input.previous_output);
+        spent.is_some_and(|spent| self.inner.is_mine(spent.script_pubkey.clone()))
     }
 
     /// As [`Self::pay`], without signatures. Its coins are set aside. To be saved before it is shown; [`Self::sign`] makes it valid,
@@ -258,7 +270,7 @@ impl Wallet {
         fee_rate: FeeRate,
         withheld: &[Txid],
     ) -> Result<Psbt, WalletError> {
-        let theirs = self.outputs_of(withheld);
+        let theirs = self.change_of(withheld);
         let mut builder = self.inner.build_tx();
         builder.add_recipient(script, amount).fee_rate(fee_rate).unspendable(theirs);
         let psbt = builder.finish().map_err(insufficient)?;
@@ -314,7 +326,7 @@ impl Wallet {
         fee_rate: FeeRate,
         withheld: &[Txid],
     ) -> Result<Transaction, WalletError> {
-        let theirs = self.outputs_of(withheld);
+        let theirs = self.change_of(withheld);
         let mut builder = self.inner.build_tx();
         builder.drain_wallet().drain_to(script).fee_rate(fee_rate).unspendable(theirs);
         let psbt = builder.finish().map_err(insufficient)?;
@@ -330,11 +342,7 @@ impl Wallet {
 
     /// The payments out of this wallet that are signed, and in no block as far as it has seen.
     pub fn unconfirmed_payments(&self) -> Vec<Arc<Transaction>> {
-        let is_signed_here = |input: &TxIn| {
-            let spent = self.inner.tx_graph().get_txout(input.previous_output);
-            !input.witness.is_empty()
-                && spent.is_some_and(|spent| self.inner.is_mine(spent.script_pubkey.clone()))
-        };
+        let is_signed_here = |input: &TxIn| !input.witness.is_empty() && self.is_own(input);
         let unconfirmed = self.inner.transactions().filter(|known| !known.chain_position.is_confirmed());
         let transactions = unconfirmed.map(|known| known.tx_node.tx);
         transactions.filter(|transaction| transaction.input.iter().all(is_signed_here)).collect()
@@ -352,6 +360,16 @@ impl Wallet {
         let released = self.inner.tx_graph().get_last_evicted(transaction.compute_txid());
         let seen = released.map_or(0, |at| at.saturating_add(1)).max(now());
         self.inner.apply_unconfirmed_txs([(transaction, seen)]);
+    }
+
+    /// [`Self::sign`], for a transaction that is sent now. To be saved before that; [`Self::release`] frees its coins again.
+    ///
+    /// # Errors
+    /// When an input is not this wallet's.
+    pub fn complete(&mut self, psbt: Psbt) -> Result<Transaction, WalletError> {
+        let transaction = self.sign(psbt)?;
+        self.take(transaction.clone());
+        Ok(transaction)
     }
 
     /// Signs every input of a transaction that is not final yet; each spends an output of this wallet by its key.

@@ -480,8 +480,10 @@ impl<M: Watchable> Watcher<M> {
                     .map_err(Into::into)
             }
             OnChain::Spread(spreading) => {
-                let save = |write| self.books.write_blocking(vec![write]);
-                spread::publish(&self.chain, &mut wallet, save, &spreading).map_err(Into::into)
+                self.books.followed_blocking().map_err(Into::into).and_then(|followed| {
+                    let save = |write| self.books.write_blocking(vec![write]);
+                    spread::publish(&self.chain, &mut wallet, save, &spreading, &followed).map_err(Into::into)
+                })
             }
             OnChain::Release(txid) => {
                 wallet.release(txid);

@@ -4,9 +4,11 @@
 mod common;
 
 use bitcoin::transaction::Version;
-use bitcoin::{Amount, Transaction};
+use bitcoin::{Address, Amount, Network, Transaction};
 use common::flat::*;
 use common::*;
+use farthing_chain::OutputStatus;
+use farthing_node::buyer::Buyer;
 use farthing_node::start::StartError;
 use farthing_node::tabs::{AnnounceError, Announced, Durability};
 use farthing_protocol::ChannelId;
@@ -97,6 +99,29 @@ fn the_seller_closes_alone_and_each_output_goes_to_whom_it_is_due() {
     let ending = story.buyers_end(id);
     assert_eq!((ending.txid, ending.received, ending.left), (commitment.compute_txid(), sat(back), sat(0)));
     assert_eq!(story.buyer().balance().confirmed, before + sat(back));
+}
+
+/// The seller's wallet bought before. A funding that no seller has accepted stays back, though its change could pay a fee.
+#[test]
+fn a_funding_that_is_kept_back_pays_for_no_micropayment_transaction() {
+    let mut story = Story::flat();
+    let id = calls(&story, 12);
+    let (offer, _) = story.seller().offer();
+    let address = Address::from_script(&offer.payee.output, Network::Regtest).unwrap();
+    story.node.send(&address, PURSE).unwrap();
+    story.mine(1);
+    story.stop_seller();
+    let buyer =
+        Buyer::start(&story.home("seller"), story.chain.clone(), story.setting.pace, FINALITY).unwrap();
+    buyer.look().unwrap();
+    let (kept_back, _) = buyer.propose(&offer, &limits(), CAPACITY, LIFETIME, "silent".to_owned()).unwrap();
+    let funding = buyer.params(kept_back).unwrap().funding;
+    drop(buyer);
+    story.node.send(&address, sat(SELLERS_PURSE)).unwrap();
+    story.mine(1);
+    story.start_seller();
+    published(&story, id);
+    assert_eq!(story.chain.output(&funding).unwrap(), OutputStatus::Absent);
 }
 
 #[test]

@@ -174,6 +174,22 @@ fn the_change_of_a_funding_that_is_kept_back_pays_for_nothing() {
     story.fund();
 }
 
+/// A payment that waits for its signatures may never be sent either. Once it is, its change is money.
+#[test]
+fn the_change_of_a_payment_that_is_not_signed_pays_for_nothing() {
+    let story = Story::begin();
+    let (offer, _) = story.seller().offer();
+    let elsewhere = || offer.payee.output.clone();
+    let prepared = story.buyer().prepare_payment(elsewhere(), sat(20_000)).unwrap();
+    let refused = story.survive(|| story.buyer().send(elsewhere(), Some(sat(10_000))));
+    assert!(matches!(refused, Err(SendError::Wallet(WalletError::Insufficient { .. }))), "{refused:?}");
+
+    let sent = story.survive(|| story.buyer().send_prepared(prepared.clone())).unwrap();
+    assert!(story.is_in_mempool(&sent));
+    let spends_change = story.survive(|| story.buyer().send(elsewhere(), Some(sat(10_000)))).unwrap();
+    assert_eq!(spends_change.input[0].previous_output.txid, sent.compute_txid());
+}
+
 #[test]
 fn one_seller_that_refuses_leaves_another_its_funding_and_the_buyer_its_coin() {
     let story = Story::begin();

@@ -40,7 +40,6 @@ async fn buy(context: &Context, arguments: &BuyArguments, buyer: Arc<Buyer>) -> 
     let looking = buyer.clone();
     blocking(move || Ok(looking.look()?)).await?;
     let client = Client::new(buyer, context.download_pace().patience)?;
-    client.buyer().give_up_interrupted_openings().await?;
     let quote = client.quote(&arguments.url, arguments.allow_http).await?;
     let mut limits = context.limits();
     if let Some(lifetime) = arguments.lifetime {

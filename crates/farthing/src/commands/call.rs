@@ -140,7 +140,6 @@ pub async fn caller_with(context: &Context, means: Means, buyer: Arc<Buyer>) -> 
     blocking(move || Ok(looking.look()?)).await?;
     let patience = context.download_pace().patience;
     let client = Client::new(buyer, patience)?;
-    client.buyer().give_up_interrupted_openings().await?;
     Ok(Caller::new(client, means).await?)
 }
 

@@ -48,8 +48,6 @@ pub async fn run(context: &Context, command: WalletCommand) -> anyhow::Result<()
             let address: Address<NetworkUnchecked> = address.parse().context("this is no Bitcoin address")?;
             let address = address.require_network(network)?;
             let amount = whole_satoshi(&amount)?;
-            // What they would have left over must not be spent: their funding will never exist.
-            buyer.give_up_interrupted_openings().await?;
             let sent = blocking(move || {
                 buyer.look()?;
                 Ok(buyer.send(address.script_pubkey(), amount)?)
@@ -69,9 +67,11 @@ fn whole_satoshi(text: &str) -> anyhow::Result<Option<Amount>> {
     Ok(Some(amount.floor()))
 }
 
-/// Opens the data folder as a buyer, which has the wallet.
+/// Opens the data folder as a buyer, which has the wallet. Openings that were cut short would hold its coins, and their change.
 pub async fn start(context: &Context) -> anyhow::Result<Arc<Buyer>> {
     let (home, pace, finality) = (context.home()?, context.pace(), context.buyer_finality());
     let chain = context.chain()?;
-    blocking(move || Ok(Arc::new(Buyer::start(&home, chain, pace, finality)?))).await
+    let buyer = blocking(move || Ok(Arc::new(Buyer::start(&home, chain, pace, finality)?))).await?;
+    buyer.give_up_interrupted_openings().await?;
+    Ok(buyer)
 }

@@ -1,7 +1,8 @@
 //! Sends a call until the seller says what became of it.
 //!
-//! A seller may take its time, and an answer that is too long to be kept comes on the connection on which the call was sent, or not
-//! at all. So that one stays open, however silent it is, while others ask: what they hear says whether it is still worth waiting.
+//! A seller may take its time, and an answer that is too long to be kept comes on the connection on which the seller serves the call, or
+//! not at all. So connections on which nothing was said stay open while others ask: what these hear says whether it is still worth
+//! waiting, and a seller that has no seat for them, or a server between that tells them to come back, ends nothing.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -10,7 +11,9 @@ use std::time::Duration;
 use farthing_node::buyer::calls::Prepared;
 use farthing_protocol::Msat;
 use farthing_protocol::lightspeed::Call;
+use futures_util::StreamExt as _;
 use futures_util::future::{Either, select};
+use futures_util::stream::FuturesUnordered;
 use reqwest::{Response, StatusCode};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -22,35 +25,54 @@ use crate::wire;
 
 /// How long the head of an answer may take that the seller says it has sent.
 const ON_ITS_WAY: Duration = Duration::from_secs(5);
+/// How many connections may be silent at once.
+const MOST_SILENT: usize = 4;
+/// The longest pause before it is asked again, while nothing may come otherwise, and while a connection may bring it.
+const PAUSES: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(10)];
 
 type Sent = Result<Response, ClientError>;
+type Connection<'a> = Pin<Box<dyn Future<Output = Sent> + Send + 'a>>;
 
-/// The connection on which a call was sent first, until its answer comes.
-struct First<'a>(Option<Pin<Box<dyn Future<Output = Sent> + Send + 'a>>>);
+/// The connections on which a call was sent and nothing was said: one of them may bring its answer.
+#[derive(Default)]
+struct Silent<'a>(FuturesUnordered<Connection<'a>>);
 
-impl First<'_> {
-    /// Its answer, if that comes within this time.
-    async fn within(&mut self, time: Duration) -> Option<Sent> {
-        let first = self.0.as_mut()?;
-        let answer = timeout(time, first).await.ok()?;
-        self.0 = None;
-        Some(answer)
-    }
-
-    /// Its answer, or what comes before that.
-    async fn or<T>(&mut self, other: impl Future<Output = T>) -> Either<Sent, T> {
-        let Some(first) = self.0.as_mut() else { return Either::Right(other.await) };
-        match select(first, pin!(other)).await {
-            Either::Left((answer, _)) => {
-                self.0 = None;
-                Either::Left(answer)
-            }
-            Either::Right((other, _)) => Either::Right(other),
+impl<'a> Silent<'a> {
+    fn hold(&mut self, connection: Connection<'a>) {
+        if self.0.len() < MOST_SILENT {
+            self.0.push(connection);
         }
     }
 
-    /// Its answer, or a pause.
-    async fn or_pause(&mut self, pause: Duration) -> Option<Sent> {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The first answer. That one breaks says nothing while there are others.
+    async fn next(&mut self) -> Option<Sent> {
+        loop {
+            match self.0.next().await {
+                Some(Err(_broken)) if !self.is_empty() => {}
+                sent => return sent,
+            }
+        }
+    }
+
+    /// An answer, or what comes before that. That all break says nothing while there is something else.
+    async fn or<T>(&mut self, other: impl Future<Output = T>) -> Either<Response, T> {
+        let mut other = pin!(other);
+        while !self.is_empty() {
+            match select(pin!(self.next()), other.as_mut()).await {
+                Either::Left((Some(Ok(answer)), _)) => return Either::Left(answer),
+                Either::Left((Some(Err(_)) | None, _)) => {}
+                Either::Right((done, _)) => return Either::Right(done),
+            }
+        }
+        Either::Right(other.await)
+    }
+
+    /// An answer, or a pause.
+    async fn or_pause(&mut self, pause: Duration) -> Option<Response> {
         match self.or(sleep(pause)).await {
             Either::Left(answer) => Some(answer),
             Either::Right(()) => None,
@@ -81,20 +103,31 @@ impl Caller {
         let Call { channel, number, .. } = prepared.call;
         let started = Instant::now();
         let (mut attempt, mut wait) = (1, Duration::from_millis(50));
-        let mut first =
-            First(Some(Box::pin(self.client.send_patiently(|http| paid(http, request, &header)))));
-        let mut came = first.within(self.client.patience()).await;
-        if came.is_none() {
-            tracing::debug!("the seller is silent: asking what became of the call");
-            (attempt, was_sent) = (2, true);
-        }
+        let mut silent = Silent::default();
+        let mut came = None;
         loop {
             let sent = match came.take() {
-                Some(sent) => sent,
+                Some(answer) => Ok(answer),
                 None => {
-                    first.or(self.client.send(paid(self.client.http(), request, &header))).await.into_inner()
+                    let send = self.client.send_patiently(|http| paid(http, request, &header));
+                    let mut connection: Connection<'_> = Box::pin(send);
+                    match silent.or(timeout(self.client.patience(), &mut connection)).await {
+                        Either::Left(answer) => Ok(answer),
+                        Either::Right(Ok(sent)) => sent,
+                        Either::Right(Err(_elapsed)) => {
+                            tracing::debug!("the seller is silent: asking what became of the call");
+                            silent.hold(connection);
+                            Err(ClientError::Silent {
+                                url: request.url.to_string(),
+                                after: self.client.patience(),
+                            })
+                        }
+                    }
                 }
             };
+            // One of them may bring the answer yet.
+            let lives = !silent.is_empty() && started.elapsed() < self.means.patience;
+            let may_ask = attempt < self.means.attempts;
             match sent {
                 Ok(response) => {
                     if let Some(epoch) = outcome::epoch(&response).filter(|epoch| *epoch > number.epoch) {
@@ -103,21 +136,26 @@ impl Caller {
                     match Outcome::of(&response, most)? {
                         // Its answer is on the way.
                         Outcome::Running if started.elapsed() < self.means.patience => {
-                            was_sent = true;
-                            came = first.or_pause(outcome::retry_after(&response).unwrap_or(wait)).await;
+                            (attempt, was_sent) = (1, true);
+                            let pause = outcome::retry_after(&response).unwrap_or(wait);
+                            // Each time the whole body goes again, and an answer comes by itself.
+                            let may_wait = lives && !request.body.is_empty();
+                            came = silent.or_pause(if may_wait { pause.max(wait) } else { pause }).await;
+                            wait = longer(wait, lives);
                             continue;
                         }
-                        Outcome::Open if attempt < self.means.attempts => {}
+                        Outcome::Open if may_ask || lives => {}
                         // Nothing came of it, if it was never sent before. Else it may have been served before the channel closed.
                         Outcome::Closed if !was_sent => {
                             return Ok((response, Outcome::Refused));
                         }
+                        Outcome::Closed if lives => {}
                         outcome => {
-                            // The seller does not keep the answer, and the first connection may be about to bring it.
+                            // The seller does not keep the answer, and another connection may be about to bring it.
                             if matches!(outcome, Outcome::Served(_))
                                 && response.status() == StatusCode::CONFLICT
                             {
-                                came = first.within(ON_ITS_WAY).await.filter(Result::is_ok);
+                                came = silent.or_pause(ON_ITS_WAY).await;
                             }
                             match came {
                                 Some(_) => continue,
@@ -126,15 +164,17 @@ impl Caller {
                         }
                     }
                 }
-                Err(error) if attempt < self.means.attempts && error.is_transient() => {
+                // A connection that was broken, or had no seat. One that is silent is served, or nobody is there.
+                Err(ClientError::Network { .. }) if lives => {}
+                Err(error) if may_ask && error.is_transient() => {
                     tracing::debug!(%error, "sending the same call again");
                 }
                 Err(error) => return Err(error),
             }
             attempt += 1;
             was_sent = true;
-            came = first.or_pause(wait).await;
-            wait = (wait * 2).min(Duration::from_secs(2));
+            came = silent.or_pause(wait).await;
+            wait = longer(wait, lives);
         }
     }
 
@@ -151,4 +191,53 @@ fn unpaid(http: &reqwest::Client, request: &Outgoing) -> reqwest::RequestBuilder
 
 fn paid(http: &reqwest::Client, request: &Outgoing, call: &str) -> reqwest::RequestBuilder {
     unpaid(http, request).header(wire::LIGHTSPEED, call)
+}
+
+fn longer(wait: Duration, lives: bool) -> Duration {
+    (wait * 2).min(PAUSES[usize::from(lives)])
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn after(time: Duration, sent: Sent) -> Connection<'static> {
+        sleep(time).map(|()| sent).boxed()
+    }
+
+    fn answer() -> Sent {
+        Ok(axum::http::Response::new("").into())
+    }
+
+    fn broken() -> Sent {
+        Err(ClientError::Silent { url: String::new(), after: SECOND })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_breaks_ends_nothing_while_another_may_bring_the_answer() {
+        let mut silent = Silent::default();
+        silent.hold(after(SECOND, broken()));
+        silent.hold(after(2 * SECOND, answer()));
+        assert!(silent.or_pause(3 * SECOND).await.is_some());
+        assert!(silent.is_empty());
+        silent.hold(after(SECOND, broken()));
+        let began = Instant::now();
+        assert!(silent.or_pause(3 * SECOND).await.is_none());
+        assert_eq!(began.elapsed(), 3 * SECOND, "all of the pause");
+        assert!(matches!(silent.or(after(SECOND, answer())).await, Either::Right(Ok(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn so_many_are_silent_and_no_more() {
+        let mut silent = Silent::default();
+        for seconds in (1..=9).rev() {
+            silent.hold(after(seconds * SECOND, answer()));
+        }
+        assert!(silent.or_pause(5 * SECOND).await.is_none(), "the first four are held");
+        assert!(silent.or_pause(2 * SECOND).await.is_some());
+    }
 }

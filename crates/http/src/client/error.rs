@@ -1,5 +1,7 @@
 //! Why buying did not go on.
 
+use std::time::Duration;
+
 use bitcoin::Amount;
 use farthing_node::books::OrderError;
 use farthing_node::buyer::calls::CallsError;
@@ -33,6 +35,14 @@ pub enum ClientError {
         url: String,
         /// Why.
         source: reqwest::Error,
+    },
+    /// The seller was reached, and says nothing.
+    #[error("{url} has not answered for {} s", after.as_secs())]
+    Silent {
+        /// Whom.
+        url: String,
+        /// How long it was waited.
+        after: Duration,
     },
     /// The seller says no.
     #[error("the seller refused: {detail} (HTTP {status})")]
@@ -251,7 +261,7 @@ impl ClientError {
     /// Whether the same request may succeed in a while.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Network { .. } | Self::TooSlow(_) => true,
+            Self::Network { .. } | Self::Silent { .. } | Self::TooSlow(_) => true,
             Self::Refused { kind, status, .. } => {
                 matches!(kind, Some(Kind::Unavailable | Kind::FundingNotDeep)) || *status >= 500
             }

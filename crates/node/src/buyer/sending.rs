@@ -72,7 +72,8 @@ impl Buyer {
     /// When an input is not this wallet's, or the node refuses; then the coins are free again.
     pub fn send_prepared(&self, psbt: Psbt) -> Result<Transaction, SendError> {
         let mut wallet = self.wallet.lock().expect("no holder of this lock panics");
-        let transaction = wallet.sign(psbt)?;
+        let transaction = wallet.complete(psbt)?;
+        self.save_or_release(&mut wallet, transaction.compute_txid())?;
         self.broadcast(&mut wallet, transaction)
     }
 

@@ -169,7 +169,7 @@ impl Teller {
     /// When that cannot be stored.
     pub(super) fn give_up_proposals(&self, cut_short: bool) -> Result<(), Failed> {
         for entry in self.books.present_blocking()? {
-            let is_old = entry.opened_at + TIME_TO_ACCEPT <= now();
+            let is_old = waiting::is_late(entry.opened_at, now(), TIME_TO_ACCEPT);
             match entry.state.drawer().map(|drawer| drawer.life()) {
                 Some(payer::State::AwaitingAcceptance)
                     if is_old || (cut_short && entry.record.peer().is_some()) =>

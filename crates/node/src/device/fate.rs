@@ -7,6 +7,7 @@ use farthing_protocol::device::{Input, Invoice, Reject};
 
 use super::store::{Outcome, Paid};
 use super::{Device, GiveError};
+use crate::store::StoreError;
 
 /// What the books of all channels say of a payment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,12 +30,37 @@ pub enum Fate {
 impl Device {
     /// What became of a payment, by the books of all channels.
     pub fn fate(&self, hash: &PaymentHash) -> Fate {
-        let paid = self.lives().find_map(|(channel, life)| {
+        let proof = self.lives().find_map(|(channel, life)| {
             let (preimage, cost) = life.state.account().payments().paid(hash)?;
             Some(Fate::Paid { channel, preimage, cost })
         });
         let is_live = || self.lives().any(|(_, life)| life.state.account().is_live(hash));
-        paid.unwrap_or_else(|| if is_live() { Fate::Live } else { Fate::Nothing })
+        proof.unwrap_or_else(|| if is_live() { Fate::Live } else { Fate::Nothing })
+    }
+
+    /// The newest payments, at most so many, with what the books of all channels have of them: a gateway may not tell of an end, or tell
+    /// of one that is none.
+    ///
+    /// # Errors
+    /// When the disk cannot be read.
+    pub fn payments(&self, most: u32) -> Result<Vec<Paid>, StoreError> {
+        let as_known = |noted: Paid| {
+            let Ok(invoice) = Invoice::parse(&noted.invoice, self.enrolled.enrolment.network) else {
+                return noted;
+            };
+            let outcome = match (&noted.outcome, self.fate(&invoice.payment_hash())) {
+                (Outcome::Paid { .. }, _) => return noted,
+                (_, Fate::Paid { preimage, cost, .. }) => paid(preimage, cost, Some(invoice.amount())),
+                (_, Fate::Live) => Outcome::Pending,
+                // No HTLC is signed for it any more.
+                (Outcome::Pending, Fate::Nothing) if invoice.expires_at() <= self.headers.tip().time => {
+                    Outcome::Failed("its invoice has expired, and no channel has it".to_owned())
+                }
+                (Outcome::Pending | Outcome::Failed(_), Fate::Nothing) => return noted,
+            };
+            Paid { outcome, ..noted }
+        };
+        Ok(self.store.payments(most)?.into_iter().map(as_known).collect())
     }
 
     /// Takes note of a payment's end, of which the gateway reports; other reports are none. Gives what is known then.
@@ -62,8 +88,7 @@ impl Device {
             Fate::Live => return Ok(None),
             Fate::Paid { preimage, cost, .. } => {
                 let amount = self.store.payment(&hash.0)?.map(|paid| Msat::new(paid.amount_msat));
-                let fee = amount.map(|amount| cost.saturating_sub(amount).get());
-                Outcome::Paid { preimage: preimage.0, fee_msat: fee }
+                paid(preimage, cost, amount)
             }
             Fate::Nothing => {
                 if let Some((channel, _)) = self.paying() {
@@ -78,8 +103,11 @@ impl Device {
     /// Notes the end of a payment that was noted before. A proof stays one, whatever comes after it.
     fn ended(&mut self, hash: &PaymentHash, outcome: Outcome, now: u64) -> Result<Outcome, GiveError> {
         let Some(before) = self.store.payment(&hash.0)? else { return Ok(outcome) };
-        if let Outcome::Paid { .. } = before.outcome {
-            return Ok(before.outcome);
+        match (&before.outcome, &outcome) {
+            (Outcome::Paid { .. }, _) => return Ok(before.outcome),
+            // Nothing new. The order of payments is no affair of the gateway's: penalties know the newest.
+            (Outcome::Failed(_), Outcome::Failed(_)) => return Ok(outcome),
+            (Outcome::Pending | Outcome::Failed(_), _) => {}
         }
         let channel = self.paying().map_or(ChannelKeysId([0; 32]), |(id, _)| id);
         self.store.note(&hash.0, channel, &Paid { outcome: outcome.clone(), ..before }, now)?;
@@ -98,4 +126,9 @@ impl Device {
         }
         Ok(())
     }
+}
+
+fn paid(preimage: Preimage, cost: Msat, amount: Option<Msat>) -> Outcome {
+    let fee = amount.map(|amount| cost.saturating_sub(amount).get());
+    Outcome::Paid { preimage: preimage.0, fee_msat: fee }
 }

@@ -6,7 +6,7 @@
 //! | `channels` | one row each: the share of its key |
 //! | `states` | one row for each channel that has begun: its terms and state |
 //! | `headers` | the newest block headers |
-//! | `payments` | the newest 10,000 payments, for people: invoice, outcome |
+//! | `payments` | the newest 10,000 payments, for people and penalties: invoice, outcome |
 //! | `owner_store` | one row, if the device waits for a store of its owner's: its address |
 //!
 //! **Erasing.** A holder commitment's signatures must be gone from the disk before its secret leaves the device: whoever has both
@@ -328,7 +328,7 @@ impl DeviceStore {
         self.note_within(MOST_PAYMENTS, hash, channel, paid, at)
     }
 
-    /// The same, and forgets all but so many. Of those that are pending, whose end may still come, it keeps as many more.
+    /// The same, and forgets all but so many. What is noted last is the newest, also when the clock was set back. Of those that are pending, whose end may still come, it keeps as many more.
     fn note_within(
         &mut self,
         most: u32,
@@ -340,27 +340,25 @@ impl DeviceStore {
         let at = i64::try_from(at).unwrap_or(i64::MAX);
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         transaction.execute(
-            "INSERT INTO payments VALUES (?1, ?2, ?3, ?4) ON CONFLICT (hash) DO UPDATE SET record = ?3, at = ?4",
+            "INSERT INTO payments VALUES (?1, ?2, ?3, max(?4, (SELECT ifnull(max(at), 0) + 1 FROM payments)))
+             ON CONFLICT (hash) DO UPDATE SET record = excluded.record, at = excluded.at",
             params![hash, channel.0, encode(paid), at],
         )?;
         {
+            // The index has all that this reads of the thousands that stay.
             let mut statement = transaction
-                .prepare_cached("SELECT hash, record FROM payments ORDER BY at DESC LIMIT -1 OFFSET ?1")?;
-            let rows = statement
-                .query_map([most], |row| Ok((row.get::<_, [u8; 32]>(0)?, row.get::<_, Vec<u8>>(1)?)))?;
-            let is_pending = |record: &[u8]| {
-                decode("payment", record).is_ok_and(|paid: Paid| paid.outcome == Outcome::Pending)
-            };
-            let mut old = Vec::new();
-            for (number, row) in (0..).zip(rows) {
-                let (hash, record) = row?;
-                if number >= most || !is_pending(&record) {
-                    old.push(hash);
-                }
-            }
+                .prepare_cached("SELECT hash FROM payments ORDER BY at DESC LIMIT -1 OFFSET ?1")?;
+            let rows = statement.query_map([most], |row| row.get::<_, [u8; 32]>(0))?;
+            let old: Vec<[u8; 32]> = rows.collect::<Result<_, _>>()?;
+            let mut find = transaction.prepare_cached("SELECT record FROM payments WHERE hash = ?1")?;
             let mut forget = transaction.prepare_cached("DELETE FROM payments WHERE hash = ?1")?;
-            for hash in old {
-                forget.execute([hash])?;
+            for (number, hash) in (0..).zip(old) {
+                let record: Vec<u8> = find.query_row([hash], |row| row.get(0))?;
+                let is_pending =
+                    decode("payment", &record).is_ok_and(|paid: Paid| paid.outcome == Outcome::Pending);
+                if number >= most || !is_pending {
+                    forget.execute([hash])?;
+                }
             }
         }
         Ok(transaction.commit()?)
@@ -542,6 +540,13 @@ mod tests {
             note(&mut store, number, Outcome::Pending);
         }
         assert_eq!(count(&store), 20, "no more than twice as many");
+        // The clock is set back.
+        for number in 91..=120 {
+            let paid =
+                Paid { invoice: format!("invoice {number}"), amount_msat: 1, outcome: Outcome::Pending };
+            store.note_within(10, &[number; 32], ChannelKeysId([1; 32]), &paid, 0).unwrap();
+        }
+        assert!((1..=120).all(|number| is_known(&store, number) == (number > 100)));
     }
 
     #[test]

@@ -174,7 +174,7 @@ async fn close(context: &Context, patience: Duration) -> anyhow::Result<()> {
 }
 
 fn status(context: &Context) -> anyhow::Result<()> {
-    let (_lock, mut device) = here(context)?;
+    let (_lock, device) = here(context)?;
     let tip = device.headers().tip();
     let enrolled = device.enrolled().clone();
     let policy = enrolled.policy.clone().verify(&enrolled.enrolment.owner);
@@ -195,7 +195,7 @@ fn status(context: &Context) -> anyhow::Result<()> {
         })
         .collect();
     let ready = device.standings().iter().filter(|(_, standing)| *standing == Standing::Ready).count();
-    let paid = device.store().payments(20)?;
+    let paid = device.payments(20)?;
     let payments: Vec<Value> = paid.iter().map(payment).collect();
     let value = json!({
         "name": enrolled.name,

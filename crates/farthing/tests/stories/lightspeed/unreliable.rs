@@ -278,6 +278,46 @@ fn a_long_answer_that_takes_long_to_begin_is_waited_for_and_delivered() -> Resul
     assert_closes_for(&world, &payee, &payer, 1_000)
 }
 
+/// While the answer is on its way on the connection on which the call was sent, others find no seat, a server that is overloaded, and then
+/// a channel that closes.
+#[test]
+fn what_others_hear_ends_no_call_whose_answer_may_still_come() -> Result<()> {
+    let (world, payee, payer) = people()?;
+    let (latch, body) = (Latch::default(), vec![b'x'; 100_000]);
+    let (waiting, long) = (latch.clone(), body.clone());
+    let service = Service::answering(move |request| {
+        if request.target() == "/slow" {
+            waiting.pass();
+        }
+        Message::answer(200, &long)
+    })?;
+    let api = payee.sell_calls(&service.url(), "500sat/call", &[])?;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let asking = asked.clone();
+    let relay = Relay::before(&api.address, move |request, answer| {
+        if !is_call(request, "/slow") || answer.status() != 409 {
+            return Fate::Deliver;
+        }
+        match asking.fetch_add(1, Ordering::SeqCst) % 3 {
+            0 => return Fate::Cut,
+            1 => *answer = Message::answer(503, b"too many connections"),
+            _closes => *answer = Message::refusal(402, "channel-not-open").with("lightspeed", "closed"),
+        }
+        Fate::Deliver
+    })?;
+    let miner = world.miner();
+    let payer = payer.with("FARTHING_BUY__PATIENCE_SECONDS", "1");
+    payer.call(&relay.url(&api.at("/opens")), &[])?;
+    let calling = payer.start_calling(&relay.url(&api.at("/slow")), &[])?;
+    until("others have asked", || Ok((asked.load(Ordering::SeqCst) > 4).then_some(())))?;
+    latch.open();
+    calling.wait()?.success()?;
+    assert!(payer.answer()?.body == body);
+    assert_eq!((service.requests().len(), charged(&payee, &payer)?), (2, 1_000_000));
+    drop(miner);
+    assert_closes_for(&world, &payee, &payer, 1_000)
+}
+
 /// The service never answers one call: after `--timeout` it is cut off and free, and the next one is served.
 #[test]
 fn a_call_that_outlives_the_sellers_timeout_is_free() -> Result<()> {

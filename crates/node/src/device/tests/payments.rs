@@ -22,6 +22,12 @@ impl World {
         self.device().hear(&report, NOW).unwrap()
     }
 
+    /// What people are told.
+    fn told(&mut self) -> Outcome {
+        let mut payments = self.device().payments(20).unwrap();
+        payments.pop().unwrap().outcome
+    }
+
     fn noted(&mut self, hash: PaymentHash) -> Outcome {
         self.device().store().payment(&hash.0).unwrap().unwrap().outcome
     }
@@ -78,6 +84,39 @@ fn what_failed_and_is_not_under_way_has_failed_until_there_is_a_proof() {
     assert_eq!(world.device().hear(&report, NOW).unwrap(), Some(paid.clone()));
     assert_eq!(world.hear_that_it_failed(hash), Some(paid.clone()));
     assert_eq!(world.noted(hash), paid);
+}
+
+/// The gateway says first that it failed, then has its HTLC signed and takes it, and tells nobody.
+#[test]
+fn people_are_told_what_the_channels_have_whatever_was_reported() {
+    let mut world = World::open();
+    let (_, preimage) = invoice();
+    let (hash, ours) = (preimage.hash(), htlc(&preimage));
+    world.approve_and_note();
+    assert_eq!(world.told(), Outcome::Pending);
+    assert!(world.hear_that_it_failed(hash).is_some());
+    assert_eq!(world.told(), Outcome::Failed("64 orders wait".into()));
+    world.sign_bridge(&[], add(ours));
+    assert_eq!(world.told(), Outcome::Pending);
+    world.bridge_revokes();
+    world.validate_holder(&[], add(ours));
+    world.revoke();
+    world.validate_holder(&[preimage], fulfil(ours));
+    assert_eq!(world.told(), Outcome::Paid { preimage: preimage.0, fee_msat: Some(0) });
+}
+
+/// Else it would be the gateway that says which payments are the newest.
+#[test]
+fn a_payment_that_failed_again_is_no_newer() {
+    let mut world = World::open();
+    let (_, preimage) = invoice();
+    world.approve_and_note();
+    assert!(world.hear_that_it_failed(preimage.hash()).is_some());
+    let newer = Paid { invoice: "newer".into(), amount_msat: 1, outcome: Outcome::Pending };
+    let channel = world.channel;
+    world.device().store().note(&[7; 32], channel, &newer, NOW).unwrap();
+    assert!(world.hear_that_it_failed(preimage.hash()).is_some());
+    assert_eq!(world.device().payments(1).unwrap(), [newer]);
 }
 
 /// Gateway and bridge could take it from both with one preimage.
