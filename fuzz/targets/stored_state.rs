@@ -146,7 +146,7 @@ fn call_input(choices: &mut Choices<'_>) -> call::Input {
         1 => call::Input::Announce(*fixture::chains()[usize::from(small > 1)].terms()),
         2 => call::Input::Taken { chain: small, epoch: number.epoch },
         3 => call::Input::Refused { chain: small },
-        4 => call::Input::Call { cost: Msat::new(choices.amount()) },
+        4 => call::Input::Call { cost: Msat::new(choices.amount()), most: Msat::new(choices.amount()) },
         5 => call::Input::Answered { number, charged: Some(Msat::new(choices.amount())) },
         6 => call::Input::Epoch(choices.u32()),
         _ => call::Input::Reconcile { last: number, spent: Msat::new(choices.amount()) },

@@ -9,7 +9,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use bitcoin::{Amount, FeeRate, Transaction};
+use bitcoin::{Amount, FeeRate, Transaction, Weight};
 use farthing_chain::{BroadcastError, Chain, ChainError, OutputStatus};
 use farthing_protocol::flat::batch::BadBatch;
 use farthing_protocol::flat::micropayment::{self, BadFeeInputs};
@@ -19,6 +19,9 @@ use farthing_protocol::payee::Setup;
 use crate::publish::{INCREMENT, confirms, spender};
 use crate::store::{Followed, Write};
 use crate::wallet::{Coin, Wallet, WalletError};
+
+/// What a transaction of one input and two outputs weighs, all of them Taproot's.
+const MAKES_COIN: Weight = Weight::from_wu(618);
 
 /// A batch whose commitment is in a block.
 #[derive(Clone)]
@@ -151,8 +154,10 @@ fn coin<E: std::error::Error + Send + Sync + 'static>(
     }
 }
 
-/// What publishing a batch's outputs costs at that rate, for a seller that asks before it takes the batch.
+/// What publishing a batch's outputs costs at that rate, the transaction that makes the coin for it included, for a seller that asks before it
+/// takes the batch.
 pub(crate) fn cost(outputs: u32, fee_rate: FeeRate) -> Amount {
     let size = micropayment::weight(outputs, 1).to_vbytes_ceil();
-    fee_rate.fee_vb(size).unwrap_or(Amount::MAX_MONEY)
+    let fee = fee_rate.fee_vb(size).zip(fee_rate.fee_wu(MAKES_COIN));
+    fee.and_then(|(it, coin)| it.checked_add(coin)).unwrap_or(Amount::MAX_MONEY)
 }

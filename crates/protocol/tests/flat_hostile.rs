@@ -168,7 +168,7 @@ proptest! {
             }
             let before = payer.state.ledger();
             let asks = match &input {
-                Input::Call { cost } | Input::TopUp { by: cost, .. } => *cost,
+                Input::Call { cost, .. } | Input::TopUp { by: cost, .. } => *cost,
                 _ => Msat::ZERO,
             };
             let Ok(transition) = payer.state.handle(&payer.setup, payer::Input::Call(input)) else { continue };
@@ -226,7 +226,7 @@ fn payer_input() -> impl Strategy<Value = Input> {
     let number = || (0..9_u32, 0..40_u64).prop_map(|(epoch, counter)| CallNumber { epoch, counter });
     let chain = || 0..4_u32;
     prop_oneof![
-        10 => amount().prop_map(|cost| Input::Call { cost }),
+        10 => amount().prop_map(|cost| Input::Call { cost, most: Msat::new(u64::MAX) }),
         2 => (number(), amount()).prop_map(|(number, by)| Input::TopUp { number, by }),
         8 => (number(), prop::option::of(amount()))
             .prop_map(|(number, charged)| Input::Answered { number, charged }),

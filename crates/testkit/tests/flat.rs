@@ -9,6 +9,7 @@ use common::flat::*;
 use common::*;
 use farthing_chain::OutputStatus;
 use farthing_node::buyer::Buyer;
+use farthing_node::buyer::calls::Allowed;
 use farthing_node::start::StartError;
 use farthing_node::tabs::{AnnounceError, Announced, Durability};
 use farthing_protocol::ChannelId;
@@ -258,7 +259,7 @@ fn preimages_that_were_lost_are_the_payers_outputs() {
     let cost = farthing_protocol::Msat::new(1_000 * UNIT);
     story.in_peace(|| {
         for _ in 0..3 {
-            let _lost = wait(story.buyer().call(id, cost, &common::calls::TARGET, None));
+            let _lost = wait(story.buyer().call(id, cost, &common::calls::TARGET, Allowed::ANYTHING));
         }
     });
     story.survive(|| story.reconcile(id)).unwrap();
@@ -277,7 +278,7 @@ fn preimages_that_were_lost_are_the_payers_outputs() {
 
 // What the seller does not take.
 
-/// To publish 20 outputs costs 2,072 sat at 2 sat/vB. All payers may be gone at once.
+/// To publish 20 outputs costs 2,072 sat at 2 sat/vB, and to make the coin for that 309. All payers may be gone at once.
 #[test]
 fn one_coin_covers_as_many_batches_as_it_could_publish_and_no_more() {
     let mut story = Story::set(|setting| setting.terms.flat = Some(flat_terms()));
@@ -298,7 +299,7 @@ fn one_coin_covers_as_many_batches_as_it_could_publish_and_no_more() {
     story.start_seller();
     let refused = announce(&story, ids[2]);
     let Err(AnnounceError::NoCoins { got, needed }) = refused else { panic!("{refused:?}") };
-    assert_eq!((got, needed), (sat(5_000), sat(3 * 2 * MICROPAYMENT)));
+    assert_eq!((got, needed), (sat(5_000), sat(3 * (2 * MICROPAYMENT + COIN))));
 
     // A channel that is over needs no coin any more.
     story.close_together(ids[0]);

@@ -20,6 +20,7 @@ use farthing_http::encoding;
 use farthing_http::gate::{Gate, Gated, Manner};
 use farthing_http::tariff::{CallPrice, Rule, Tariff};
 use farthing_node::books::{Item, OrderError};
+use farthing_node::buyer::calls::Allowed;
 use farthing_protocol::lightspeed::call::{MacKey, NO_BODY, Target};
 use farthing_protocol::lightspeed::numbers::WINDOW;
 use farthing_protocol::lightspeed::tab::MOST_RUNNING;
@@ -60,7 +61,7 @@ fn request(header: &[u8]) -> Request {
 
 /// A call of that price, as the buyer sends it.
 fn prepared(story: &Story, id: ChannelId, cost: Msat) -> Request {
-    request(&wait(story.buyer().call(id, cost, &TARGET, None)).unwrap().bytes)
+    request(&wait(story.buyer().call(id, cost, &TARGET, Allowed::ANYTHING)).unwrap().bytes)
 }
 
 fn spent(story: &Story, id: ChannelId) -> Msat {
@@ -101,7 +102,7 @@ fn a_service_that_never_begins_its_answer_is_given_up_and_costs_nothing() {
     let manner = Manner { patience: Duration::from_millis(100), ..Manner::default() };
     let gate = Gate::with_manner(story.seller().clone(), Tariff::per_call(PRICE), manner);
     let service = gate.layer(service_fn(|_: Request| std::future::pending::<Result<Response, Infallible>>()));
-    let bytes = wait(story.buyer().call(id, PRICE, &TARGET, None)).unwrap().bytes;
+    let bytes = wait(story.buyer().call(id, PRICE, &TARGET, Allowed::ANYTHING)).unwrap().bytes;
 
     let answer = run(service.clone().oneshot(request(&bytes))).unwrap();
 
@@ -124,7 +125,7 @@ fn a_short_answer_without_a_stated_length_is_kept_and_free_when_it_breaks_off() 
             let parts = futures_util::stream::iter([Ok("nearly "), end]);
             Ok::<_, Infallible>(Response::new(Body::from_stream(parts)))
         }));
-        let bytes = wait(story.buyer().call(id, PRICE, &TARGET, None)).unwrap().bytes;
+        let bytes = wait(story.buyer().call(id, PRICE, &TARGET, Allowed::ANYTHING)).unwrap().bytes;
         let answer = run(service.clone().oneshot(request(&bytes))).unwrap();
         if breaks_off {
             assert_eq!((answer.status().as_u16(), header(&answer, "lightspeed")), (503, Some("free")));
@@ -153,7 +154,7 @@ fn a_seller_that_cannot_see_the_chain_sells_nothing() {
     };
     story.look();
     assert_eq!(health(), 200);
-    let paid = wait(story.buyer().call(id, PRICE, &TARGET, None)).unwrap().bytes;
+    let paid = wait(story.buyer().call(id, PRICE, &TARGET, Allowed::ANYTHING)).unwrap().bytes;
     let answered = run(service.clone().oneshot(request(&paid))).unwrap();
     assert_eq!(answered.status().as_u16(), 200);
     until("it has not looked for too long", || Ok((health() == 503).then_some(()))).unwrap();
@@ -180,7 +181,7 @@ fn what_was_served_before_the_price_rose_has_its_answer() {
     let story = Story::begin();
     let id = story.open_for_calls(rungs(1, 50));
     let answer = async |_: Request| Ok::<_, Infallible>(Response::new(Body::from("done")));
-    let bytes = wait(story.buyer().call(id, PRICE, &TARGET, None)).unwrap().bytes;
+    let bytes = wait(story.buyer().call(id, PRICE, &TARGET, Allowed::ANYTHING)).unwrap().bytes;
     let gate = Gate::new(story.seller().clone(), Tariff::per_call(PRICE));
     assert_eq!(run(gate.layer(service_fn(answer)).oneshot(request(&bytes))).unwrap().status(), 200);
 
@@ -226,7 +227,7 @@ fn a_body_is_read_for_a_channel_that_exists_and_only_for_so_long() {
     let gate = Gate::with_manner(story.seller().clone(), Tariff::per_call(PRICE), manner);
     let service =
         gate.layer(service_fn(async |_: Request| Ok::<_, Infallible>(Response::new(Body::empty()))));
-    let call = wait(story.buyer().call(id, PRICE, &TARGET, None)).unwrap();
+    let call = wait(story.buyer().call(id, PRICE, &TARGET, Allowed::ANYTHING)).unwrap();
     let stalled = |bytes: &[u8]| request(bytes).map(|_| Body::new(Stalled));
 
     let slow = run(service.clone().oneshot(stalled(&call.bytes))).unwrap();
@@ -246,7 +247,7 @@ fn a_stated_length_settles_no_call() {
     let gate = Gate::new(story.seller().clone(), Tariff::per_call(PRICE));
     let service =
         gate.layer(service_fn(async |_: Request| Ok::<_, Infallible>(Response::new(Body::empty()))));
-    let call = wait(story.buyer().call(id, PRICE, &TARGET, None)).unwrap();
+    let call = wait(story.buyer().call(id, PRICE, &TARGET, Allowed::ANYTHING)).unwrap();
     let mut damaged = request(&call.bytes).map(|_| Body::new(Stalled));
     damaged.headers_mut().insert("content-length", (2 << 20).into());
 
@@ -294,7 +295,7 @@ fn what_costs_nothing_takes_no_kept_answers_place() {
     let service = gate.layer(service_fn(async |_: Request| {
         Ok::<_, Infallible>(Response::new(Body::from(vec![b'x'; 1_024])))
     }));
-    let paid = wait(story.buyer().call(id, PRICE, &TARGET, None)).unwrap().bytes;
+    let paid = wait(story.buyer().call(id, PRICE, &TARGET, Allowed::ANYTHING)).unwrap().bytes;
     assert_eq!(run(service.clone().oneshot(request(&paid))).unwrap().status(), 200);
 
     let target = Target { uri: "/free", ..TARGET };
@@ -463,7 +464,7 @@ fn endless(story: &Story) -> Endless {
 fn a_client_that_leaves_pays_what_has_flowed_and_gets_its_receipt_later() {
     let mut story = Story::begin();
     let id = story.open_for_calls(rungs(1, 50));
-    let bytes = wait(story.buyer().call(id, Msat::new(50_000), &TARGET, None)).unwrap().bytes;
+    let bytes = wait(story.buyer().call(id, Msat::new(50_000), &TARGET, Allowed::ANYTHING)).unwrap().bytes;
     let service = endless(&story);
     run(async {
         let mut answer = service.oneshot(request(&bytes)).await.unwrap();

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use common::calls::*;
 use common::*;
+use farthing_node::buyer::calls::Allowed;
 use farthing_node::tabs::{AnnounceError, Announced, CallError, Durability};
 use farthing_protocol::lightspeed::tab::Refused;
 use farthing_protocol::lightspeed::{Call, CallNumber};
@@ -27,7 +28,7 @@ fn accounts_that_leave_the_memory_lose_nothing_and_serve_nothing_that_was_refuse
     let first = open();
     story.call(first, 10).unwrap();
     // It is refused, and its payer spends the money on another call.
-    let refused = wait(story.buyer().call(first, Msat::new(10_000), &TARGET, None)).unwrap();
+    let refused = wait(story.buyer().call(first, Msat::new(10_000), &TARGET, Allowed::ANYTHING)).unwrap();
     let (call, mac) = Call::from_bytes(&refused.bytes).unwrap();
     wait(story.seller().refuse(&call, &TARGET, &mac)).unwrap();
     wait(story.buyer().answered(&refused, None)).unwrap();
@@ -61,7 +62,7 @@ fn a_call_that_its_payer_gave_up_is_not_served_after_its_account_left_the_memory
     let open = || story.open_for_calls(rungs(1, 4_096));
     let id = open();
     story.call(id, 10).unwrap();
-    let delayed = wait(story.buyer().call(id, Msat::new(10_000), &TARGET, None)).unwrap();
+    let delayed = wait(story.buyer().call(id, Msat::new(10_000), &TARGET, Allowed::ANYTHING)).unwrap();
     story.mine(1);
     story.reconcile(id).unwrap();
     let before = story.seller().resident();
@@ -82,7 +83,7 @@ fn calls_that_cost_less_than_they_stated_count_as_memory() {
     let id = story.open_for_calls(rungs(1, 50));
     let before = story.seller().resident();
     for _ in 0..100 {
-        let prepared = wait(story.buyer().call(id, Msat::new(1), &TARGET, None)).unwrap();
+        let prepared = wait(story.buyer().call(id, Msat::new(1), &TARGET, Allowed::ANYTHING)).unwrap();
         let (call, mac) = Call::from_bytes(&prepared.bytes).unwrap();
         let admission = wait(story.seller().admit(&call, &TARGET, &mac)).unwrap();
         wait(story.seller().end(admission, Some(Msat::ZERO)).stored()).unwrap();

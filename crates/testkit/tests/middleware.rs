@@ -21,6 +21,7 @@ use farthing_http::gate::Gate;
 use farthing_http::middleware::Pay;
 use farthing_http::tariff::{CallPrice, Tariff};
 use farthing_node::buyer::Buyer;
+use farthing_node::buyer::calls::Allowed;
 use farthing_node::home::Home;
 use farthing_node::seller::{Seller, Terms};
 use farthing_node::watch::Pace;
@@ -89,7 +90,7 @@ async fn call_after_many_that_have_no_answer(Scene { buyer, seller, caller, addr
     let channel = caller.get(&url).await.unwrap().channel().expect("it was paid");
     let target = Target { method: "GET", authority: "seller", uri: "/echo", body: [0; 32] };
     for _ in 0..MOST_OUTSTANDING {
-        buyer.call(channel, Msat::new(1), &target, None).await.unwrap();
+        buyer.call(channel, Msat::new(1), &target, Allowed::ANYTHING).await.unwrap();
     }
 
     let mut answer = caller.get(&url).await.unwrap();

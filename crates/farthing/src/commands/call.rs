@@ -7,10 +7,10 @@ use anyhow::{Context as _, bail};
 use axum::http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use axum::http::{HeaderMap, Method, StatusCode};
 use farthing_http::caller::{Answer, Budget, Caller, Means, Outgoing, Quote};
-use farthing_http::client::{self, Client, ClientError};
+use farthing_http::client::{self, Client, ClientError, Plan};
 use farthing_node::buyer::Buyer;
-use farthing_protocol::Msat;
 use farthing_protocol::flat::Explanation;
+use farthing_protocol::{ChannelId, Msat};
 use serde_json::json;
 
 use crate::amounts::AmountArgument;
@@ -45,6 +45,7 @@ async fn call(
     if arguments.no_pay {
         return print(arguments, caller.unpaid(outgoing).await?).await;
     }
+    check_out(arguments)?;
     let mut paid = caller.call(outgoing).await?;
     let mut out = out(arguments)?;
     if arguments.include {
@@ -67,6 +68,13 @@ async fn print(arguments: &CallArguments, mut response: Answer) -> anyhow::Resul
         out.write_all(&part)?;
     }
     Ok(out.flush()?)
+}
+
+/// An answer that cannot be written is paid all the same. What the file holds stays until there is one.
+fn check_out(arguments: &CallArguments) -> anyhow::Result<()> {
+    let Some(file) = &arguments.output else { return Ok(()) };
+    let opened = std::fs::OpenOptions::new().create(true).append(true).open(file);
+    opened.map(drop).with_context(|| format!("cannot write {}: nothing was paid", file.display()))
 }
 
 fn out(arguments: &CallArguments) -> anyhow::Result<Box<dyn std::io::Write>> {
@@ -96,6 +104,12 @@ async fn dry_run(
         return context.output.say(&json!({ "cost_msat": 0 }), "This call is free. Nothing would be locked.");
     };
     let means = means(context, &arguments.spending, None)?;
+    let Budget { call, session, payee, day } = means.budget;
+    if let Some(most) =
+        [call, session, payee, day].into_iter().flatten().min().filter(|most| price.call > *most)
+    {
+        return Err(ClientError::OverCost { cost: price.call, most }.into());
+    }
     let (client, limits, deposit) = (caller.client().clone(), means.limits, means.deposit);
     if let Some(flat) = flat {
         explain(&client.explain(&offer, &limits, deposit, flat).await?);
@@ -155,7 +169,7 @@ pub fn means(context: &Context, spending: &Spending, most: Option<Msat>) -> anyh
     };
     let (limits, usual) = (context.limits(), Means::default());
     let deposit = first(spending.deposit, configured.deposit).unwrap_or(usual.deposit);
-    Ok(Means { limits, deposit, budget, explain, ..usual })
+    Ok(Means { limits, deposit, budget, explain, opened, ..usual })
 }
 
 /// Shown before anything is locked.
@@ -163,6 +177,18 @@ fn explain(explanation: &Explanation) {
     eprintln!(
         "farthing: this seller is paid in flat mode, one output on the chain for each call:\n{explanation}"
     );
+}
+
+/// A block may take its time, and whoever waits for one in silence does not know what is locked already.
+fn opened(channel: ChannelId, plan: &Plan) {
+    let what = format!("{} sat are locked in channel {channel}", plan.capacity.to_sat());
+    match plan.confirmations {
+        0 => eprintln!("farthing: {what}"),
+        _ => eprintln!(
+            "farthing: {what}, and the seller waits until its funding is {} blocks deep: the same command goes on with it",
+            plan.confirmations
+        ),
+    }
 }
 
 fn outgoing(arguments: &CallArguments) -> anyhow::Result<Outgoing> {

@@ -215,10 +215,25 @@ async fn close(context: &Context, row: &Row) -> anyhow::Result<()> {
     blocking(move || Ok(looking.look()?)).await?;
     let client = Client::new(buyer, context.download_pace().patience)?;
     let peer = row.peer.clone().context("a payer's channel has a peer")?;
-    let advice = format!(
-        "channel {id} is not closed; try again when the seller answers, or run `farthing channels refund` from block {} on",
-        row.expiry
-    );
+    let entries = client.buyer().channels().await?;
+    let entry = entries.iter().find(|entry| entry.id == id).context("the channel that was found")?;
+    let advice = match &entry.state {
+        payer::State::AwaitingAcceptance | payer::State::AwaitingFunding(_) | payer::State::Open(_) => {
+            format!(
+                "channel {id} is not closed; try again when the seller answers, or run `farthing channels refund` from block {} on",
+                row.expiry
+            )
+        }
+        payer::State::Closing(_)
+        | payer::State::Refunding(_)
+        | payer::State::Closed(_)
+        | payer::State::Abandoned => {
+            format!(
+                "channel {id} is {} already; `farthing channels list` tells how it ends",
+                entry.state.name()
+            )
+        }
+    };
     let closing = client.close(id, &peer).await.context(advice)?;
     let txid = closing.map(|transaction| transaction.compute_txid());
     let line =

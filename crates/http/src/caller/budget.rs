@@ -136,6 +136,11 @@ impl Spending {
         })
     }
 
+    /// What the seller of a channel can claim by all that was taken.
+    pub(super) fn claimable(&self, channel: ChannelId) -> Msat {
+        self.taken().channels.get(&channel).map_or(Msat::ZERO, |account| account.claimable())
+    }
+
     /// Takes out of every budget what a word reveals beyond what calls cost, before it leaves, or out of none.
     pub(super) fn reveal(
         &self,

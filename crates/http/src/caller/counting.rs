@@ -1,6 +1,6 @@
 //! What sellers can claim is counted before anything leaves: in memory at once, and on disk for the day's budget of later processes.
 
-use farthing_node::buyer::calls::{OnDay, Prepared};
+use farthing_node::buyer::calls::OnDay;
 use farthing_protocol::channel::SpendKind;
 use farthing_protocol::opening::Offer;
 use farthing_protocol::payer::State;
@@ -30,9 +30,14 @@ impl Caller {
         self.spending.take(origin, channel, cost)
     }
 
-    /// Counts what the word of a prepared call reveals beyond what was taken for the call. It has not left yet.
-    pub(super) async fn reveal(&self, origin: &str, prepared: &Prepared) -> Result<(), ClientError> {
-        let more = self.spending.reveal(origin, prepared.call.channel, prepared.claimable)?;
+    /// Counts what the word for a call would reveal beyond what was taken for the call. It is not drawn yet.
+    pub(super) async fn reveal(
+        &self,
+        origin: &str,
+        channel: ChannelId,
+        claimable: Msat,
+    ) -> Result<(), ClientError> {
+        let more = self.spending.reveal(origin, channel, claimable)?;
         if more.amount > Msat::ZERO {
             self.client.buyer().count(more).await?;
         }
@@ -64,6 +69,7 @@ impl Caller {
         let channel = opened.inspect_err(|_nothing_locked| self.spending.not_opened(&origin, counted))?;
         self.spending.learn_channel(channel, first, Msat::ZERO);
         self.client.buyer().count(counted).await?;
+        (self.means.opened)(channel, &plan);
         Ok(channel)
     }
 

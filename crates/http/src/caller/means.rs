@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use bitcoin::{Amount, FeeRate};
-use farthing_protocol::Msat;
 use farthing_protocol::flat::Explanation;
 use farthing_protocol::opening::Limits;
+use farthing_protocol::{ChannelId, Msat};
 
 use super::Budget;
+use crate::client::Plan;
 
 /// How a caller pays.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +25,8 @@ pub struct Means {
     pub patience: Duration,
     /// Gets to see what a seller's flat terms mean, before anything is locked.
     pub explain: fn(&Explanation),
+    /// Gets to see what was locked in a new channel, whose funding may be waited for.
+    pub opened: fn(ChannelId, &Plan),
 }
 
 impl Default for Means {
@@ -44,6 +47,7 @@ impl Default for Means {
             // A new channel's funding must get into a block.
             patience: Duration::from_secs(2 * 3_600),
             explain: |explanation| tracing::warn!("this seller is paid in flat mode:\n{explanation}"),
+            opened: |channel, plan| tracing::info!(%channel, capacity = %plan.capacity, "a channel is opened"),
         }
     }
 }

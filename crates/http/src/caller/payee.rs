@@ -136,7 +136,8 @@ impl Payee {
         let (least, greatest) = self.prices.as_ref().and_then(Prices::span).unwrap_or((cost, cost));
         // A unit need not divide a price: what is left of a word pays the next call.
         let coarse = greatest.max(cost).get().div_ceil(u64::from(MOST_WORDS) / LEAST_CALLS);
-        let unit = least.min(cost).max(Msat::new(coarse)).max(Msat::new(1));
+        // One word is always at the seller's risk, so a call that is dearer than that takes several.
+        let unit = least.min(cost).max(Msat::new(coarse)).min(most).max(Msat::new(1));
         let between = floor.min(most).max(unit);
         let stretch = u32::try_from(between.get() / unit.get()).unwrap_or(u32::MAX).max(1);
         let words = stretch.saturating_mul(MOST_RUNGS).min(MOST_WORDS);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use farthing_node::books::OrderError;
 use farthing_node::buyer::CloseError;
-use farthing_node::buyer::calls::{CallsError, OnDay, Prepared};
+use farthing_node::buyer::calls::{Allowed, CallsError, OnDay, Prepared};
 use farthing_protocol::lightspeed::CallNumber;
 use farthing_protocol::lightspeed::call::Target;
 use farthing_protocol::lightspeed::purse::{MOST_OUTSTANDING, Unable};
@@ -32,32 +32,9 @@ pub(super) enum Wanted {
 }
 
 impl Caller {
-    /// Prepares a call, and counts what its word reveals before it leaves. `taken` was taken out of the budgets for it already, and is
-    /// stored with it.
+    /// Prepares a call, and announces a chain of words first where that is needed. `taken` was taken out of the budgets for it already,
+    /// and is stored with it. What its word reveals beyond that is counted before the word is drawn: one that no budget allows stays.
     pub(super) async fn prepare(
-        self: &Arc<Self>,
-        payee: &Arc<Mutex<Payee>>,
-        channel: ChannelId,
-        wanted: Wanted,
-        taken: Option<OnDay>,
-        target: &Target<'_>,
-        request: &Outgoing,
-    ) -> Result<Prepared, ClientError> {
-        let prepared = self.find_word(payee, channel, wanted, taken, target, request).await?;
-        let origin = request.url.origin().ascii_serialization();
-        if let Err(error) = self.reveal(&origin, &prepared).await {
-            // It has not left, so it is as good as refused.
-            self.client.buyer().answered(&prepared, None).await?;
-            if let Some(taken) = taken {
-                self.client.buyer().count_back(taken).await?;
-            }
-            return Err(error);
-        }
-        Ok(prepared)
-    }
-
-    /// Prepares a call, and announces a chain of words first where that is needed.
-    async fn find_word(
         self: &Arc<Self>,
         payee: &Arc<Mutex<Payee>>,
         channel: ChannelId,
@@ -71,9 +48,10 @@ impl Caller {
         let started = tokio::time::Instant::now();
         let mut asked = started;
         loop {
+            let allowed = Allowed { most: self.spending.claimable(channel), counted: taken };
             let prepared = match wanted {
-                Wanted::Call(cost) => buyer.call(channel, cost, target, taken).await,
-                Wanted::TopUp(number, by) => buyer.top_up(channel, number, by, target, taken).await,
+                Wanted::Call(cost) => buyer.call(channel, cost, target, allowed).await,
+                Wanted::TopUp(number, by) => buyer.top_up(channel, number, by, target, allowed).await,
             };
             match prepared {
                 Ok(prepared) => {
@@ -85,6 +63,13 @@ impl Caller {
                 Err(CallsError::Order(OrderError::Rejected(
                     Reject::Call(Unable::NeedsChain) | Reject::PaysForPieces,
                 ))) => {}
+                Err(CallsError::Order(OrderError::Rejected(Reject::Call(Unable::OverAllowed {
+                    got,
+                    ..
+                })))) => {
+                    self.reveal(&request.url.origin().ascii_serialization(), channel, got).await?;
+                    continue;
+                }
                 // Answers that are on their way make room.
                 Err(CallsError::Order(OrderError::Rejected(Reject::Call(Unable::TooManyOutstanding(_)))))
                     if started.elapsed() < self.means.patience =>

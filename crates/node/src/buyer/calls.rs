@@ -36,8 +36,20 @@ pub struct Prepared {
     pub bytes: Vec<u8>,
     /// Less than a quarter of the chain's words is left: time to announce the next one.
     pub is_low: bool,
-    /// What the payee can claim of the channel once it has this call, and all others that were prepared.
-    pub claimable: Msat,
+}
+
+/// What the budgets of who sends a call allow.
+#[derive(Clone, Copy, Debug)]
+pub struct Allowed {
+    /// The most that the payee may be able to claim of the channel once it has this call, and all others that were prepared.
+    pub most: Msat,
+    /// What it counts towards a day, to be stored with it.
+    pub counted: Option<OnDay>,
+}
+
+impl Allowed {
+    /// There are no budgets.
+    pub const ANYTHING: Self = Self { most: Msat::new(u64::MAX), counted: None };
 }
 
 /// What payees of calls can claim, counted towards a day.
@@ -162,15 +174,16 @@ impl Buyer {
     /// word.
     ///
     /// # Errors
-    /// When the words do not cover it, or it could not be stored. Then nothing is revealed.
+    /// When the words do not cover it, its word is worth more than is allowed, or it could not be stored. Then nothing is revealed.
     pub async fn call(
         &self,
         id: ChannelId,
         cost: Msat,
         target: &Target<'_>,
-        counted: Option<OnDay>,
+        allowed: Allowed,
     ) -> Result<Prepared, CallsError> {
-        self.prepare(id, call::Input::Call { cost }, target, counted).await
+        let input = call::Input::Call { cost, most: allowed.most };
+        self.prepare(id, input, target, allowed.counted).await
     }
 
     /// Prepares a call of no cost that lets one that runs cost `by` more.
@@ -183,9 +196,10 @@ impl Buyer {
         number: CallNumber,
         by: Msat,
         target: &Target<'_>,
-        counted: Option<OnDay>,
+        allowed: Allowed,
     ) -> Result<Prepared, CallsError> {
-        self.prepare(id, call::Input::TopUp { number, by }, target, counted).await
+        let input = call::Input::TopUp { number, by, most: allowed.most };
+        self.prepare(id, input, target, allowed.counted).await
     }
 
     async fn prepare(
@@ -220,7 +234,7 @@ impl Buyer {
         // A batch is not announced ahead: its base is everything that was revealed before it.
         let is_low = |words: u32| words.saturating_sub(index) < words / 4;
         let is_low = self.length(id, chain).is_some_and(is_low);
-        Ok(Prepared { bytes: call.to_bytes(&mac), call, is_low, claimable: outcome.ledger.paid() })
+        Ok(Prepared { bytes: call.to_bytes(&mac), call, is_low })
     }
 
     /// What a call turned out to cost; `None` when it was not served and never will be.

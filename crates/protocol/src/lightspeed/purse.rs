@@ -102,6 +102,14 @@ pub enum Unable {
         /// What would be paid.
         got: Msat,
     },
+    /// The word for this call would pay more than its sender allows.
+    #[error("the word for this call would make it {got} that the seller can claim, and {most} is allowed")]
+    OverAllowed {
+        /// What is allowed.
+        most: Msat,
+        /// What would be paid.
+        got: Msat,
+    },
     /// Too many answers are missing.
     #[error("too many calls wait for an answer: {0}")]
     TooManyOutstanding(usize),

@@ -32,6 +32,8 @@ pub enum Input {
     Call {
         /// The most that it may cost.
         cost: Msat,
+        /// The most that may be paid in all once it is sent: its word may be worth more than it costs.
+        most: Msat,
     },
     /// A call that runs is to be allowed to cost more.
     TopUp {
@@ -39,6 +41,8 @@ pub enum Input {
         number: CallNumber,
         /// How much more.
         by: Msat,
+        /// The most that may be paid in all once it is sent.
+        most: Msat,
     },
     /// A call was answered: served for `charged`, or not served, never to be, and free.
     Answered {
@@ -59,6 +63,7 @@ pub enum Input {
 }
 
 impl Purse {
+    /// Carries it out. A purse that refused it is not to be used again: it is a copy.
     pub(super) fn handle(&mut self, channel: &Channel, input: Input) -> Result<Option<Effect>, Unable> {
         match input {
             Input::Announce(terms) => {
@@ -71,8 +76,16 @@ impl Purse {
             }
             Input::Taken { chain, epoch } => self.taken(chain, epoch).map(|()| None),
             Input::Refused { chain } => self.refused(chain).map(|()| None),
-            Input::Call { cost } => Ok(Some(Effect::Call(self.call(channel, cost)?))),
-            Input::TopUp { number, by } => Ok(Some(Effect::Call(self.top_up(channel, number, by)?))),
+            Input::Call { cost, most } => {
+                let ticket = self.call(channel, cost)?;
+                self.check_paid(most)?;
+                Ok(Some(Effect::Call(ticket)))
+            }
+            Input::TopUp { number, by, most } => {
+                let ticket = self.top_up(channel, number, by)?;
+                self.check_paid(most)?;
+                Ok(Some(Effect::Call(ticket)))
+            }
             Input::Answered { number, charged } => self.answered(number, charged).map(|()| None),
             Input::Epoch(epoch) => {
                 self.turn_to(epoch);
@@ -80,5 +93,13 @@ impl Purse {
             }
             Input::Reconcile { last, spent } => self.reconcile(last, spent).map(|()| None),
         }
+    }
+
+    fn check_paid(&self, most: Msat) -> Result<(), Unable> {
+        let got = self.paid();
+        if got > most {
+            return Err(Unable::OverAllowed { most, got });
+        }
+        Ok(())
     }
 }

@@ -4,6 +4,7 @@ use std::cell::Cell;
 
 use anyhow::Context as _;
 use bitcoin::{OutPoint, Transaction};
+use farthing_node::buyer::calls::Allowed;
 use farthing_node::machine::PayeeRecord;
 use farthing_node::tabs::{Announced, CallError};
 use farthing_protocol::hashlock::Delay;
@@ -74,7 +75,7 @@ impl Story {
                     return Ok(Ok(cost));
                 }
             }
-            let prepared = wait(self.buyer().call(id, cost, &TARGET, None))?;
+            let prepared = wait(self.buyer().call(id, cost, &TARGET, Allowed::ANYTHING))?;
             let (call, mac) = Call::from_bytes(&prepared.bytes).unwrap();
             let admission = match wait(self.seller().admit(&call, &TARGET, &mac)) {
                 Ok(admission) => admission,

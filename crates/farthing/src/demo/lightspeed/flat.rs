@@ -9,6 +9,7 @@ use anyhow::{Context as _, ensure};
 use bitcoin::{Address, Amount, FeeRate, Network, OutPoint, ScriptBuf, Transaction, Txid};
 use farthing_http::caller::Means;
 use farthing_node::buyer::Buyer;
+use farthing_node::buyer::calls::Allowed;
 use farthing_node::home::Home;
 use farthing_node::seller::{self, Seller};
 use farthing_node::tabs::Announced;
@@ -170,7 +171,7 @@ impl Scene {
     /// One call, as the caller and the gate make it: stored, sent as bytes, admitted, ended, stored, answered, stored.
     async fn call(&self, channel: ChannelId) -> anyhow::Result<()> {
         let price = Msat::from_amount(TERMS.unit).context("an amount")?;
-        let prepared = self.buyer.call(channel, price, &TARGET, None).await?;
+        let prepared = self.buyer.call(channel, price, &TARGET, Allowed::ANYTHING).await?;
         let (call, mac) = Call::from_bytes(&prepared.bytes)?;
         let admission = self.seller.admit(&call, &TARGET, &mac).await?;
         let ended = self.seller.end(admission, Some(price));

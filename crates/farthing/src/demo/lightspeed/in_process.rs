@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use bitcoin::Network;
 use farthing_node::buyer::Buyer;
+use farthing_node::buyer::calls::Allowed;
 use farthing_node::buyer::calls::CallsError;
 use farthing_node::seller::{Seller, Terms};
 use farthing_node::tabs::{Announced, Durability, Standing};
@@ -124,7 +125,7 @@ impl Scene {
     /// One call, as the caller and the gate make it: stored, sent as bytes, admitted, ended, stored, answered, stored.
     async fn call(&self) -> anyhow::Result<()> {
         let Self { buyer, seller, channel, price, .. } = self;
-        let prepared = buyer.call(*channel, *price, &TARGET, None).await?;
+        let prepared = buyer.call(*channel, *price, &TARGET, Allowed::ANYTHING).await?;
         let (call, mac) = Call::from_bytes(&prepared.bytes)?;
         let admission = seller.admit(&call, &TARGET, &mac).await?;
         let ended = seller.end(admission, Some(*price));

@@ -11,6 +11,7 @@ use farthing_http::challenge::Challenge;
 use farthing_http::encoding;
 use farthing_http::wire::{self, AcceptedBody, ChainBody, ChainTaken, OpenBody};
 use farthing_node::buyer::Buyer;
+use farthing_node::buyer::calls::Allowed;
 use farthing_node::watch::Pace;
 use farthing_protocol::hashlock::Delay;
 use farthing_protocol::lightspeed::call::{NO_BODY, Target};
@@ -144,7 +145,7 @@ impl Liar {
         let target = Target { method: "GET", authority, uri: "/", body: NO_BODY };
         let (mut served, deadline) = (0, Instant::now() + PATIENCE);
         loop {
-            let prepared = self.buyer.call(id, PRICE, &target, None).await?;
+            let prepared = self.buyer.call(id, PRICE, &target, Allowed::ANYTHING).await?;
             let answer = self.get(Some(encoding::encode_bytes(&prepared.bytes))).await?;
             let is_served = answer.status() == StatusCode::OK;
             self.buyer.answered(&prepared, is_served.then_some(PRICE)).await?;

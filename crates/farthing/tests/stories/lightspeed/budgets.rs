@@ -56,6 +56,28 @@ fn looking_and_asking_pay_nothing() -> Result<()> {
     shop.assert_untouched()
 }
 
+/// As the call itself would be.
+#[test]
+fn a_dry_run_is_refused_where_a_budget_refuses_the_call() -> Result<()> {
+    let shop = shop()?;
+    for option in ["--max-cost", "--budget", "--day-budget", "--payee-budget"] {
+        let asked = ["call", &shop.api.at("/item"), "--dry-run", option, "499999msat"];
+        let said = shop.payer.attempt(&asked)?.failure(2)?;
+        ensure!(said.contains("499.999 sat"), "{option}: {said}");
+    }
+    shop.assert_untouched()
+}
+
+#[test]
+fn an_answer_that_cannot_be_written_is_not_paid_for() -> Result<()> {
+    let shop = shop()?;
+    let nowhere = shop.payer.path("no/such/folder");
+    let nowhere = nowhere.to_str().context("a path")?;
+    let said = shop.payer.attempt(&["call", &shop.api.at("/item"), "-o", nowhere])?.failure(1)?;
+    ensure!(said.contains("nothing was paid"), "{said}");
+    shop.assert_untouched()
+}
+
 #[test]
 fn to_ask_for_the_price_of_a_call_carries_none_out() -> Result<()> {
     let (world, payee, payer) = people()?;
@@ -66,6 +88,49 @@ fn to_ask_for_the_price_of_a_call_carries_none_out() -> Result<()> {
     assert_eq!(asked("/free")?["cost_msat"].as_u64(), Some(0));
     assert_eq!(asked("/item")?["cost_msat"].as_u64(), Some(500_000));
     shop.assert_untouched()
+}
+
+/// A word is worth more than a call costs when the one before leaves less than a word. One that the budget does not allow stays, and pays
+/// for no call of the next process.
+#[test]
+fn a_call_that_a_budget_refuses_is_refused_by_the_next_process_too() -> Result<()> {
+    let (world, payee, payer) = people()?;
+    let service = Service::counting()?;
+    let api = payee.sell_calls(&service.url(), "600sat/call", &[])?;
+    let _miner = world.miner();
+    payer.call(&api.at("/opens"), &[])?;
+    let before = payer.channel()?;
+    for budget in ["--budget", "--day-budget", "--payee-budget"] {
+        for _ in 0..2 {
+            let most = if budget == "--budget" { "100sat" } else { "1700sat" };
+            let said = payer.try_to_call(&api.at("/item"), &[budget, most])?.failure(2)?;
+            ensure!(said.contains("nothing was paid"), "{budget}: {said}");
+            ensure!(payer.channel()? == before, "{budget}: {:?}", payer.channel()?);
+        }
+    }
+    payer.call(&api.at("/item"), &["--budget", "600sat"])?;
+    assert_eq!((service.requests().len(), charged(&payee, &payer)?), (2, 1_200_000));
+    Ok(())
+}
+
+/// First payment and words of 600 sat make 552, 1,152, 1,752 and 2,352: the fourth call does not fit, and leaves nothing behind.
+#[test]
+fn calls_at_once_leave_a_proxy_what_its_budget_still_allows() -> Result<()> {
+    let (world, payee, payer) = people()?;
+    let service = Service::counting()?;
+    let api = payee.sell_calls(&service.url(), "600sat/call", &[])?;
+    let _miner = world.miner();
+    let proxy = payer.proxy(&api.at("/"), &["--budget", "2500sat"])?;
+    let url = format!("{}/[1-10]", proxy.url);
+    let write = ["--parallel", "--output", "/dev/null", "--write-out", "%{http_code}\n", &url];
+    let (codes, again) = (curl(&write)?, curl(&write)?);
+    let count = |codes: &str, code: &str| codes.lines().filter(|line| *line == code).count();
+    let served = service.requests().len();
+    assert_eq!((count(&codes, "200") + count(&again, "200"), served), (3, 3), "{codes}, then {again}");
+    assert_eq!(count(&again, "402"), 10 - count(&again, "200"), "{again}");
+    assert_eq!(charged(&payee, &payer)?, 1_800_000);
+    ensure!(payer.channel()?.paid_msat <= 2_500_000, "{:?}", payer.channel()?);
+    Ok(())
 }
 
 #[test]
@@ -187,7 +252,7 @@ fn what_calls_may_cost_is_in_the_configuration_and_the_command_line_goes_before_
         shop.assert_untouched()?;
     }
     let payer = shop.payer.with("FARTHING_CALL__DEPOSIT", "30000sat").with("FARTHING_CALL__MAX_COST", "1sat");
-    let plan = payer.run(&["call", &shop.api.at("/item"), "--dry-run"])?;
+    let plan = payer.run(&["call", &shop.api.at("/item"), "--dry-run", "--max-cost", "500sat"])?;
     assert_eq!(plan["capacity_sat"].as_u64(), Some(30_000 + 408));
     let _miner = shop.world.miner();
     payer.try_to_call(&shop.api.at("/item"), &["--max-cost", "500sat"])?.success()?;

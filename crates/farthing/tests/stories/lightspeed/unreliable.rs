@@ -421,6 +421,21 @@ fn prices_that_are_far_apart_are_paid_by_one_chain() -> Result<()> {
     assert_closes_for(&world, &payee, &payer, 2_000)
 }
 
+/// A word is worth at most what the seller puts at stake, so a call that is dearer takes several.
+#[test]
+fn a_call_that_is_dearer_than_what_a_seller_puts_at_stake_is_served() -> Result<()> {
+    let (world, payee, payer) = people()?;
+    let service = Service::counting()?;
+    let api = payee.sell_calls(&service.url(), "4500sat/call", &[])?;
+    let miner = world.miner();
+    for calls in 1..=3 {
+        payer.call(&api.at("/dear"), &[])?;
+        ensure!(charged(&payee, &payer)? == calls * 4_500_000);
+    }
+    drop(miner);
+    assert_closes_for(&world, &payee, &payer, 13_500)
+}
+
 /// Whatever page a browser shows, it spends nothing through a proxy on the same machine.
 #[test]
 fn a_web_page_cannot_spend_through_the_proxy() -> Result<()> {
