@@ -249,8 +249,8 @@ static PAYING: LazyLock<payer::State> = LazyLock::new(|| {
     for input in [
         call::Input::Announce(first),
         call::Input::Taken { chain: first.number, epoch: 1 },
-        call::Input::Call { cost: Msat::new(700_000), most: Msat::new(u64::MAX) },
-        call::Input::Call { cost: Msat::new(50_000), most: Msat::new(u64::MAX) },
+        call::Input::call(Msat::new(700_000)),
+        call::Input::call(Msat::new(50_000)),
         call::Input::Announce(second),
     ] {
         state = after(&state, input).expect("this input fits");
@@ -285,7 +285,7 @@ fn told_taken(epoch: u32) {
     let state = after(&PAYING, call::Input::Taken { chain: chain.number, epoch }).expect("it was announced");
     assert_eq!(state.ledger(), PAYING.ledger(), "an epoch costs nothing");
     assert_eq!((purse(&state).epoch(), purse(&state).announced()), (epoch.max(1), None));
-    let state = after(&state, call::Input::Call { cost: Msat::new(1), most: Msat::new(u64::MAX) })
+    let state = after(&state, call::Input::call(Msat::new(1)))
         .expect("its words cover it");
     assert_eq!(purse(&state).last_number().epoch, epoch.max(1));
 }

@@ -117,7 +117,7 @@ impl Caller {
         if response.status() != StatusCode::PAYMENT_REQUIRED {
             return client::succeeded(response).await.map(|_free| None);
         }
-        let asked = client::challenge(&response)?.request()?;
+        let asked = Challenge::offered(response.headers())?.request()?;
         let Calls { price, flat, .. } = asked.method_details.calls.ok_or(ClientError::NoCalls)?;
         let price = listed.unwrap_or(price);
         Ok(Some(Quote { price, offer: Box::new(asked.method_details.offer), flat }))
@@ -267,7 +267,7 @@ impl Caller {
         if response.status() != StatusCode::PAYMENT_REQUIRED {
             return Ok(Answered::Free(response));
         }
-        let challenge: Challenge = client::challenge(&response)?;
+        let challenge = Challenge::offered(response.headers())?;
         let asked = challenge.request()?;
         let terms = asked.method_details.calls.ok_or(ClientError::NoCalls)?;
         let (price, offer) = (terms.price, asked.method_details.offer);

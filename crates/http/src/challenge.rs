@@ -6,6 +6,8 @@
 
 use std::fmt::Write as _;
 
+use axum::http::HeaderMap;
+use axum::http::header::WWW_AUTHENTICATE;
 use bitcoin::hashes::{Hash as _, HashEngine as _, Hmac, HmacEngine, cmp, sha256};
 use farthing_protocol::Msat;
 use farthing_protocol::flat;
@@ -175,6 +177,23 @@ impl Challenge {
         }
         self.check_expiry(now)?;
         self.request()
+    }
+
+    /// The first one that a 402 carries and this program understands. Who makes use of it asks [`Self::check_expiry`].
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(crate) fn offered(headers: &HeaderMap) -> Result<Self, BadChallenge> {
+        let offered = headers.get_all(WWW_AUTHENTICATE).iter();
+        let challenges = offered.filter_map(|header| header.to_str().ok()).map(Self::from_header);
+        let mut last = BadChallenge::Malformed("it is not there");
+        for challenge in challenges {
+            match challenge.and_then(|challenge| challenge.request().map(|_understood| challenge)) {
+                Ok(challenge) => return Ok(challenge),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
     }
 
     /// Whether it may still be used.

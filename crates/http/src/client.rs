@@ -19,12 +19,12 @@ use farthing_protocol::opening::{Limits, Offer};
 use farthing_protocol::payer::Reject;
 use farthing_protocol::{ChannelId, Msat, commitment};
 use jiff::Timestamp;
-use reqwest::header::{AUTHORIZATION, RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
+use reqwest::header::{AUTHORIZATION, RANGE, RETRY_AFTER};
 use reqwest::{Response, StatusCode, Url};
 use tokio::time::timeout;
 use url::Host;
 
-use crate::challenge::{BadChallenge, Challenge, Price};
+use crate::challenge::{Challenge, Price};
 pub use crate::client::error::ClientError;
 use crate::client::impatient::impatient;
 use crate::manifest::{BadManifest, Manifest, Pieces};
@@ -116,7 +116,7 @@ impl Client {
             manifest.check()?;
             return Ok(Quote { url, manifest, terms: None });
         }
-        let challenge = challenge(&response)?;
+        let challenge = Challenge::offered(response.headers())?;
         let request = challenge.request()?;
         let manifest = request.method_details.file.ok_or(ClientError::NoFile)?;
         manifest.check()?;
@@ -392,20 +392,6 @@ fn builder(patience: Duration) -> reqwest::ClientBuilder {
         .connect_timeout(patience)
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
-}
-
-/// Reads the challenge that a 402 carries.
-pub(crate) fn challenge(response: &Response) -> Result<Challenge, ClientError> {
-    let offered = response.headers().get_all(WWW_AUTHENTICATE).iter();
-    let challenges = offered.filter_map(|header| header.to_str().ok()).map(Challenge::from_header);
-    let mut last = BadChallenge::Malformed("it is not there");
-    for challenge in challenges {
-        match challenge.and_then(|challenge| challenge.request().map(|_understood| challenge)) {
-            Ok(challenge) => return Ok(challenge),
-            Err(error) => last = error,
-        }
-    }
-    Err(last.into())
 }
 
 /// The answer if it is a success, else the seller's words.

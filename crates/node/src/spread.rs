@@ -53,8 +53,8 @@ pub enum SpreadError {
     /// The wallet cannot pay the fee.
     #[error("the fee of the calls' outputs cannot be paid: {0}")]
     Wallet(#[from] WalletError),
-    /// The coin that was made could not be stored.
-    #[error("the coin for the fee could not be stored: {0}")]
+    /// The database.
+    #[error("the coin for the fee could not be looked for or stored: {0}")]
     Store(Box<dyn std::error::Error + Send + Sync>),
     /// The node does not take it.
     #[error(transparent)]
@@ -73,7 +73,7 @@ pub fn publish<E: std::error::Error + Send + Sync + 'static>(
     wallet: &mut Wallet,
     save: impl Fn(Write) -> Result<(), E>,
     spreading: &Spreading,
-    followed: &Followed,
+    followed: impl FnOnce() -> Result<Followed, E>,
 ) -> Result<(), SpreadError> {
     let Spreading { batch, fee_rate, setup } = spreading;
     let (payments, signature, _) = batch.micropayment(&setup.channel)?;
@@ -93,7 +93,8 @@ pub fn publish<E: std::error::Error + Send + Sync + 'static>(
     };
     let fee = fee_rate.fee_vb(size).unwrap_or(Amount::MAX_MONEY).max(least);
     let most = fee + fee / 4;
-    let coin = coin(chain, wallet, save, (fee, most), *fee_rate, followed)?;
+    let followed = followed().map_err(|error| SpreadError::Store(Box::new(error)))?;
+    let coin = coin(chain, wallet, save, (fee, most), *fee_rate, &followed)?;
     if replaces && chain.output(&coin.outpoint).is_ok_and(|status| is_unconfirmed(&status)) {
         return Ok(()); // its turn comes with the next block
     }

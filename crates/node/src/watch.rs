@@ -381,8 +381,7 @@ impl<M: Watchable> Watcher<M> {
     }
 
     /// Broadcasts what the wallet has paid and no block has, at each start and with each block: whoever paid may have died right
-    /// before, and a mempool forgets. Fundings are their channels' affair: one that is kept back is stored with its channel, nothing
-    /// spends its change, and its coins are released before the channel is forgotten: whatever the clock says, it is not paid then.
+    /// before, and a mempool forgets. Fundings are their channels' affair: what is kept back is released before its channel is forgotten.
     fn send_again(&mut self, tip: BlockId) -> Result<(), WatchError> {
         if self.sent_again_at == Some(tip) {
             return Ok(());
@@ -480,10 +479,9 @@ impl<M: Watchable> Watcher<M> {
                     .map_err(Into::into)
             }
             OnChain::Spread(spreading) => {
-                self.books.followed_blocking().map_err(Into::into).and_then(|followed| {
-                    let save = |write| self.books.write_blocking(vec![write]);
-                    spread::publish(&self.chain, &mut wallet, save, &spreading, &followed).map_err(Into::into)
-                })
+                let save = |write| self.books.write_blocking(vec![write]);
+                let followed = || self.books.followed_blocking();
+                spread::publish(&self.chain, &mut wallet, save, &spreading, followed).map_err(Into::into)
             }
             OnChain::Release(txid) => {
                 wallet.release(txid);

@@ -142,7 +142,7 @@ fn unable(payer: &Payer, input: Input) -> Unable {
 
 /// Sends a call, and gives the output of the preimage that it carries.
 fn sends(payer: &mut Payer, cost: Msat) -> u32 {
-    let effects = payer.calls(Input::Call { cost });
+    let effects = payer.calls(Input::call(cost));
     let [Effect::Call(Ticket { index, last: None, .. })] = effects[..] else { panic!("{effects:?}") };
     index
 }
@@ -171,7 +171,7 @@ fn the_first_batch_is_announced_on_the_prepayment_and_what_breaks_a_limit_is_not
     assert_eq!(payer.calls(Input::AnnounceBatch(FIRST)), [Effect::AnnounceBatch(FIRST)]);
     assert_eq!(paid(&payer), PREPAID);
     // Until the payee has taken it nothing is revealed.
-    assert_eq!(unable(&payer, Input::Call { cost: sat(1) }), Unable::NeedsChain);
+    assert_eq!(unable(&payer, Input::call(sat(1))), Unable::NeedsChain);
     assert_eq!(unable(&payer, Input::AnnounceBatch(batch_on(2, PREPAID))), Unable::Waiting(1));
     let purse = payer.state.purse().unwrap();
     assert_eq!(
@@ -195,7 +195,7 @@ fn a_call_reveals_one_preimage_at_most_and_only_when_the_credit_does_not_cover_i
     assert_eq!(sends(&mut payer, UNIT), 0, "the first output is known to the payee and pays for it");
     assert_eq!(sends(&mut payer, UNIT), 1);
     let too_dear = Unable::TooDear { cost: sat(2_001), most: sat(2_000) };
-    assert_eq!(unable(&payer, Input::Call { cost: sat(2_001) }), too_dear);
+    assert_eq!(unable(&payer, Input::call(sat(2_001))), too_dear);
 }
 
 #[test]
@@ -211,7 +211,7 @@ fn a_preimage_whose_call_was_lost_is_credit_again_in_the_next_batch() {
     let sum = payer.sum(sat(38_000));
     payer.calls(sum);
     assert_eq!(paid(&payer), sat(40_600));
-    assert_eq!(unable(&payer, Input::Call { cost: UNIT }), Unable::NeedsChain);
+    assert_eq!(unable(&payer, Input::call(UNIT)), Unable::NeedsChain);
     let next = payer.state.purse().unwrap().fit_batch(&payer.setup.channel, &TERMS).unwrap().unwrap();
     assert_eq!(next, batch_on(2, sat(40_600)));
     payer.calls(Input::AnnounceBatch(next));

@@ -226,8 +226,8 @@ fn payer_input() -> impl Strategy<Value = Input> {
     let number = || (0..9_u32, 0..40_u64).prop_map(|(epoch, counter)| CallNumber { epoch, counter });
     let chain = || 0..4_u32;
     prop_oneof![
-        10 => amount().prop_map(|cost| Input::Call { cost, most: Msat::new(u64::MAX) }),
-        2 => (number(), amount()).prop_map(|(number, by)| Input::TopUp { number, by }),
+        10 => amount().prop_map(Input::call),
+        2 => (number(), amount()).prop_map(|(number, by)| Input::top_up(number, by)),
         8 => (number(), prop::option::of(amount()))
             .prop_map(|(number, charged)| Input::Answered { number, charged }),
         2 => (chain(), 0..9_u32).prop_map(|(chain, epoch)| Input::Taken { chain, epoch }),

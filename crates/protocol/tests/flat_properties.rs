@@ -137,7 +137,7 @@ impl World {
 
     /// Sends a call, or the batch that it needs first. Whether it did anything.
     fn call(&mut self, cost: Msat) -> bool {
-        match self.input(Input::Call { cost }) {
+        match self.input(Input::call(cost)) {
             Ok(effects) => {
                 let [Effect::Call(ticket)] = effects[..] else { panic!("a call, not {effects:?}") };
                 let batches = self.purse().expect("it pays for calls").batches();

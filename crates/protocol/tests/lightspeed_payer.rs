@@ -35,7 +35,7 @@ fn announce(payer: &mut Payer, shape: Shape) -> u32 {
 }
 
 fn buys(payer: &mut Payer, cost: Msat) -> Ticket {
-    match payer.calls(Input::Call { cost })[..] {
+    match payer.calls(Input::call(cost))[..] {
         [Effect::Call(ticket)] => ticket,
         ref other => panic!("a call, not {other:?}"),
     }
@@ -68,14 +68,29 @@ fn each_call_shows_just_the_word_that_covers_everything_before_it() {
 }
 
 #[test]
+fn a_word_that_is_worth_more_than_is_allowed_is_not_drawn() {
+    let mut payer = payer_on(SHAPE);
+    let running = buys(&mut payer, sat(600)).number;
+    let most = Msat::new(609_999);
+    let over = Unable::OverAllowed { most, got: sat(610) };
+    for input in [Input::Call { cost: sat(1), most }, Input::TopUp { number: running, by: sat(1), most }] {
+        assert_eq!(unable(&payer, input), over);
+    }
+    assert_eq!(payer.state.ledger().paid(), sat(600), "no word is used up");
+    let allowed = payer.calls(Input::Call { cost: sat(1), most: sat(610) });
+    assert!(matches!(allowed[..], [Effect::Call(Ticket { index: 1, .. })]), "{allowed:?}");
+    assert_eq!(payer.state.ledger().paid(), sat(610));
+}
+
+#[test]
 fn nothing_is_sent_before_a_chain_is_taken() {
     let mut payer = Payer::open();
-    assert_eq!(payer.refuses(payer::Input::Call(Input::Call { cost: sat(1) })), Reject::PaysForPieces);
+    assert_eq!(payer.refuses(payer::Input::Call(Input::call(sat(1)))), Reject::PaysForPieces);
     let sum = Input::Reconcile { last: number(0, 0), spent: sat(1) };
     assert_eq!(payer.refuses(payer::Input::Call(sum)), Reject::PaysForPieces);
     let effects = payer.calls(Input::Announce(terms(SHAPE, 1)));
     assert_eq!(effects, [Effect::Announce(terms(SHAPE, 1), PREPAID)]);
-    assert_eq!(unable(&payer, Input::Call { cost: sat(1) }), Unable::NeedsChain);
+    assert_eq!(unable(&payer, Input::call(sat(1))), Unable::NeedsChain);
     payer.calls(Input::Taken { chain: 1, epoch: 1 });
     assert_eq!(buys(&mut payer, sat(1)).chain, 1);
     assert_eq!(payer.refuses(payer::Input::Buy { cost: sat(1) }), Reject::PaysForCalls);
@@ -121,9 +136,9 @@ fn a_chain_that_was_refused_gives_its_number_up_for_good() {
 fn the_first_calls_on_a_chain_carry_the_last_word_of_the_one_before_until_one_is_served() {
     let mut payer = payer_on(SHAPE);
     let old = buys(&mut payer, sat(1_000));
-    assert_eq!(unable(&payer, Input::Call { cost: sat(101) }), Unable::NeedsChain);
+    assert_eq!(unable(&payer, Input::call(sat(101))), Unable::NeedsChain);
     announce(&mut payer, SHAPE);
-    assert_eq!(unable(&payer, Input::Call { cost: sat(101) }), Unable::NeedsChain, "it is not taken");
+    assert_eq!(unable(&payer, Input::call(sat(101))), Unable::NeedsChain, "it is not taken");
     payer.calls(Input::Taken { chain: 2, epoch: 1 });
     let [first, second, third] = [sat(101), sat(10), sat(10)].map(|cost| buys(&mut payer, cost));
     let carried = Some((1, 50));
@@ -151,24 +166,24 @@ fn no_call_takes_more_than_the_channel_the_chain_or_the_payee_allows() {
     let mut payer = payer_on(SHAPE);
     let most = sat(99_592);
     let over = Unable::OverCapacity { most, got: Msat::new(99_592_001) };
-    assert_eq!(unable(&payer, Input::Call { cost: Msat::new(99_592_001) }), over);
+    assert_eq!(unable(&payer, Input::call(Msat::new(99_592_001))), over);
     buys(&mut payer, sat(1));
     let over = Unable::OverCapacity { most, got: Msat::new(u64::MAX) };
-    assert_eq!(unable(&payer, Input::Call { cost: Msat::new(u64::MAX) }), over);
+    assert_eq!(unable(&payer, Input::call(Msat::new(u64::MAX))), over);
     // A chain that waits must be worth a call.
     announce(&mut payer, Shape { words: 7, rungs: 7, ..SHAPE });
     payer.calls(Input::Taken { chain: 2, epoch: 1 });
     let cost = Msat::new(1_169_001);
-    assert_eq!(unable(&payer, Input::Call { cost }), Unable::TooDear { cost, most: sat(70) });
+    assert_eq!(unable(&payer, Input::call(cost)), Unable::TooDear { cost, most: sat(70) });
     assert_eq!(buys(&mut payer, sat(1_169)).index, 7);
 
     let long = Shape { unit: Msat::new(1), words: 3 * MOST_STEPS, rungs: 1, ..SHAPE };
     let mut payer = payer_on(long);
     let steps = Msat::new(MOST_STEPS.into());
     let cost = Msat::new(600_000 + u64::from(MOST_STEPS) + 1);
-    assert_eq!(unable(&payer, Input::Call { cost }), Unable::TooDear { cost, most: steps });
+    assert_eq!(unable(&payer, Input::call(cost)), Unable::TooDear { cost, most: steps });
     let first = buys(&mut payer, PREPAID.saturating_add(steps));
-    assert_eq!(unable(&payer, Input::Call { cost: Msat::new(1) }), Unable::TooManyOutstanding(1));
+    assert_eq!(unable(&payer, Input::call(Msat::new(1))), Unable::TooManyOutstanding(1));
     answer(&mut payer, first.number, Some(PREPAID.saturating_add(steps)));
     buys(&mut payer, steps);
 }
@@ -180,7 +195,7 @@ fn only_so_many_calls_wait_for_an_answer() {
     for _ in 1..MOST_OUTSTANDING {
         buys(&mut payer, Msat::ZERO);
     }
-    let refused = unable(&payer, Input::Call { cost: Msat::ZERO });
+    let refused = unable(&payer, Input::call(Msat::ZERO));
     assert_eq!(refused, Unable::TooManyOutstanding(MOST_OUTSTANDING));
     answer(&mut payer, first.number, None);
     buys(&mut payer, Msat::ZERO);
@@ -243,7 +258,7 @@ fn a_sum_says_nothing_of_what_was_sent_after_the_payee_was_asked() {
     let since = buys(&mut payer, sat(20));
     let (asked, last) = (number(1, 1), number(1, 2));
     assert_eq!(unable(&payer, stated.clone()), Unable::SentSince { asked, last });
-    payer.calls(Input::TopUp { number: since.number, by: sat(3) });
+    payer.calls(Input::top_up(since.number, sat(3)));
     let stated = Input::Reconcile { last, spent: sat(100) };
     assert_eq!(unable(&payer, stated), Unable::SentSince { asked: last, last: number(1, 3) });
     payer.calls(Input::Epoch(2));
@@ -289,7 +304,7 @@ fn nothing_is_called_when_the_channel_closes() {
     let sum = payer.sum(sat(829));
     payer.calls(sum);
     payer.takes(close(rate(2)));
-    let call = payer::Input::Call(Input::Call { cost: sat(1) });
+    let call = payer::Input::Call(Input::call(sat(1)));
     assert_eq!(payer.refuses(call), Reject::NotOpen("closing"));
     let mut expired = payer_of_calls();
     assert_eq!(expired.sees(EXPIRY, confirmed(900)), broadcast(&refund_at(rate(2))));
@@ -317,7 +332,7 @@ fn any_input() -> impl Strategy<Value = Input> {
         2 => (any_shape(), small()).prop_map(|(shape, number)| Input::Announce(terms(shape_or(shape), number))),
         4 => (small(), small()).prop_map(|(chain, epoch)| Input::Taken { chain, epoch }),
         1 => small().prop_map(|chain| Input::Refused { chain }),
-        12 => amount().prop_map(|cost| Input::Call { cost }),
+        12 => amount().prop_map(Input::call),
         12 => (number, prop::option::of(amount()))
             .prop_map(|(number, charged)| Input::Answered { number, charged }),
         1 => small().prop_map(Input::Epoch),

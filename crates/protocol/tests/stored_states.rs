@@ -61,7 +61,7 @@ fn payer_states() -> Vec<(Payer, &'static str)> {
     let mut seen = Payer::with_spent();
     seen.sees(TIP, spent(&commitment_to(sat(40_000)), 0));
     let mut flat = flat_payer();
-    flat.calls(payer::call::Input::Call { cost: sat(2_000), most: Msat::new(u64::MAX) });
+    flat.calls(payer::call::Input::call(sat(2_000)));
     vec![
         (Payer::awaiting_acceptance(), ""),
         (Payer::abandoned(), ""),
@@ -230,7 +230,7 @@ proptest! {
             let setup = payer_setup();
             state.resume(&setup);
             let buy = payer::Input::Buy { cost: sat(1) };
-            let call = payer::Input::Call(payer::call::Input::Call { cost: sat(1), most: Msat::new(u64::MAX) });
+            let call = payer::Input::Call(payer::call::Input::call(sat(1)));
             let last = state.purse().map_or(CallNumber { epoch: 0, counter: 0 }, Purse::last_number);
             let sum = payer::call::Input::Reconcile { last, spent: sat(1) };
             let sum = payer::Input::Call(sum);

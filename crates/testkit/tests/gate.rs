@@ -300,7 +300,7 @@ fn what_costs_nothing_takes_no_kept_answers_place() {
 
     let target = Target { uri: "/free", ..TARGET };
     for _ in 0..8 {
-        let bytes = wait(story.buyer().call(id, Msat::new(1), &target, None)).unwrap().bytes;
+        let bytes = wait(story.buyer().call(id, Msat::new(1), &target, Allowed::ANYTHING)).unwrap().bytes;
         let mut asked = request(&bytes);
         *asked.uri_mut() = target.uri.parse().unwrap();
         let answer = run(service.clone().oneshot(asked)).unwrap();

@@ -16,6 +16,7 @@ use tokio::sync::Mutex;
 
 use super::{Caller, Outgoing};
 use crate::caller::payee::Payee;
+use crate::challenge::Challenge;
 use crate::client::{self, ClientError};
 use crate::wire;
 
@@ -165,7 +166,7 @@ impl Caller {
         // Not the request itself: it might be free by now, and served.
         let response = self.ask_for_terms(&request.url).await?;
         if response.status() == StatusCode::PAYMENT_REQUIRED {
-            let details = client::challenge(&response)?.request()?.method_details;
+            let details = Challenge::offered(response.headers())?.request()?.method_details;
             payee.terms = details.calls;
             payee.margin = details.offer.margin;
         }

@@ -62,6 +62,18 @@ pub enum Input {
     },
 }
 
+impl Input {
+    /// A call of at most `cost`, whatever its word is worth.
+    pub fn call(cost: Msat) -> Self {
+        Self::Call { cost, most: Msat::new(u64::MAX) }
+    }
+
+    /// So much more for a call that runs, whatever the word for it is worth.
+    pub fn top_up(number: CallNumber, by: Msat) -> Self {
+        Self::TopUp { number, by, most: Msat::new(u64::MAX) }
+    }
+}
+
 impl Purse {
     /// Carries it out. A purse that refused it is not to be used again: it is a copy.
     pub(super) fn handle(&mut self, channel: &Channel, input: Input) -> Result<Option<Effect>, Unable> {

@@ -104,7 +104,7 @@ impl Buyer {
 
     /// Stores a call and gives its bytes. They show no word that the call does not need.
     pub fn call(&mut self, cost: Msat) -> Result<Logged, payer::Reject> {
-        self.sends(Input::Call { cost, most: Msat::new(u64::MAX) }, None)
+        self.sends(Input::call(cost), None)
     }
 
     /// A call that lets another cost more; one of those that were not answered.
@@ -114,7 +114,7 @@ impl Buyer {
             return Ok(None);
         }
         let number = waiting[which % waiting.len()];
-        self.sends(Input::TopUp { number, by, most: Msat::new(u64::MAX) }, Some((number, by))).map(Some)
+        self.sends(Input::top_up(number, by), Some((number, by))).map(Some)
     }
 
     fn sends(&mut self, input: Input, tops_up: Option<(CallNumber, Msat)>) -> Result<Logged, payer::Reject> {

@@ -140,9 +140,9 @@ pub fn payer_of_calls() -> Payer {
     let mut payer = Payer::open();
     payer.calls(call::Input::Announce(terms(SHAPE, 1)));
     payer.calls(call::Input::Taken { chain: 1, epoch: 7 });
-    payer.calls(call::Input::Call { cost: sat(830) });
+    payer.calls(call::Input::call(sat(830)));
     payer.calls(call::Input::Answered { number: number(7, 1), charged: Some(sat(829)) });
-    payer.calls(call::Input::Call { cost: Msat::new(31_234) });
+    payer.calls(call::Input::call(Msat::new(31_234)));
     payer.calls(call::Input::Announce(terms(SHAPE, 2)));
     payer
 }

@@ -45,7 +45,7 @@ impl Caller {
 
     /// The next call as it travels. The purse has it as answered, so any number can be prepared ahead.
     pub fn call(&mut self, cost: Msat, target: &Target<'_>) -> anyhow::Result<Vec<u8>> {
-        let sent = self.payer.handle(Input::Call(call::Input::Call { cost, most: Msat::new(u64::MAX) }))?;
+        let sent = self.payer.handle(Input::Call(call::Input::call(cost)))?;
         let Some(Effect::Call(Ticket { number, cost, chain, index, .. })) = sent.into_iter().next() else {
             bail!("a call that was prepared is not to be sent")
         };
