@@ -285,7 +285,6 @@ fn told_taken(epoch: u32) {
     let state = after(&PAYING, call::Input::Taken { chain: chain.number, epoch }).expect("it was announced");
     assert_eq!(state.ledger(), PAYING.ledger(), "an epoch costs nothing");
     assert_eq!((purse(&state).epoch(), purse(&state).announced()), (epoch.max(1), None));
-    let state = after(&state, call::Input::call(Msat::new(1)))
-        .expect("its words cover it");
+    let state = after(&state, call::Input::call(Msat::new(1))).expect("its words cover it");
     assert_eq!(purse(&state).last_number().epoch, epoch.max(1));
 }
