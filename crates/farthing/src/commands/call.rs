@@ -104,12 +104,7 @@ async fn dry_run(
         return context.output.say(&json!({ "cost_msat": 0 }), "This call is free. Nothing would be locked.");
     };
     let means = means(context, &arguments.spending, None)?;
-    let Budget { call, session, payee, day } = means.budget;
-    if let Some(most) =
-        [call, session, payee, day].into_iter().flatten().min().filter(|most| price.call > *most)
-    {
-        return Err(ClientError::OverCost { cost: price.call, most }.into());
-    }
+    means.budget.check(price.call)?;
     let (client, limits, deposit) = (caller.client().clone(), means.limits, means.deposit);
     if let Some(flat) = flat {
         explain(&client.explain(&offer, &limits, deposit, flat).await?);

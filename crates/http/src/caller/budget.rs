@@ -26,6 +26,16 @@ pub struct Budget {
     pub payee: Option<Msat>,
 }
 
+impl Budget {
+    /// Whether it allows a call of that cost, if it is the first one.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn check(&self, cost: Msat) -> Result<(), ClientError> {
+        Spending::new(*self, Msat::ZERO).open("", Msat::ZERO, cost).map(drop)
+    }
+}
+
 /// What was taken out of the budgets.
 #[derive(Debug)]
 pub(super) struct Spending {

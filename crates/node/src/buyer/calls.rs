@@ -63,15 +63,7 @@ pub struct OnDay {
 
 impl OnDay {
     fn more(self) -> Write {
-        Write::Day { day: self.day, by: self.whole() }
-    }
-
-    fn less(self) -> Write {
-        Write::Day { day: self.day, by: -self.whole() }
-    }
-
-    fn whole(self) -> i64 {
-        i64::try_from(self.amount.get()).unwrap_or(i64::MAX)
+        Write::Day { day: self.day, by: i64::try_from(self.amount.get()).unwrap_or(i64::MAX) }
     }
 }
 
@@ -257,14 +249,6 @@ impl Buyer {
     /// When it could not be stored.
     pub async fn count(&self, counted: OnDay) -> Result<(), OrderError<Reject>> {
         self.books.write(vec![counted.more()]).await
-    }
-
-    /// Takes back what was counted towards a day, of which nothing was sent.
-    ///
-    /// # Errors
-    /// When it could not be stored.
-    pub async fn count_back(&self, counted: OnDay) -> Result<(), OrderError<Reject>> {
-        self.books.write(vec![counted.less()]).await
     }
 
     /// What was counted today (UTC), by all processes of this data folder. What was counted on a day to come, by a clock that was
