@@ -244,13 +244,21 @@ impl Wallet {
     /// The change of transactions that may never be sent: of those that are `withheld`, and of [`Self::prepare`]'s until they are signed
     /// here, or in a block.
     fn change_of(&self, withheld: &[Txid]) -> Vec<OutPoint> {
-        let is_prepared = |transaction: &Transaction| {
-            transaction.input.iter().any(|input| self.is_own(input) && input.witness.is_empty())
-        };
+        let is_prepared = |transaction: &Arc<Transaction>| self.waits_for_signatures(transaction);
         let may_vanish = |coin: &Coin| {
-            withheld.contains(&coin.outpoint.txid) || coin.unconfirmed.as_deref().is_some_and(is_prepared)
+            withheld.contains(&coin.outpoint.txid) || coin.unconfirmed.as_ref().is_some_and(is_prepared)
         };
         self.coins().iter().filter(|coin| may_vanish(coin)).map(|coin| coin.outpoint).collect()
+    }
+
+    /// Whether [`Self::prepare`] made a transaction that is neither signed here, nor in a block, nor released.
+    pub fn is_prepared(&self, txid: Txid) -> bool {
+        let known = self.inner.get_tx(txid).filter(|known| !known.chain_position.is_confirmed());
+        known.is_some_and(|known| self.waits_for_signatures(&known.tx_node.tx))
+    }
+
+    fn waits_for_signatures(&self, transaction: &Transaction) -> bool {
+        transaction.input.iter().any(|input| self.is_own(input) && input.witness.is_empty())
     }
 
     fn is_own(&self, input: &TxIn) -> bool {

@@ -191,6 +191,28 @@ fn the_change_of_a_payment_that_is_not_signed_pays_for_nothing() {
 }
 
 #[test]
+fn the_coins_of_a_payment_that_is_given_up_before_it_is_signed_are_free() {
+    let story = Story::begin();
+    let elsewhere = story.seller().offer().0.payee.output;
+    let prepare = || story.buyer().prepare_payment(elsewhere.clone(), sat(20_000)).unwrap();
+    let given_up = prepare().unsigned_tx.compute_txid();
+    story
+        .survive(|| match story.buyer().give_up_prepared(given_up) {
+            // It was stored before the death.
+            Err(SendError::NotPrepared(_)) => Ok(()),
+            done => done,
+        })
+        .unwrap();
+    let again = story.buyer().give_up_prepared(given_up);
+    assert!(matches!(again, Err(SendError::NotPrepared(txid)) if txid == given_up), "{again:?}");
+
+    let sent = story.buyer().send_prepared(prepare()).unwrap();
+    let refused = story.buyer().give_up_prepared(sent.compute_txid());
+    assert!(matches!(refused, Err(SendError::NotPrepared(_))), "{refused:?}");
+    assert!(story.is_in_mempool(&sent));
+}
+
+#[test]
 fn one_seller_that_refuses_leaves_another_its_funding_and_the_buyer_its_coin() {
     let story = Story::begin();
     story.node.send(&story.buyers_address(), PURSE).unwrap();

@@ -144,6 +144,11 @@ pub enum OwnerCommand {
         /// What `farthing device fund` gave.
         statement: PathBuf,
     },
+    /// Take back a funding that was not released: its coins are free again, and the channel is never funded.
+    GiveUp {
+        /// What `farthing owner fund` gave.
+        funding: PathBuf,
+    },
     /// Keep devices' newest states, so that their channels can be closed when they are gone. Devices that were enrolled with `--store` wait for
     /// it: it must run where they can reach it. Never put what it keeps (`owner-store/`) into a backup. Next:
     /// `farthing device enroll --store` with the address that it prints.

@@ -55,6 +55,7 @@ pub async fn run(context: &Context, command: OwnerCommand) -> anyhow::Result<()>
         OwnerCommand::Release { name, funding, statement } => {
             release(context, &name, &funding, &statement).await
         }
+        OwnerCommand::GiveUp { funding } => give_up(context, &funding).await,
         OwnerCommand::Keep { listen } => keep::run(context, &listen).await,
         OwnerCommand::ForceClose { name, output } => {
             let context = context.clone();
@@ -195,6 +196,20 @@ async fn release(context: &Context, name: &str, funding: &Path, statement: &Path
     .await?;
     let txid = transaction.compute_txid();
     context.output.say(&json!({ "txid": txid }), &format!("the channel is funded by transaction {txid}"))
+}
+
+async fn give_up(context: &Context, funding: &Path) -> anyhow::Result<()> {
+    let funding: Funding = files::read(funding)?;
+    let buyer = wallet::start(context).await?;
+    blocking(move || {
+        buyer.look()?;
+        Ok(buyer.give_up_prepared(funding.outpoint.txid)?)
+    })
+    .await?;
+    let txid = funding.outpoint.txid;
+    context
+        .output
+        .say(&json!({ "given_up": txid }), &format!("the coins of transaction {txid} are free again"))
 }
 
 async fn sweep(context: &Context, name: &str, claims: Option<&Path>) -> anyhow::Result<()> {

@@ -18,8 +18,15 @@ use crate::demo::report::Report;
 use crate::demo::stage::Stage;
 use crate::output::Output;
 
-/// Plays what was asked for.
+/// Plays what was asked for, until somebody presses Ctrl-C: what was begun is then cleared away as at the end.
 pub async fn run(arguments: &DemoArguments, json: bool) -> anyhow::Result<()> {
+    tokio::select! {
+        played = play_what(arguments, json) => played,
+        _ = tokio::signal::ctrl_c() => anyhow::bail!("stopped in the middle"),
+    }
+}
+
+async fn play_what(arguments: &DemoArguments, json: bool) -> anyhow::Result<()> {
     match arguments.what {
         Play::Channel => channel(arguments, json).await,
         Play::Gateway => gateway::run(arguments.tolls, json).await,

@@ -32,6 +32,11 @@ pub enum SendError {
         /// What went wrong.
         source: ChainError,
     },
+    /// There is nothing to give up.
+    #[error(
+        "no transaction {0} waits for its signatures: it was sent, or given up before, or is of another wallet"
+    )]
+    NotPrepared(Txid),
     /// Not stored.
     #[error(transparent)]
     Order(#[from] OrderError<Reject>),
@@ -94,6 +99,17 @@ impl Buyer {
         let mut wallet = self.wallet.lock().expect("no holder of this lock panics");
         wallet.release(payment);
         Ok(wallet.save(|write| self.books.write_blocking(vec![write]))?)
+    }
+
+    /// Frees the coins of what [`Self::prepare_payment`] made and nobody has signed. Blocks.
+    ///
+    /// # Errors
+    /// When it was signed here to be sent, is in a block or is not known, or that cannot be stored.
+    pub fn give_up_prepared(&self, payment: Txid) -> Result<(), SendError> {
+        if !self.wallet.lock().expect("no holder of this lock panics").is_prepared(payment) {
+            return Err(SendError::NotPrepared(payment));
+        }
+        self.release_prepared(payment)
     }
 
     /// What is not stored is not paid: else the next block would find a signed payment, and send it.
