@@ -144,7 +144,8 @@ pub enum OwnerCommand {
         /// What `farthing device fund` gave.
         statement: PathBuf,
     },
-    /// Take back a funding that was not released: its coins are free again, and the channel is never funded.
+    /// Take back a funding that was not released: its coins are free again, and the channel is never funded. Next:
+    /// `farthing device open` on the device, for another one.
     GiveUp {
         /// What `farthing owner fund` gave.
         funding: PathBuf,
