@@ -180,13 +180,13 @@ fn the_change_of_a_payment_that_is_not_signed_pays_for_nothing() {
     let story = Story::begin();
     let (offer, _) = story.seller().offer();
     let elsewhere = || offer.payee.output.clone();
-    let prepared = story.buyer().prepare_payment(elsewhere(), sat(20_000)).unwrap();
+    let prepared = story.in_peace(|| story.buyer().prepare_payment(elsewhere(), sat(20_000))).unwrap();
     let refused = story.survive(|| story.buyer().send(elsewhere(), Some(sat(10_000))));
     assert!(matches!(refused, Err(SendError::Wallet(WalletError::Insufficient { .. }))), "{refused:?}");
 
     let sent = story.survive(|| story.buyer().send_prepared(prepared.clone())).unwrap();
     assert!(story.is_in_mempool(&sent));
-    let spends_change = story.survive(|| story.buyer().send(elsewhere(), Some(sat(10_000)))).unwrap();
+    let spends_change = story.in_peace(|| story.buyer().send(elsewhere(), Some(sat(10_000)))).unwrap();
     assert_eq!(spends_change.input[0].previous_output.txid, sent.compute_txid());
 }
 
@@ -194,7 +194,8 @@ fn the_change_of_a_payment_that_is_not_signed_pays_for_nothing() {
 fn the_coins_of_a_payment_that_is_given_up_before_it_is_signed_are_free() {
     let story = Story::begin();
     let elsewhere = story.seller().offer().0.payee.output;
-    let prepare = || story.buyer().prepare_payment(elsewhere.clone(), sat(20_000)).unwrap();
+    let prepare =
+        || story.in_peace(|| story.buyer().prepare_payment(elsewhere.clone(), sat(20_000))).unwrap();
     let given_up = prepare().unsigned_tx.compute_txid();
     story
         .survive(|| match story.buyer().give_up_prepared(given_up) {
@@ -206,7 +207,8 @@ fn the_coins_of_a_payment_that_is_given_up_before_it_is_signed_are_free() {
     let again = story.buyer().give_up_prepared(given_up);
     assert!(matches!(again, Err(SendError::NotPrepared(txid)) if txid == given_up), "{again:?}");
 
-    let sent = story.buyer().send_prepared(prepare()).unwrap();
+    let prepared = prepare();
+    let sent = story.survive(|| story.buyer().send_prepared(prepared.clone())).unwrap();
     let refused = story.buyer().give_up_prepared(sent.compute_txid());
     assert!(matches!(refused, Err(SendError::NotPrepared(_))), "{refused:?}");
     assert!(story.is_in_mempool(&sent));
