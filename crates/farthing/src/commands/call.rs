@@ -179,9 +179,11 @@ fn opened(channel: ChannelId, plan: &Plan) {
     let what = format!("{} sat are locked in channel {channel}", plan.capacity.to_sat());
     match plan.confirmations {
         0 => eprintln!("farthing: {what}"),
-        _ => eprintln!(
-            "farthing: {what}, and the seller waits until its funding is {} blocks deep: the same command goes on with it",
-            plan.confirmations
+        1 => {
+            eprintln!("farthing: {what}, and the seller waits for a block: the same command goes on with it")
+        }
+        blocks => eprintln!(
+            "farthing: {what}, and the seller waits for {blocks} blocks: the same command goes on with it"
         ),
     }
 }
