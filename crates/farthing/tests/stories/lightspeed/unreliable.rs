@@ -177,12 +177,17 @@ fn a_call_that_may_have_been_served_is_not_paid_again_in_another_channel() -> Re
 
 /// A service that keeps calls of `/slow` waiting until the latch is open.
 fn slow(latch: &Latch) -> Result<Service> {
+    slow_with(latch, None)
+}
+
+/// The same, with one answer to all; else each gets its own path.
+fn slow_with(latch: &Latch, body: Option<Vec<u8>>) -> Result<Service> {
     let latch = latch.clone();
     Service::answering(move |request| {
         if request.target() == "/slow" {
             latch.pass();
         }
-        Message::answer(200, request.target().as_bytes())
+        Message::answer(200, body.as_deref().unwrap_or(request.target().as_bytes()))
     })
 }
 
@@ -253,13 +258,7 @@ fn a_call_that_takes_long_is_waited_for_and_served_once() -> Result<()> {
 fn a_long_answer_that_takes_long_to_begin_is_waited_for_and_delivered() -> Result<()> {
     let (world, payee, payer) = people()?;
     let (latch, body) = (Latch::default(), vec![b'x'; 100_000]);
-    let (waiting, long) = (latch.clone(), body.clone());
-    let service = Service::answering(move |request| {
-        if request.target() == "/slow" {
-            waiting.pass();
-        }
-        Message::answer(200, &long)
-    })?;
+    let service = slow_with(&latch, Some(body.clone()))?;
     let api = payee.sell_calls(&service.url(), "500sat/call", &[])?;
     let relay = Relay::recording(&api.address)?;
     let miner = world.miner();
@@ -284,13 +283,7 @@ fn a_long_answer_that_takes_long_to_begin_is_waited_for_and_delivered() -> Resul
 fn what_others_hear_ends_no_call_whose_answer_may_still_come() -> Result<()> {
     let (world, payee, payer) = people()?;
     let (latch, body) = (Latch::default(), vec![b'x'; 100_000]);
-    let (waiting, long) = (latch.clone(), body.clone());
-    let service = Service::answering(move |request| {
-        if request.target() == "/slow" {
-            waiting.pass();
-        }
-        Message::answer(200, &long)
-    })?;
+    let service = slow_with(&latch, Some(body.clone()))?;
     let api = payee.sell_calls(&service.url(), "500sat/call", &[])?;
     let asked = Arc::new(AtomicUsize::new(0));
     let asking = asked.clone();
